@@ -1,0 +1,92 @@
+# The project's commands; `make` alone lists them. Each installs what it needs into .venv first.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# Each test process computes on one thread, so that two of them share two cores without getting in each other's way.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+PARALLEL := -n auto --maxprocesses 2
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test test-fast test-distributed lint format bench notebooks wheel clean
+
+help: ## List the commands
+	@echo "make PYTHON=python3.12 ... chooses another interpreter; make demo ARGS='key=value ...' changes the run."
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Set up .venv with the package, at the versions of constraints.txt
+
+install-dev: $(VENV)/.installed-dev ## Set up .venv with the package and the tools to test, check and build it
+
+demo: require-run $(VENV)/.installed ## Train a small LayerMatch model on this machine
+	$(BIN)/python -m layermatch.run $(ARGS)
+
+test: $(VENV)/.installed-dev ## Run every test: slow and distributed ones too
+	$(PYTEST) -m "not distributed" $(PARALLEL)
+	@$(MAKE) --no-print-directory test-distributed
+
+test-fast: $(VENV)/.installed-dev ## Run the tests that are neither slow nor distributed
+	$(PYTEST) -m "not slow and not distributed" $(PARALLEL)
+
+# Not in parallel: each of these tests starts processes of its own. pytest fails by itself if it finds no test (status
+# 5), but not if every test was skipped.
+test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; fail if none of them ran
+	$(PYTEST) -m distributed -n 0 --junitxml=$(DISTRIBUTED_REPORT)
+	@$(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
+	s = e.parse('$(DISTRIBUTED_REPORT)').find('testsuite'); sys.exit(s.get('tests') == s.get('skipped'))" \
+	|| { echo "make $@: every distributed test was skipped" >&2; exit 1; }
+
+lint: $(VENV)/.installed-dev ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Format the code and repair what can be repaired
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: require-bench $(VENV)/.installed ## Measure speed and memory on this machine
+	$(BIN)/python -m layermatch.bench all $(ARGS)
+
+notebooks: require-notebooks $(VENV)/.installed-notebooks ## Execute every notebook; results go to build/notebooks
+	$(BIN)/python -m nbconvert --to notebook --execute --output-dir build/notebooks $(NOTEBOOKS)
+
+wheel: $(VENV)/.installed-dev ## Build the wheel in dist
+	$(BIN)/python -m build --wheel
+
+clean: ## Remove build results and caches; runs, data and .venv stay
+	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find $(wildcard src tests conf benchmarks notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
+	  -exec rm -rf {} +
+
+# A command whose part of the project is missing says so before anything is installed.
+require-notebooks:
+	@test -n "$(NOTEBOOKS)" || { echo "make notebooks: there is no notebook in notebooks/ yet" >&2; exit 1; }
+
+require-%:
+	@test -f src/layermatch/$*.py \
+	|| { echo "make: src/layermatch/$*.py, which this command runs, does not exist yet" >&2; exit 1; }
+
+# Stamp files: a step is done again when the files it depends on change.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "PYTHON=$(PYTHON) is not Python 3.11 or newer: install one, or name it: make PYTHON=python3.12 ..." >&2; \
+	exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt nbconvert ipykernel
+	@touch $@

@@ -1,0 +1,15 @@
+"""Layer-wise semi-supervised image classification for PyTorch Lightning.
+
+``import layermatch`` is light: it reads no data, touches no network and sets no global state.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from layermatch.errors import UserError
+
+__all__ = ["UserError", "__version__"]
+
+try:
+    __version__ = version("layermatch")
+except PackageNotFoundError:  # the source tree on the path, not installed
+    __version__ = "0+unknown"

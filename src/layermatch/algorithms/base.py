@@ -1,0 +1,264 @@
+"""The LightningModule under every algorithm: it owns the manual-optimization step."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from layermatch.algorithms.meter import IntervalMeter
+from layermatch.data.batch import Batch, EvalBatch
+from layermatch.distributed import broadcast_from_zero_
+from layermatch.ema import WeightAverage
+from layermatch.errors import check_number
+from layermatch.functional import constant
+from layermatch.layerwise import LayerLosses
+from layermatch.models import Network
+
+__all__ = ["Algorithm", "OptimizerFactory", "Schedule"]
+
+#: The weights that are evaluated, side by side.
+WEIGHTS = ("live", "ema")
+
+#: FixMatch reports the median of its last 20 checkpoints.
+NUM_EVALUATIONS = 20
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+Schedule = Callable[[int, int], float]
+
+
+class Algorithm(LightningModule):
+    """One training step by manual optimization, and evaluation of the live and the averaged weights.
+
+    A subclass gives :meth:`losses`, one loss for each layer group. They are routed by stop-gradients, so that one
+    backward serves all groups (and DistributedDataParallel sees each parameter once). The order of a step is
+
+        backward -> accumulate -> clip -> optimizer step -> schedule -> zero -> weight average -> :meth:`after_step`
+
+    Lightning refuses ``gradient_clip_val`` and ``accumulate_grad_batches`` under manual optimization, so ``clip_norm``
+    and ``accumulate`` do the same here. One optimizer holds all parameters, so ``trainer.global_step`` counts its steps.
+
+    Args:
+        network: extractor and classifier.
+        optimizer: takes parameter groups, gives the optimizer, for example ``functools.partial(torch.optim.SGD, lr=...)``.
+            Each group has a ``name``; groups ``*/no_decay`` (biases and BatchNorm) carry ``weight_decay`` 0.
+        schedule: ``(step, max_steps) -> factor`` of the initial learning rate.
+        ema_decay: decay of the weight average, in ``[0, 1)``.
+        ema_warmup: see :class:`~layermatch.ema.WeightAverage`.
+        clip_norm: largest L2 norm of the gradient of all parameters together, above 0; None does not clip.
+        accumulate: batches whose mean gradient makes one optimizer step, at least 1.
+        log_every: optimizer steps between two log lines, at least 1.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    #: Whether :meth:`losses` reads ``batch.unlabelled``.
+    uses_unlabelled = True
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        optimizer: OptimizerFactory,
+        schedule: Schedule = constant,
+        ema_decay: float = 0.999,
+        ema_warmup: bool = False,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        if clip_norm is not None:
+            check_number("algorithm.clip_norm", clip_norm, low=0, low_open=True)
+        check_number("algorithm.accumulate", accumulate, low=1, integer=True)
+        check_number("trainer.log_every", log_every, low=1, integer=True)
+        self.automatic_optimization = False
+        self.network = network
+        self.ema = WeightAverage(network, decay=ema_decay, warmup=ema_warmup)
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.log_every = log_every
+        self.meter = IntervalMeter()
+        #: The last logged means, by name; what the progress display shows.
+        self.latest: dict[str, float] = {}
+        self.accuracies = nn.ModuleDict({f"{s}_{w}": self._accuracy() for s in ("val", "test") for w in WEIGHTS})
+        self.confusion = MulticlassConfusionMatrix(network.classifier.out_features)
+        #: ``(K, K)``, true class by prediction, of the EMA weights on the test set; after a test.
+        self.test_confusion: Tensor | None = None
+        #: (live, EMA) accuracy of the last evaluations during training.
+        self.evaluations: deque[tuple[float, float]] = deque(maxlen=NUM_EVALUATIONS)
+
+    def _accuracy(self) -> MulticlassAccuracy:
+        return MulticlassAccuracy(self.network.classifier.out_features, average="micro")
+
+    # ------------------------------------------------------------------------------------------------ training step
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> LayerLosses:
+        """The losses of one batch, by layer group, with their graph."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch: backward, and an optimizer step on every ``accumulate``-th."""
+        is_step = (batch_idx + 1) % self.accumulate == 0
+        losses = self.losses(batch)
+        self.backward_by_group(losses, sync=is_step)
+        self.record(losses)
+        if is_step:
+            self.optimizer_step_and_after()
+            if self.global_step % self.log_every == 0:
+                self.log_interval()
+
+    def backward_by_group(self, losses: LayerLosses, *, sync: bool) -> None:
+        """Add each parameter's gradient of its own group's loss to ``.grad``.
+
+        Args:
+            losses: of one batch.
+            sync: whether an optimizer step follows, so that ranks must average their gradients now.
+        """
+        with nullcontext() if sync else self._no_sync():
+            self.manual_backward(losses.total / self.accumulate)
+
+    def optimizer_step_and_after(self) -> None:
+        """Clip, step, schedule, zero, average, and what the algorithm adds."""
+        optimizer = cast("Optimizer", self.optimizers())
+        num_updates = self.global_step
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        optimizer.step()
+        self._set_learning_rate(optimizer, num_updates + 1)
+        optimizer.zero_grad()
+        self.ema.update(self.network, num_updates=num_updates)
+        self.after_step(num_updates=num_updates)
+
+    def after_step(self, *, num_updates: int) -> None:
+        """What an algorithm updates after each optimizer step; by default nothing."""
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
+        factor = self.schedule(step, self.trainer.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def configure_optimizers(self) -> Optimizer:
+        """One optimizer with the groups {extractor, classifier} x {decay, no decay}."""
+        groups = []
+        for group_name, named in self.network.parameter_groups().items():
+            # Biases and BatchNorm have one dimension; kernels have more.
+            decayed = [p for _, p in named if p.ndim > 1]
+            undecayed = [p for _, p in named if p.ndim <= 1]
+            groups.append({"name": f"{group_name}/decay", "params": decayed})
+            groups.append({"name": f"{group_name}/no_decay", "params": undecayed, "weight_decay": 0.0})
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self._set_learning_rate(optimizer, 0)
+        return optimizer
+
+    # ------------------------------------------------------------------------------------------------ what is logged
+
+    def record(self, losses: LayerLosses) -> None:
+        """Add one batch's losses to the interval's means."""
+        values = {"loss/features": losses.features, "loss/classifier": losses.classifier}
+        self.meter.add(values | {f"loss/{name}": value for name, value in losses.parts.items()})
+
+    def log_interval(self) -> None:
+        """Send the interval's means to the loggers."""
+        means = self.meter.read_out()
+        means["lr"] = cast("Optimizer", self.optimizers()).param_groups[0]["lr"]
+        self._log(means)
+
+    def _log(self, values: dict[str, float]) -> None:
+        self.latest |= values
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    # ---------------------------------------------------------------------------------------------------- evaluation
+
+    def evaluation_logits(self, network: Network, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of the head that is evaluated, of the live network or its average."""
+        return network(images).logits
+
+    def _evaluate(self, batch: EvalBatch, split: str) -> None:
+        for weights, network in (("live", self.network), ("ema", self.ema.network)):
+            logits = self.evaluation_logits(network, batch.image)
+            self.accuracies[f"{split}_{weights}"].update(logits, batch.label)
+            if split == "test" and weights == "ema":
+                self.confusion.update(logits, batch.label)
+
+    def _log_accuracies(self, split: str) -> None:
+        names = {f"{split}/accuracy": f"{split}_live", f"{split}/accuracy_ema": f"{split}_ema"}
+        values = {}
+        for name, key in names.items():
+            metric = cast("MulticlassAccuracy", self.accuracies[key])
+            values[name] = float(metric.compute())
+            metric.reset()
+        # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
+        self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)
+        self._log(values)
+
+    def _share_buffers(self) -> None:
+        # BatchNorm's running statistics differ between ranks; rank 0's are saved, so rank 0's are evaluated.
+        broadcast_from_zero_([*self.network.buffers(), *self.ema.network.buffers()])
+
+    def on_validation_epoch_start(self) -> None:
+        """See that all ranks evaluate the same network."""
+        self._share_buffers()
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Evaluate one batch with live and averaged weights."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy`` and ``val/accuracy_ema``."""
+        self._log_accuracies("val")
+        if self.trainer.state.fn == "fit":
+            self.evaluations.append((self.latest["val/accuracy"], self.latest["val/accuracy_ema"]))
+
+    def median_of_last_evaluations(self) -> dict[str, float]:
+        """Median accuracy of the last 20 evaluations during training, as FixMatch reports it; empty without any."""
+        if not self.evaluations:
+            return {}
+        live, averaged = (median(values) for values in zip(*self.evaluations, strict=True))
+        return {"median_accuracy": live, "median_accuracy_ema": averaged, "num_evaluations": len(self.evaluations)}
+
+    def on_test_epoch_start(self) -> None:
+        """See that all ranks evaluate the same network."""
+        self._share_buffers()
+        self.confusion.reset()
+
+    def test_step(self, batch: EvalBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Evaluate one batch with live and averaged weights."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/accuracy`` and ``test/accuracy_ema``, and keep the confusion matrix."""
+        self._log_accuracies("test")
+        self.test_confusion = self.confusion.compute().cpu()
+
+    # ----------------------------------------------------------------------------------------------------- checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the means since the last log line, and the last evaluations."""
+        checkpoint["meter"] = self.meter.state_dict()
+        checkpoint["evaluations"] = list(self.evaluations)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the means since the last log line, and the last evaluations."""
+        self.meter.load_state_dict(checkpoint["meter"], self.device)
+        self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])

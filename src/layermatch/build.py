@@ -1,0 +1,220 @@
+"""From a composed configuration to the objects of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from layermatch.algorithms import Algorithm
+from layermatch.augment import StrongView, WeakView
+from layermatch.data import SemiSupervisedData
+from layermatch.errors import UserError, check_choice, check_number
+from layermatch.layerwise import LayerwiseRule
+from layermatch.models import Network
+from layermatch.settings import check_keys, find_target, make, option_names
+from layermatch.trainer import Device, choose_device, make_trainer
+
+__all__ = ["RunParts", "Settings", "build_algorithm", "build_data", "build_parts", "build_trainer", "check_settings"]
+
+#: A composed configuration as plain containers: section -> key -> value.
+Settings = Mapping[str, Any]
+
+SECTIONS = {
+    "algorithm", "checkpoint", "ckpt_path", "data", "eval_every", "layerwise", "logger", "model", "name", "optimizer",
+    "plugins", "pseudo_labels", "run_dir", "schedule", "seed", "trainer", "views",
+}  # fmt: skip
+SELECTIONS = ("last", "best_val")
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run is made of, before there is a Trainer.
+
+    Attributes:
+        data: set up.
+        algorithm: with its network.
+        device: what it computes on.
+    """
+
+    data: SemiSupervisedData
+    algorithm: Algorithm
+    device: Device
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what no section's own constructor sees.
+
+    Raises:
+        UserError: an unknown key at the top or in ``checkpoint``, or a value out of range there.
+    """
+    check_keys("", settings, SECTIONS)
+    check_number("seed", settings["seed"], low=0, high=2**32 - 1, integer=True)
+    checkpoint = settings["checkpoint"]
+    check_keys("checkpoint", checkpoint, ("every_n_steps", "keep", "selection"))
+    check_number("checkpoint.every_n_steps", checkpoint["every_n_steps"], low=1, integer=True)
+    check_number("checkpoint.keep", checkpoint["keep"], low=1, integer=True)
+    check_choice("checkpoint.selection", checkpoint["selection"], SELECTIONS)
+    if checkpoint["selection"] == "best_val" and not settings["data"].get("num_val"):
+        raise UserError("checkpoint.selection=best_val needs validation images: give data.num_val above 0")
+
+
+def build_device(settings: Settings) -> Device:
+    """What the run computes on."""
+    trainer = settings["trainer"]
+    names = ("accelerator", "precision", "channels_last")
+    return choose_device(**{name: trainer[name] for name in names})
+
+
+def build_data(settings: Settings, *, device: Device, use_unlabelled: bool) -> SemiSupervisedData:
+    """The LightningDataModule.
+
+    The section ``data`` holds the source's options and the data module's side by side; each takes its own.
+
+    Raises:
+        UserError: a value or a key is not legal.
+    """
+    options = dict(settings["data"])
+    source_class = find_target("data.source", options.pop("source", None), plugins=settings["plugins"])
+    given = {
+        "weak": None, "strong": None, "seed": settings["seed"], "use_unlabelled": use_unlabelled,
+        "channels_last": device.channels_last,
+    }  # fmt: skip
+    of_source, of_module = option_names(source_class), option_names(SemiSupervisedData) - {"source", *given}
+    check_keys("data", options, of_source | of_module)
+    views = dict(settings["views"])
+    check_keys("views", views, option_names(StrongView))
+    given["weak"] = WeakView(flip=views["flip"], pad=views["pad"])
+    given["strong"] = StrongView(**views)
+    source = source_class(**{key: value for key, value in options.items() if key in of_source})
+    return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
+
+
+def build_network(settings: Settings, *, data: SemiSupervisedData, pseudo_head: bool) -> Network:
+    """The network, for the classes and channels of the data.
+
+    Raises:
+        UserError: a value or a key is not legal.
+    """
+    network: Network = make(
+        "model",
+        settings["model"],
+        plugins=settings["plugins"],
+        num_classes=len(data.classes),
+        in_channels=data.image_shape[0],
+        pseudo_head=pseudo_head,
+    )
+    return network
+
+
+def build_algorithm(settings: Settings, *, data: SemiSupervisedData) -> Algorithm:
+    """The LightningModule with its network, policy and rule.
+
+    Raises:
+        UserError: a value or a key is not legal.
+    """
+    plugins = settings["plugins"]
+    options = dict(settings["algorithm"])
+    options.pop("name")
+    target = find_target("algorithm._target_", options["_target_"], plugins=plugins)
+    given: dict[str, Any] = {}
+    pseudo_head = False
+    if _uses_unlabelled(settings):
+        rule: LayerwiseRule = make("layerwise", settings["layerwise"], plugins=plugins)
+        pseudo_head = rule.needs_pseudo_head
+        policy = make("pseudo_labels", settings["pseudo_labels"], plugins=plugins)
+        given = {"policy": policy, "rule": rule, "num_unlabelled": len(data.unlabelled)}
+    for section in ("pseudo_labels", "layerwise"):
+        if not given and settings[section]:
+            keys = ", ".join(f"{section}.{key}" for key in settings[section])
+            name = settings["algorithm"]["name"]
+            raise UserError(f"algorithm={name} reads no {section}, but {keys} is set: add {section}=none")
+    algorithm: Algorithm = make(
+        "algorithm",
+        options,
+        plugins=plugins,
+        network=build_network(settings, data=data, pseudo_head=pseudo_head),
+        optimizer=_optimizer_factory(settings),
+        schedule=_schedule(settings),
+        log_every=settings["trainer"]["log_every"],
+        **given,
+    )
+    if not isinstance(algorithm, Algorithm):
+        raise UserError(f"algorithm._target_={target} is not an Algorithm")
+    return algorithm
+
+
+def _uses_unlabelled(settings: Settings) -> bool:
+    target = find_target("algorithm._target_", settings["algorithm"]["_target_"], plugins=settings["plugins"])
+    return bool(getattr(target, "uses_unlabelled", True))
+
+
+def _optimizer_factory(settings: Settings) -> partial[torch.optim.Optimizer]:
+    options = dict(settings["optimizer"])
+    target = find_target("optimizer._target_", options.pop("_target_", None), plugins=settings["plugins"])
+    check_keys("optimizer", options, option_names(target) - {"params"})
+    try:  # its constructor checks the values; here on a parameter of no one, before any work
+        target([torch.zeros(1, requires_grad=True)], **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {error}") from error
+    return partial(target, **options)
+
+
+def _schedule(settings: Settings) -> partial[float]:
+    options = dict(settings["schedule"])
+    target = find_target("schedule._target_", options.pop("_target_", None), plugins=settings["plugins"])
+    check_keys("schedule", options, option_names(target) - {"step", "max_steps"})
+    schedule = partial(target, **options)
+    schedule(0, 1)  # checks the options before any work
+    return schedule
+
+
+def build_parts(settings: Settings) -> RunParts:
+    """Everything but the Trainer; reads the data set.
+
+    Raises:
+        UserError: anything in the configuration is not legal.
+    """
+    check_settings(settings)
+    device = build_device(settings)
+    data = build_data(settings, device=device, use_unlabelled=_uses_unlabelled(settings))
+    data.setup()
+    torch.manual_seed(settings["seed"])
+    algorithm = build_algorithm(settings, data=data)
+    if device.channels_last:
+        algorithm = algorithm.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return RunParts(data, algorithm, device)
+
+
+def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:
+    """The loggers of a run."""
+    loggers: list[Logger] = make(
+        "logger", settings["logger"], plugins=settings["plugins"], run_dir=run_dir, first_step=first_step
+    )
+    return loggers
+
+
+def build_trainer(
+    settings: Settings, *, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]
+) -> Trainer:
+    """The Lightning Trainer.
+
+    Raises:
+        UserError: a value is not legal, or the devices are not there.
+    """
+    options = dict(settings["trainer"])
+    given = {
+        "eval_every": settings["eval_every"],
+        "accumulate": settings["algorithm"]["accumulate"],
+        "run_dir": run_dir,
+        "callbacks": callbacks,
+        "loggers": loggers,
+    }
+    check_keys("trainer", options, option_names(make_trainer) - set(given))
+    return make_trainer(**options, **given)

@@ -1,0 +1,97 @@
+"""Progress of a run: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from layermatch.console import Reporter
+
+__all__ = ["ProgressDisplay"]
+
+#: What is shown, in this order, by its short name.
+SHOWN = {
+    "loss/features": "L_feat",
+    "loss/classifier": "L_cls",
+    "pseudo_labels/mask_rate": "mask",
+    "pseudo_labels/accuracy": "pseudo-acc",
+    "val/accuracy": "val",
+    "val/accuracy_ema": "val-ema",
+}
+
+
+class ProgressDisplay(Callback):
+    """Step, time left, the loss of each layer group, mask rate and validation accuracy.
+
+    A plain line is written after every evaluation, and every ``line_every`` seconds between them.
+
+    Args:
+        reporter: where to.
+        line_every: seconds, above 0.
+    """
+
+    def __init__(self, reporter: Reporter, *, line_every: float = 20.0) -> None:
+        self.reporter = reporter
+        self.line_every = line_every
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._started = self._last_line = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Start the clock and the bar."""
+        self._started = self._last_line = time.monotonic()
+        self._first_step = trainer.global_step
+        if self.reporter.is_interactive:
+            columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
+            values = TextColumn("{task.fields[values]}")
+            self._bar = Progress(*columns, values, console=self.reporter.terminal, transient=True)
+            self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, values="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        """Redraw the bar, or write a line when it is time."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, values=_values(pl_module))
+        elif time.monotonic() - self._last_line >= self.line_every:
+            self._write_line(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a line with the new accuracies."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._write_line(trainer, pl_module)
+
+    def _write_line(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_line = time.monotonic()
+        done = trainer.global_step - self._first_step
+        left = (trainer.max_steps - trainer.global_step) * (self._last_line - self._started) / max(done, 1)
+        eta = timedelta(seconds=round(left))
+        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {eta}  {_values(pl_module)}"
+        if self._bar is None:
+            self.reporter.show(line)
+        else:
+            self.reporter.log(line)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take the bar away."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Take the bar away, so that the error is readable."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _values(module: LightningModule) -> str:
+    latest: dict[str, float] = getattr(module, "latest", {})
+    return "  ".join(f"{short} {latest[name]:.3f}" for name, short in SHOWN.items() if name in latest)

@@ -1,0 +1,44 @@
+"""What a checkpoint says about the run that wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from layermatch import __version__
+
+__all__ = ["CHECKPOINT_KEY", "Provenance"]
+
+#: Where a checkpoint holds it.
+CHECKPOINT_KEY = "layermatch"
+
+
+class Provenance(Callback):
+    """Adds the configuration, the classes and the labelled images to every checkpoint, as plain containers.
+
+    Args:
+        settings: the composed configuration.
+        classes: names of the classes.
+        labelled: positions of the labelled images in the training pool.
+        validation: positions of the held-out images.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: dict[str, Any],
+        classes: tuple[str, ...],
+        labelled: tuple[int, ...],
+        validation: tuple[int, ...],
+    ) -> None:
+        self.content = {
+            "version": __version__,
+            "settings": settings,
+            "classes": list(classes),
+            "split": {"labelled": list(labelled), "validation": list(validation)},
+        }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Add it."""
+        checkpoint[CHECKPOINT_KEY] = self.content

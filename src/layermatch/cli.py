@@ -1,0 +1,109 @@
+"""Command lines over Hydra: one-line errors, exit status, and where ``conf/`` lies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from layermatch.errors import UserError
+
+__all__ = ["config_dir", "plain", "run_app"]
+
+#: Exit status of a run that was refused for what the user gave.
+EXIT_USER_ERROR = 2
+
+
+def config_dir() -> Path:
+    """The folder of the YAML files: in an installed package beside this file, in a checkout at its top."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain containers, interpolations resolved.
+
+    Raises:
+        UserError: a value that must be given is not.
+    """
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is not given: give {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from error
+    if not isinstance(container, dict):
+        raise TypeError(f"a configuration must be a mapping, not {type(container).__name__}")
+    return {str(key): value for key, value in container.items()}
+
+
+def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Compose the configuration from the command line and run ``task`` on it.
+
+    A mistake of the user ends the process with one line on standard error and status 2; ``debug=...`` shows the
+    traceback instead.
+
+    Args:
+        task: takes the composed configuration.
+        config_name: the root file in ``conf/``.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
+
+    @wraps(task)
+    def job(config: DictConfig) -> Any:
+        with _one_line_errors():  # here as well, as Hydra announces what leaves a job
+            return task(config)
+
+    with _one_line_errors():
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv):
+            raise
+        sys.stderr.write(f"error: {explain(error)}\n")
+        sys.exit(EXIT_USER_ERROR)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error: what was given, and what is legal.
+
+    Args:
+        error: ours, Hydra's or OmegaConf's.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if error.options:
+            return f"unknown {group}={name}: choose one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r} on the command line: give key=value"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
+        return _explain_key(cause)
+    return _first_line(error)
+
+
+def _explain_key(error: OmegaConfBaseException) -> str:
+    key = error.full_key or str(error.key)
+    parent = error.parent_node
+    legal = sorted(str(name) for name in parent) if isinstance(parent, Mapping | DictConfig) else []
+    # Hydra's own section is legal, but not what the user looks for here.
+    return f"unknown setting {key}: choose one of {', '.join(name for name in legal if name != 'hydra')}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

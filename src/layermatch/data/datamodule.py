@@ -1,0 +1,324 @@
+"""The LightningDataModule: labelled images, and paired weak and strong views of unlabelled ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from layermatch.augment import StrongView, WeakView
+from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
+from layermatch.data.images import ConcatImages, FileImages, take
+from layermatch.data.sources import ImageSet, Source, SourceData
+from layermatch.data.splits import Split, make_split
+from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
+from layermatch.errors import UserError, check_bool, check_number
+
+__all__ = ["SemiSupervisedData"]
+
+
+class SemiSupervisedData(LightningDataModule):
+    """Draws labels from a source, and yields :class:`~layermatch.data.batch.Batch` es.
+
+    Images stay uint8 until they are on the device; views are made there, batched, in
+    :meth:`on_after_batch_transfer`. Which images, and what each view does to them, is a pure function of (seed, step,
+    rank). Labelled images are also in the unlabelled pool, as in FixMatch; validation images are in neither.
+
+    Args:
+        source: where images come from.
+        weak: the weak view.
+        strong: the strong view.
+        num_labels: labelled images in all, the same number for each class; None takes every image of the pool.
+        num_val: images held out for validation.
+        val_from: ``labelled`` or ``pool``, where they come from; see :func:`~layermatch.data.splits.make_split`.
+        split: path of a ``split.json`` to use again; None draws one.
+        fold: for sources with predefined label sets (STL-10: 0 to 9): the one to use as the labelled set.
+        batch_size: labelled images per device and step.
+        mu: unlabelled images per labelled one, at least 1.
+        eval_batch_size: images per device and evaluation batch.
+        num_workers: processes that read images; None is 0 for images in memory and up to 8 for image files.
+        overfit: whether every step trains on the batch of step 0, for debugging.
+        mean: of each channel, in ``[0, 1]``, for normalisation.
+        std: of each channel, above 0.
+        seed: of the split, the order and the views.
+        use_unlabelled: whether training batches have unlabelled images.
+        channels_last: whether images are laid out channels last.
+
+    Raises:
+        UserError: a value is out of range.
+
+    Example:
+        >>> from layermatch.data.sources import Digits
+        >>> data = SemiSupervisedData(
+        ...     Digits(), weak=WeakView(flip=False), strong=StrongView(flip=False),
+        ...     num_labels=40, batch_size=16, mu=2, mean=(0.305,), std=(0.376,), seed=0,
+        ... )
+        >>> data.setup()
+        >>> batch = data.batch_of_step(1234)
+        >>> batch.labelled.image.shape, batch.unlabelled.strong.shape
+        (torch.Size([16, 1, 8, 8]), torch.Size([32, 1, 8, 8]))
+    """
+
+    labelled: ImageSet
+    unlabelled: ImageSet
+    validation: ImageSet | None
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        weak: WeakView,
+        strong: StrongView,
+        num_labels: int | None,
+        num_val: int = 0,
+        val_from: str = "pool",
+        split: str | None = None,
+        fold: int | None = None,
+        batch_size: int = 64,
+        mu: int = 7,
+        eval_batch_size: int = 512,
+        num_workers: int | None = None,
+        overfit: bool = False,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        use_unlabelled: bool = True,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        check_number("data.batch_size", batch_size, low=1, integer=True)
+        check_number("data.mu", mu, low=1, integer=True)
+        check_number("data.eval_batch_size", eval_batch_size, low=1, integer=True)
+        if num_workers is not None:
+            check_number("data.num_workers", num_workers, low=0, integer=True)
+        check_bool("data.overfit", overfit)
+        for number in mean:
+            check_number("data.mean", number, low=0, high=1)
+        for number in std:
+            check_number("data.std", number, low=0, low_open=True)
+        self.source = source
+        self.weak = weak
+        self.strong = strong
+        self.num_labels = num_labels
+        self.num_val = num_val
+        self.val_from = val_from
+        self.split_path = split
+        self.fold = fold
+        self.batch_size = batch_size
+        self.mu = mu
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.overfit = overfit
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.seed = seed
+        self.use_unlabelled = use_unlabelled
+        self.channels_last = channels_last
+        self._loaded: SourceData | None = None
+
+    # --------------------------------------------------------------------------------------------------------- sets
+
+    @property
+    def content(self) -> SourceData:
+        """What the source holds; available after :meth:`setup`."""
+        if self._loaded is None:
+            raise UserError("call setup() before asking for the data")
+        return self._loaded
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.content.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of every image."""
+        return self.content.labelled.images.shape
+
+    @property
+    def test(self) -> ImageSet | None:
+        """The test set; None where the source has none."""
+        return self.content.test
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 -- every stage needs the same sets
+        """Read the source and make the sets. Does nothing the second time."""
+        if self._loaded is not None:
+            return
+        content = self.source.load()
+        channels = content.labelled.images.shape[0]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise UserError(
+                f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
+                f"{channels} channels"
+            )
+        self.split = self._make_split(content)
+        self.labelled = _part(content.labelled, self.split.labelled)
+        self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
+        self.unlabelled = _pool(content, self.split)
+        self._loaded = content
+
+    def _make_split(self, content: SourceData) -> Split:
+        pool = content.labelled
+        if self.split_path is not None:
+            return Split.load(self.split_path, pool_size=len(pool))
+        if self.fold is not None:
+            return self._fold_split(content)
+        return make_split(
+            pool.labels,
+            num_classes=len(content.classes),
+            num_labels=self.num_labels,
+            num_val=self.num_val,
+            val_from=self.val_from,
+            seed=self.seed,
+        )
+
+    def _fold_split(self, content: SourceData) -> Split:
+        folds = content.folds
+        if not folds:
+            raise UserError(f"data.fold={self.fold}: this data set has no predefined folds: give data.fold=null")
+        check_number("data.fold", self.fold, low=0, high=len(folds) - 1, integer=True)
+        fold = folds[self.fold or 0]
+        if self.num_labels not in {None, len(fold)}:
+            raise UserError(
+                f"data.fold={self.fold} has {len(fold)} labels: give data.num_labels={len(fold)}, not {self.num_labels}"
+            )
+        rest = np.setdiff1d(np.arange(len(content.labelled)), fold)
+        held_out = make_split(
+            content.labelled.labels[rest],
+            num_classes=len(content.classes),
+            num_labels=len(content.classes),
+            num_val=self.num_val,
+            val_from="pool",
+            seed=self.seed,
+        )
+        validation = rest[list(held_out.validation)]
+        return Split(self.seed, len(content.labelled), tuple(sorted(fold.tolist())), tuple(sorted(validation.tolist())))
+
+    # ------------------------------------------------------------------------------------------------------ loaders
+
+    @property
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def training_steps(self) -> TrainingSteps:
+        """Random access to this rank's raw batches."""
+        rank, world_size = self._rank_and_world
+        return TrainingSteps(
+            self.labelled,
+            self.unlabelled if self.use_unlabelled else None,
+            batch_size=self.batch_size,
+            mu=self.mu,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            draws=(self.weak.num_draws, self.strong.num_draws),
+        )
+
+    def batch_of_step(self, step: int) -> Batch:
+        """The batch that this rank trains on at a step, on the CPU."""
+        return self.make_views(self.training_steps()[step])
+
+    def train_dataloader(self) -> DataLoader[RawBatch]:
+        """Endless batches, from the step that the trainer stands at."""
+        first = 0
+        if self.trainer is not None:
+            # A checkpoint is written between optimizer steps, each of which takes `accumulate` batches.
+            first = self.trainer.global_step * getattr(self.trainer.lightning_module, "accumulate", 1)
+        return self._loader(self.training_steps(), sampler=StepsFrom(first, stand_still=self.overfit))
+
+    def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
+        """The validation set; nothing where ``num_val`` is 0."""
+        return [] if self.validation is None else self._eval_loader(self.validation)
+
+    def test_dataloader(self) -> DataLoader[RawEvalBatch]:
+        """The test set."""
+        if self.test is None:
+            raise UserError("this data set has no test images: nothing to test on")
+        return self._eval_loader(self.test)
+
+    def _eval_loader(self, images: ImageSet) -> DataLoader[RawEvalBatch]:
+        rank, world_size = self._rank_and_world
+        return self._loader(EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size))
+
+    def _loader(self, steps: Any, sampler: StepsFrom | None = None) -> DataLoader[Any]:
+        workers = self.num_workers
+        if workers is None:
+            from_files = isinstance(self.content.labelled.images, FileImages)
+            workers = min(os.cpu_count() or 1, 8) if from_files else 0
+        return DataLoader(
+            steps,
+            sampler=sampler,
+            batch_size=None,  # an item is a batch already
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+    # -------------------------------------------------------------------------------------------------------- views
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Make the views, on the device that the raw batch was moved to."""
+        if isinstance(batch, RawBatch):
+            return self.make_views(batch)
+        if isinstance(batch, RawEvalBatch):
+            return EvalBatch(self.normalise(batch.images), batch.label, batch.index)
+        return batch
+
+    def make_views(self, raw: RawBatch) -> Batch:
+        """Weak views of labelled images; weak and strong views of unlabelled ones."""
+        labelled = raw.labelled
+        weak = self.normalise(self.weak(labelled.images, labelled.draws[0]))
+        return Batch(LabelledBatch(weak, labelled.label, labelled.index), self._pairs(raw))
+
+    def _pairs(self, raw: RawBatch) -> UnlabelledBatch | None:
+        unlabelled = raw.unlabelled
+        if unlabelled is None:
+            return None
+        draws_weak, draws_strong = unlabelled.draws
+        return UnlabelledBatch(
+            weak=self.normalise(self.weak(unlabelled.images, draws_weak)),
+            strong=self.normalise(self.strong(unlabelled.images, draws_strong)),
+            index=unlabelled.index,
+            hidden_label=unlabelled.label,
+        )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """``(x / 255 - mean) / std``.
+
+        Args:
+            images: ``(N, C, H, W)`` uint8.
+
+        Returns:
+            The same shape, float32.
+        """
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.to(torch.float32, memory_format=layout).sub_(mean * 255).div_(std * 255)
+
+    def save_split(self, path: Path) -> None:
+        """Write which images are labelled and held out, to be used again by ``data.split``."""
+        self.split.save(path)
+
+
+def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
+    index: NDArray[np.int64] = np.asarray(positions, np.int64)
+    return ImageSet(take(images.images, index), images.labels[index])
+
+
+def _pool(content: SourceData, split: Split) -> ImageSet:
+    """The unlabelled pool: the training pool without the validation images, and the source's further images."""
+    kept = np.setdiff1d(np.arange(len(content.labelled)), np.asarray(split.validation, np.int64))
+    pool = _part(content.labelled, kept.tolist())
+    more = content.unlabelled
+    if more is None:
+        return pool
+    return ImageSet(ConcatImages([pool.images, more.images]), np.concatenate([pool.labels, more.labels]))

@@ -1,0 +1,157 @@
+"""Which images of the training pool are labelled, and which are held out for validation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layermatch.errors import UserError, check_choice, check_number
+
+__all__ = ["Split", "make_split"]
+
+#: Where validation images may come from.
+VAL_FROM = ("labelled", "pool")
+_SPLIT_STREAM = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in a data set's training pool.
+
+    Attributes:
+        seed: what the split was drawn with.
+        pool_size: images in the pool, to recognise another data set.
+        labelled: positions whose labels may be learnt from.
+        validation: positions held out; they are in neither the labelled nor the unlabelled images.
+    """
+
+    seed: int
+    pool_size: int
+    labelled: tuple[int, ...]
+    validation: tuple[int, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the split as JSON."""
+        path.write_text(json.dumps(asdict(self)) + "\n")
+
+    @staticmethod
+    def load(path: str | Path, *, pool_size: int) -> Split:
+        """Read a split written by :meth:`save`.
+
+        Args:
+            path: of the file.
+            pool_size: images in the pool of the data set that it is for.
+
+        Raises:
+            UserError: there is no such file, it is not a split, or it is of another data set.
+        """
+        path = Path(path)
+        try:
+            fields = json.loads(path.read_text())
+            split = Split(
+                seed=int(fields["seed"]),
+                pool_size=int(fields["pool_size"]),
+                labelled=tuple(int(i) for i in fields["labelled"]),
+                validation=tuple(int(i) for i in fields["validation"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
+        positions = {*split.labelled, *split.validation}
+        if split.pool_size != pool_size or not positions <= set(range(pool_size)):
+            raise UserError(
+                f"data.split={path} is of a pool of {split.pool_size} images, but this data set has {pool_size}"
+            )
+        if len(positions) < len(split.labelled) + len(split.validation):
+            raise UserError(f"data.split={path} names an image twice: labelled and validation must not overlap")
+        return split
+
+
+def make_split(
+    labels: NDArray[np.int64],
+    *,
+    num_classes: int,
+    num_labels: int | None,
+    num_val: int,
+    val_from: str,
+    seed: int,
+) -> Split:
+    """Draw a class-balanced labelled set, and a stratified validation set.
+
+    Every class is shuffled once; labelled images come from the front of that order and validation images of the pool
+    from its back. So with one seed 40 labels are among the 250, and the validation set does not change with the budget.
+
+    Args:
+        labels: ``(N,)`` int64 in ``[0, num_classes)``, of the whole pool.
+        num_classes: ``K``.
+        num_labels: labelled images in all, a multiple of ``K``; None takes every image.
+        num_val: images held out for validation, at least 0.
+        val_from: ``labelled`` takes them from the ``num_labels`` images, so that fewer remain to learn from; ``pool``
+            from the rest of the pool (the protocol's budgets are too small to spare any): their labels are used for
+            evaluation alone.
+        seed: at least 0.
+
+    Returns:
+        The split, positions sorted.
+
+    Raises:
+        UserError: the numbers do not fit the pool.
+
+    Example:
+        >>> split = make_split(np.arange(20) % 2, num_classes=2, num_labels=4, num_val=4, val_from="pool", seed=0)
+        >>> len(split.labelled), len(split.validation)
+        (4, 4)
+    """
+    check_choice("data.val_from", val_from, VAL_FROM)
+    check_number("data.num_val", num_val, low=0, integer=True)
+    check_number("seed", seed, low=0, integer=True)
+    counts = np.bincount(labels, minlength=num_classes)
+    per_class = _labels_per_class(num_labels, counts)
+    if val_from == "labelled":
+        candidates, source = per_class, f"data.num_labels={int(per_class.sum())}"
+        spare = per_class - 1  # each class keeps one to learn from
+    else:
+        candidates = spare = counts - per_class
+        source = f"{int(candidates.sum())} images of the training pool that are not labelled"
+    val_per_class = _shares(candidates, num_val)
+    if (val_per_class > spare).any():
+        raise UserError(f"data.num_val={num_val} is more than can be held out of {source} (data.val_from={val_from})")
+
+    labelled, validation = [], []
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
+    for k in range(num_classes):
+        order = generator.permutation(np.flatnonzero(labels == k))
+        front, back = order[: per_class[k]], order[per_class[k] :]
+        held_out = front if val_from == "labelled" else back
+        cut = len(held_out) - val_per_class[k]
+        validation.extend(held_out[cut:].tolist())
+        labelled.extend((front[:cut] if val_from == "labelled" else front).tolist())
+    return Split(seed, len(labels), tuple(sorted(labelled)), tuple(sorted(validation)))
+
+
+def _labels_per_class(num_labels: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    num_classes, smallest = len(counts), int(counts.min())
+    if num_labels is None:
+        return counts
+    legal = f"a multiple of the {num_classes} classes, from {num_classes} to {num_classes * smallest}"
+    check_number("data.num_labels", num_labels, integer=True)
+    if num_labels < num_classes:
+        raise UserError(f"data.num_labels={num_labels} is below one label per class: give {legal}")
+    if num_labels % num_classes:
+        raise UserError(f"data.num_labels={num_labels} cannot be the same number for every class: give {legal}")
+    if num_labels > num_classes * smallest:
+        pool = f"a pool of {int(counts.sum())} images whose smallest class has {smallest}"
+        raise UserError(f"data.num_labels={num_labels} is too many for {pool}: give {legal}")
+    return np.full(num_classes, num_labels // num_classes)
+
+
+def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """``total`` parted in proportion to ``counts``, in whole numbers (largest remainder)."""
+    exact = counts * (total / max(int(counts.sum()), 1))
+    shares = np.floor(exact).astype(np.int64)
+    for k in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
+        shares[k] += 1
+    return shares

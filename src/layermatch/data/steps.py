@@ -1,0 +1,167 @@
+"""Random access to raw training and evaluation batches: ``steps[1234]`` is the batch of step 1234."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count, repeat
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from layermatch.data.sources import ImageSet
+from layermatch.functional.streams import shuffled_positions, uniforms
+
+__all__ = ["EvalSteps", "RawBatch", "RawEvalBatch", "StepsFrom", "TrainingSteps", "ViewedSet"]
+
+# Streams of one seed; each is independent of the others.
+_LABELLED, _UNLABELLED = 10, 20
+
+
+class ViewedSet(NamedTuple):
+    """Raw images and the random numbers of their views, of the labelled or the unlabelled part of a batch.
+
+    Attributes:
+        images: ``(N, C, H, W)`` uint8.
+        label: ``(N,)`` int64, -1 where unknown.
+        index: ``(N,)`` int64, positions in the set.
+        draws: for each view ``(N, D)`` float32 in ``[0, 1)``.
+    """
+
+    images: Tensor
+    label: Tensor
+    index: Tensor
+    draws: tuple[Tensor, ...]
+
+
+class RawBatch(NamedTuple):
+    """What a training step reads: small uint8 images; views are made on the device.
+
+    Attributes:
+        labelled: one view each.
+        unlabelled: two views each; None for algorithms that use none.
+    """
+
+    labelled: ViewedSet
+    unlabelled: ViewedSet | None
+
+
+class RawEvalBatch(NamedTuple):
+    """What an evaluation step reads.
+
+    Attributes:
+        images: ``(B, C, H, W)`` uint8.
+        label: ``(B,)`` int64.
+        index: ``(B,)`` int64.
+    """
+
+    images: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class TrainingSteps(Dataset[RawBatch]):
+    """The batches of one rank: a pure function of (seed, step, rank).
+
+    All ranks together walk through one endless shuffle of the set: step ``s`` of rank ``r`` of ``R`` takes positions
+    ``(s R + r) B`` to ``(s R + r + 1) B``. Views draw their random numbers by the same positions, so ``R`` ranks with
+    ``B / R`` images each see what one rank with ``B`` sees.
+
+    Args:
+        labelled: the labelled images.
+        unlabelled: the unlabelled pool, or None.
+        batch_size: labelled images per rank and step, ``B``.
+        mu: unlabelled images per labelled one.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes, ``R``.
+        draws: random numbers per sample for (weak, strong).
+    """
+
+    def __init__(
+        self,
+        labelled: ImageSet,
+        unlabelled: ImageSet | None,
+        *,
+        batch_size: int,
+        mu: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        draws: tuple[int, int],
+    ) -> None:
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+        self.batch_size = batch_size
+        self.mu = mu
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.draws = draws
+
+    def __getitem__(self, step: int) -> RawBatch:
+        """The batch of one step of this rank."""
+        weak, strong = self.draws
+        labelled = self._read(self.labelled, step, self.batch_size, _LABELLED, (weak,))
+        if self.unlabelled is None:
+            return RawBatch(labelled, None)
+        size = self.mu * self.batch_size
+        return RawBatch(labelled, self._read(self.unlabelled, step, size, _UNLABELLED, (weak, strong)))
+
+    def _read(
+        self, images: ImageSet, step: int, size: int, stream: int, widths: tuple[int, ...]
+    ) -> ViewedSet:
+        start = (step * self.world_size + self.rank) * size
+        index = shuffled_positions(seed=self.seed, stream=stream, start=start, count=size, size=len(images))
+        draws = tuple(
+            torch.from_numpy(uniforms(seed=self.seed, stream=stream + 1 + v, start=start, count=size, width=width))
+            for v, width in enumerate(widths)
+        )
+        return ViewedSet(*_read(images, index), draws)
+
+
+class EvalSteps(Dataset[RawEvalBatch]):
+    """Every ``world_size``-th image, in batches: over all ranks each image counts once, without padding.
+
+    Args:
+        images: the set.
+        batch_size: images per rank and batch; the last may be smaller.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, images: ImageSet, *, batch_size: int, rank: int, world_size: int) -> None:
+        self.images = images
+        index = np.arange(rank, len(images), world_size)
+        self.batches = [index[i : i + batch_size] for i in range(0, len(index), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: int) -> RawEvalBatch:
+        """One batch."""
+        return RawEvalBatch(*_read(self.images, self.batches[batch]))
+
+
+class StepsFrom(Sampler[int]):
+    """Steps ``first, first + 1, ...`` without end; the trainer's ``max_steps`` ends the run.
+
+    Args:
+        first: the first step.
+        stand_still: whether to give step 0 over and over, for debugging.
+    """
+
+    def __init__(self, first: int, *, stand_still: bool = False) -> None:
+        self.first = first
+        self.stand_still = stand_still
+
+    def __iter__(self) -> Iterator[int]:
+        return repeat(0) if self.stand_still else count(self.first)
+
+
+def _read(images: ImageSet, index: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    pixels = torch.from_numpy(images.images.read(index))
+    return pixels, torch.from_numpy(images.labels[index]), torch.from_numpy(index)

@@ -1,0 +1,49 @@
+"""Collectives that do nothing when there is one process."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["all_gather_rows", "all_reduce_mean_", "all_reduce_sum_", "broadcast_from_zero_", "world_size"]
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_sum_(tensor: Tensor) -> Tensor:
+    """Sum over all ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_reduce_mean_(tensor: Tensor) -> Tensor:
+    """Mean over all ranks, in place."""
+    return all_reduce_sum_(tensor).div_(world_size())
+
+
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """The rows of every rank, in rank order; every rank must have the same number.
+
+    Args:
+        tensor: ``(N, ...)`` on each rank.
+
+    Returns:
+        ``(world_size * N, ...)``.
+    """
+    if world_size() == 1:
+        return tensor
+    rows = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(rows, tensor.contiguous())
+    return torch.cat(rows)
+
+
+def broadcast_from_zero_(tensors: list[Tensor]) -> None:
+    """Give every rank the values of rank 0, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)

@@ -1,0 +1,65 @@
+"""An exponential moving average of a network's weights, evaluated beside the live ones."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import nn
+
+from layermatch.errors import check_bool, check_number
+from layermatch.functional import warmup_decay
+from layermatch.models import Network
+
+__all__ = ["WeightAverage"]
+
+
+class WeightAverage(nn.Module):
+    r"""A second network whose parameters are the average of the first's.
+
+    .. math:: \bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta
+
+    Parameters are averaged; buffers (BatchNorm's running statistics) are those of the live network, as in both PyTorch
+    references (TorchSSL, USB). It is a module of its own: nothing is ever swapped into the live network.
+
+    Args:
+        network: the network to follow; copied.
+        decay: ``beta``, in ``[0, 1)``; 0 makes the average equal to the live network.
+        warmup: whether the decay grows as ``min(beta, (1 + t) / (10 + t))``, for runs too short to forget the random
+            start otherwise.
+
+    Raises:
+        UserError: a value is out of range.
+
+    Example:
+        >>> from layermatch.models import wrn_small
+        >>> network = wrn_small(num_classes=10)
+        >>> average = WeightAverage(network, decay=0.999, warmup=False)
+        >>> average.update(network, num_updates=0)
+    """
+
+    def __init__(self, network: Network, *, decay: float, warmup: bool) -> None:
+        super().__init__()
+        check_number("algorithm.ema_decay", decay, low=0, high=1, high_open=True)
+        check_bool("algorithm.ema_warmup", warmup)
+        self.decay = decay
+        self.warmup = warmup
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, network: Network, *, num_updates: int) -> None:
+        """Move the average towards the live network, after an optimizer step.
+
+        Args:
+            network: the live network.
+            num_updates: optimizer steps made before this one.
+        """
+        decay = warmup_decay(self.decay, num_updates) if self.warmup else self.decay
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+        for buffer, live in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(live)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in evaluation mode: nobody trains the average."""
+        return super().train(False)

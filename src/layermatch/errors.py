@@ -1,0 +1,97 @@
+"""The one exception type for mistakes in what the user gave.
+
+Library callers catch it as :class:`ValueError`; the command line prints it as one line and exits with 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Real
+
+__all__ = ["UserError", "check_bool", "check_choice", "check_number"]
+
+
+class UserError(ValueError):
+    """A wrong value, path or combination. The message is one line: what was given, and what is legal."""
+
+
+def check_choice(name: str, value: object, legal: Collection[str]) -> None:
+    """Refuse a value that is not one of ``legal``.
+
+    Args:
+        name: the setting as the user writes it, for example ``layerwise.grad_relu``.
+        value: what was given.
+        legal: the legal values.
+
+    Raises:
+        UserError: ``value`` is not in ``legal``.
+
+    Example:
+        >>> check_choice("forward", "split", ("split", "joint"))
+    """
+    if not isinstance(value, str) or value not in legal:
+        raise UserError(f"{name}={value!r} is not legal: choose one of {', '.join(legal)}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Refuse a value that is not ``True`` or ``False``.
+
+    Args:
+        name: the setting as the user writes it.
+        value: what was given.
+
+    Raises:
+        UserError: ``value`` is not a bool.
+
+    Example:
+        >>> check_bool("data.verify", True)
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value!r} is not legal: choose true or false")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    low: float = float("-inf"),
+    high: float = float("inf"),
+    integer: bool = False,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """Refuse a value that is not a finite number between ``low`` and ``high``.
+
+    Args:
+        name: the setting as the user writes it, for example ``pseudo_labels.threshold``.
+        value: what was given.
+        low: smallest legal value.
+        high: largest legal value.
+        integer: whether only whole numbers are legal.
+        low_open: whether ``low`` itself is illegal.
+        high_open: whether ``high`` itself is illegal.
+
+    Raises:
+        UserError: ``value`` is not such a number.
+
+    Example:
+        >>> check_number("pseudo_labels.threshold", 0.95, low=0, high=1, low_open=True)
+        >>> check_number("data.mu", 0, low=1, integer=True)
+        Traceback (most recent call last):
+        layermatch.errors.UserError: data.mu=0 is not legal: give a whole number, at least 1
+    """
+    kind = int if integer else Real
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    if good:
+        number = float(value)  # type: ignore[arg-type]
+        above = number > low if low_open else number >= low
+        below = number < high if high_open else number <= high
+        good = above and below and abs(number) != float("inf")
+    if not good:
+        bounds = []
+        if low != float("-inf"):
+            bounds.append(f"{'above' if low_open else 'at least'} {low:g}")
+        if high != float("inf"):
+            bounds.append(f"{'below' if high_open else 'at most'} {high:g}")
+        legal = ", ".join(["a whole number" if integer else "a number", " and ".join(bounds)]).rstrip(", ")
+        raise UserError(f"{name}={value!r} is not legal: give {legal}")

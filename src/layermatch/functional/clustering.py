@@ -1,0 +1,74 @@
+"""Class centroids of features, and the loss that pulls features to them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["centroid_loss", "class_sums"]
+
+
+def class_sums(features: Tensor, label: Tensor, weight: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
+    r"""Weighted sum of the features of each class, and the sum of its weights.
+
+    .. math:: S_k = \sum_{u: \hat y_u = k} m_u z_u, \qquad n_k = \sum_{u: \hat y_u = k} m_u
+
+    Sums, not means, so that batches and ranks can be added before dividing. Source: ours.
+
+    Args:
+        features: ``(N, D)`` float.
+        label: ``(N,)`` int64 in ``[0, K)``.
+        weight: ``(N,)`` float in ``[0, 1]``.
+        num_classes: ``K``.
+
+    Returns:
+        ``sums`` ``(K, D)`` and ``counts`` ``(K,)``, both float32 (float64 stays).
+
+    Example:
+        >>> import torch
+        >>> class_sums(torch.ones(3, 1), torch.tensor([0, 0, 1]), torch.tensor([1.0, 1.0, 0.0]), num_classes=2)
+        (tensor([[2.],
+                [0.]]), tensor([2., 0.]))
+    """
+    features = features.float() if features.dtype.itemsize < 4 else features
+    membership = F.one_hot(label, num_classes).to(features.dtype) * weight.to(features.dtype)[:, None]  # (N, K)
+    # A matrix product rather than index_add: its order of additions is fixed on CUDA too.
+    return membership.T @ features, membership.sum(dim=0)
+
+
+def centroid_loss(
+    features: Tensor, centroids: Tensor, pseudo_label: Tensor, weight: Tensor, *, temperature: float
+) -> Tensor:
+    r"""Cross-entropy of the cosine similarity between features and class centroids.
+
+    .. math:: L_{ac} = \frac{1}{N} \sum_u m_u H\left(\hat y_u, \cos(z_u, c) / T\right)
+
+    A centroid of norm 0 belongs to a class that has none yet: its column leaves the softmax, and samples of that
+    class count as 0. Source: ours (a reading of LayerMatch's Avg-Clustering, whose equation is not published).
+
+    Args:
+        features: ``(N, D)`` float, carries the gradient.
+        centroids: ``(K, D)`` float, no gradient is sent to them.
+        pseudo_label: ``(N,)`` int64 in ``[0, K)``.
+        weight: ``(N,)`` float in ``[0, 1]``.
+        temperature: ``T``, above 0.
+
+    Returns:
+        A scalar, averaged over all ``N`` samples; 0 with a gradient of 0 when no class has a centroid.
+
+    Example:
+        >>> import torch
+        >>> centroids = torch.eye(2)
+        >>> centroid_loss(centroids, centroids, torch.tensor([0, 1]), torch.ones(2), temperature=1.0)
+        tensor(0.3133)
+    """
+    features = features.float() if features.dtype.itemsize < 4 else features
+    centroids = centroids.detach().to(features.dtype)
+    known = centroids.norm(dim=1) > 0  # (K,)
+    counted = weight * known[pseudo_label]  # (N,)
+    similarity = F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T / temperature  # (N, K)
+    # A finite floor: with -inf a sample whose class is left out would give 0 * inf = NaN in the gradient.
+    similarity = similarity.masked_fill(~known, torch.finfo(similarity.dtype).min / 2)
+    losses = F.cross_entropy(similarity, pseudo_label, reduction="none")  # (N,)
+    return torch.where(counted > 0, losses * counted, torch.zeros_like(losses)).sum() / max(len(losses), 1)

@@ -1,0 +1,58 @@
+"""How the gradient of a pseudo-label loss joins the supervised one, parameter by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+__all__ = ["keep_agreeing", "scale_for"]
+
+
+def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
+    r"""The components of the pseudo-label gradient whose sign agrees with the supervised one.
+
+    .. math:: g_i = g^u_i \cdot \mathbf{1}[g^u_i \, g^s_i > 0]
+
+    Source: ours, for study (``layerwise.grad_relu=conflict``).
+
+    Args:
+        grad_pseudo: any shape, float.
+        grad_supervised: the same shape.
+
+    Returns:
+        The same shape; components that disagree, or where either is 0, are 0.
+
+    Example:
+        >>> import torch
+        >>> keep_agreeing(torch.tensor([1.0, -1.0, 2.0]), torch.tensor([3.0, 1.0, 0.0]))
+        tensor([1., 0., 0.])
+    """
+    agrees = grad_pseudo.sign() * grad_supervised.sign() > 0  # signs: the product itself could underflow to 0
+    return torch.where(agrees, grad_pseudo, torch.zeros_like(grad_pseudo))
+
+
+def scale_for(name: str, scales: Mapping[str, float]) -> float:
+    """The pseudo-label gradient scale of one parameter.
+
+    A pattern matches a parameter's whole name with shell wildcards, or any module that holds it: ``classifier``
+    matches ``classifier.weight``. A later pattern overrules an earlier one; without a match the scale is 1.
+
+    Args:
+        name: the parameter's name, for example ``extractor.groups.0.0.conv1.weight``.
+        scales: pattern to scale in ``[0, 1]``, in order.
+
+    Returns:
+        The scale.
+
+    Example:
+        >>> scale_for("classifier.weight", {"classifier": 0.0}), scale_for("extractor.stem.weight", {"*.bias": 0.5})
+        (0.0, 1.0)
+    """
+    scale = 1.0
+    for pattern, value in scales.items():
+        if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*"):
+            scale = value
+    return scale

@@ -1,0 +1,52 @@
+"""Learning-rate schedules: a step in, a factor of the initial learning rate out."""
+
+from __future__ import annotations
+
+import math
+
+from layermatch.errors import check_number
+
+__all__ = ["constant", "cosine"]
+
+
+def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
+    r"""Part of a cosine, from 1 down to :math:`\cos(7\pi/16) \approx 0.195` at the default.
+
+    .. math:: \eta_k / \eta_0 = \cos\left(\pi \, c \, k / K\right), \qquad c = 7/16
+
+    Source: FixMatch (Sohn et al. 2020, section 2.4), which writes :math:`\cos(7 \pi k / 16 K)`.
+
+    Args:
+        step: ``k``, optimizer steps made so far, in ``[0, max_steps]``.
+        max_steps: ``K``, optimizer steps of the whole run.
+        cycles: ``c``, half periods of the cosine in the run, in ``[0, 0.5]`` so that the factor is never negative.
+
+    Returns:
+        The factor of the initial learning rate.
+
+    Raises:
+        UserError: ``cycles`` is out of range.
+
+    Example:
+        >>> cosine(0, 100), round(cosine(100, 100), 4)
+        (1.0, 0.1951)
+    """
+    check_number("schedule.cycles", cycles, low=0, high=0.5)
+    return math.cos(math.pi * cycles * step / max_steps)
+
+
+def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every schedule takes the same two
+    """Always 1.
+
+    Args:
+        step: not used.
+        max_steps: not used.
+
+    Returns:
+        1.0.
+
+    Example:
+        >>> constant(3, 10)
+        1.0
+    """
+    return 1.0

@@ -1,0 +1,242 @@
+"""Avg-Clustering: what pulls the features to stable cluster centres.
+
+NOTE: The equation of Avg-Clustering is not published ("LayerMatch: Do Pseudo-labels Benefit All Layers?", arXiv
+2406.14207, says that it integrates consistent outputs towards stable clustering centres). The readings below are
+ours; they are choices of one option so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from layermatch.distributed import all_gather_rows, all_reduce_sum_
+from layermatch.errors import UserError, check_number
+from layermatch.functional import (
+    bias_corrected_ema,
+    centroid_loss,
+    class_sums,
+    ema,
+    pseudo_label_loss,
+    warmup_decay,
+)
+from layermatch.models import Network, linear_float32
+from layermatch.pseudo_labels import PseudoLabels
+
+__all__ = ["READINGS", "AvgClustering", "EmaCentroids", "EmaClassifier", "EmaOutputs", "make_avg_clustering"]
+
+
+class AvgClustering(nn.Module):
+    """No averaging (``avg_clustering=none``), and the interface of the other readings."""
+
+    #: The share of the extractor's pseudo-label loss that :meth:`loss` takes, ``a``.
+    weight = 0.0
+
+    def prepare(self, network: Network, *, num_unlabelled: int) -> None:
+        """Make the state for this network and pool."""
+
+    def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
+        """The probabilities that pseudo-labels are made from, ``(N, K)``."""
+        return probs_weak
+
+    def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:  # noqa: ARG002
+        """The clustering loss, a scalar with gradient to the features only."""
+        return features_strong.new_zeros(())
+
+    def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
+        """See the weak views of one batch."""
+
+    def after_step(self, network: Network, *, num_updates: int) -> None:
+        """Update the state, after each optimizer step."""
+
+
+class EmaClassifier(AvgClustering):
+    r"""Centres are an exponential moving average of the classifier's rows.
+
+    A row of ``W`` is the centre that the features of its class are pulled to, so a stable centre is its average:
+
+    .. math::
+        \bar W \leftarrow \beta \bar W + (1 - \beta) W, \quad \bar b \text{ likewise}, \qquad
+        L_{ac} = \frac{1}{N} \sum_u m_u H(\hat y_u, \bar W z_u + \bar b)
+
+    with :math:`\beta_t = \min(\beta, (1+t)/(10+t))`. Source: ours; see the module's NOTE.
+
+    Args:
+        weight: ``a``, in ``[0, 1]``.
+        decay: ``beta``, in ``[0, 1)``.
+    """
+
+    centre_weight: Tensor
+    centre_bias: Tensor
+
+    def __init__(self, *, weight: float = 0.5, decay: float = 0.999) -> None:
+        super().__init__()
+        self.weight = weight
+        self.decay = decay
+
+    def prepare(self, network: Network, *, num_unlabelled: int) -> None:  # noqa: ARG002
+        """Start the centres at the classifier's first values."""
+        self.register_buffer("centre_weight", network.classifier.weight.detach().clone())
+        self.register_buffer("centre_bias", network.classifier.bias.detach().clone())
+
+    def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
+        """The clustering loss; see the class."""
+        logits = linear_float32(features_strong, self.centre_weight, self.centre_bias)
+        return pseudo_label_loss(logits, pseudo_labels.target, pseudo_labels.weight)
+
+    @torch.no_grad()
+    def after_step(self, network: Network, *, num_updates: int) -> None:
+        """Move the centres towards the classifier."""
+        decay = warmup_decay(self.decay, num_updates)
+        self.centre_weight.copy_(ema(self.centre_weight, network.classifier.weight, decay))
+        self.centre_bias.copy_(ema(self.centre_bias, network.classifier.bias, decay))
+
+
+class EmaOutputs(AvgClustering):
+    r"""Pseudo-labels come from an average of each sample's own outputs over time.
+
+    .. math:: P_i \leftarrow \beta P_i + (1 - \beta) p_i \text{ (bias-corrected)}, \qquad \hat p_i = (p_i + P_i) / 2
+
+    There is no loss of its own (``a`` = 0). Source: ours, after Temporal Ensembling (Laine and Aila 2017).
+
+    Memory: ``4 K`` bytes per unlabelled image. Under DDP every rank holds the whole table and sees every update.
+
+    Args:
+        decay: ``beta``, in ``[0, 1)``.
+    """
+
+    average: Tensor
+    num_updates: Tensor
+
+    def __init__(self, *, decay: float = 0.9) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def prepare(self, network: Network, *, num_unlabelled: int) -> None:
+        """Start an empty table."""
+        num_classes = network.classifier.out_features
+        device = network.classifier.weight.device
+        self.register_buffer("average", torch.zeros(num_unlabelled, num_classes, device=device))
+        self.register_buffer("num_updates", torch.zeros(num_unlabelled, dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:
+        """Update the table with this step's outputs, and give the mean of both."""
+        # A sample that is twice in the batch (a small pool) counts once, with the mean of its outputs.
+        seen, position = torch.unique(all_gather_rows(index), return_inverse=True)
+        sums = probs_weak.new_zeros(len(seen), probs_weak.shape[1])
+        sums.index_add_(0, position, all_gather_rows(probs_weak))
+        mean = sums / position.bincount(minlength=len(seen))[:, None]
+        self.average[seen] = ema(self.average[seen], mean, self.decay)
+        self.num_updates[seen] += 1
+        average = bias_corrected_ema(self.average[index], self.num_updates[index], self.decay)
+        return (probs_weak + average) / 2
+
+
+class EmaCentroids(AvgClustering):
+    r"""Centres are class means of confident weak features, averaged over time.
+
+    .. math::
+        c_k \leftarrow \beta c_k + (1 - \beta) \operatorname{mean}\{z_w : \hat y = k, m = 1\}, \qquad
+        L_{ac} = \frac{1}{N} \sum_u m_u H(\hat y_u, \cos(z_u, c) / T)
+
+    A class starts at its first mean; until then it is left out. Source: ours; see the module's NOTE.
+
+    Args:
+        weight: ``a``, in ``[0, 1]``.
+        decay: ``beta``, in ``[0, 1)``.
+        temperature: ``T``, above 0.
+    """
+
+    centroids: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, *, weight: float = 0.5, decay: float = 0.99, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+        self.decay = decay
+        self.temperature = temperature
+
+    def prepare(self, network: Network, *, num_unlabelled: int) -> None:  # noqa: ARG002
+        """Start without centres."""
+        like = network.classifier.weight.detach()
+        self.register_buffer("centroids", torch.zeros_like(like))
+        # Since the last optimizer step, so that accumulated batches count as one.
+        self.register_buffer("sums", torch.zeros_like(like))
+        self.register_buffer("counts", torch.zeros_like(like[:, 0]))
+
+    def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
+        """The clustering loss; see the class."""
+        return centroid_loss(
+            features_strong,
+            self.centroids,
+            pseudo_labels.label,
+            pseudo_labels.weight,
+            temperature=self.temperature,
+        )
+
+    @torch.no_grad()
+    def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
+        """Add the confident weak features of one batch."""
+        sums, counts = class_sums(
+            features_weak, pseudo_labels.label, pseudo_labels.weight, num_classes=len(self.counts)
+        )
+        self.sums += sums
+        self.counts += counts
+
+    @torch.no_grad()
+    def after_step(self, network: Network, *, num_updates: int) -> None:  # noqa: ARG002
+        """Move the centres towards the means seen since the last step."""
+        sums, counts = all_reduce_sum_(self.sums), all_reduce_sum_(self.counts)[:, None]
+        mean = sums / counts.clamp(min=1e-12)
+        is_new = self.centroids.norm(dim=1, keepdim=True) == 0
+        moved = torch.where(is_new, mean, ema(self.centroids, mean, self.decay))
+        self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))
+        self.sums.zero_()
+        self.counts.zero_()
+
+
+#: The readings of Avg-Clustering, by the name that ``layerwise.avg_clustering`` takes, and the options of each.
+READINGS: dict[str, tuple[type[AvgClustering], tuple[str, ...]]] = {
+    "ema_classifier": (EmaClassifier, ("weight", "decay")),
+    "ema_outputs": (EmaOutputs, ("decay",)),
+    "ema_centroids": (EmaCentroids, ("weight", "decay", "temperature")),
+    "none": (AvgClustering, ()),
+}
+
+
+def make_avg_clustering(
+    reading: str, *, weight: float | None, decay: float | None, temperature: float | None
+) -> AvgClustering:
+    """A reading of Avg-Clustering by name.
+
+    Args:
+        reading: a key of :data:`READINGS`.
+        weight: ``a`` in ``[0, 1]``; None takes the reading's default (0.5).
+        decay: in ``[0, 1)``; None takes the reading's default (0.999, 0.9 or 0.99).
+        temperature: above 0; None takes the reading's default (0.1).
+
+    Raises:
+        UserError: the name or a value is not legal, or an option is given that the reading does not have.
+
+    Example:
+        >>> make_avg_clustering("ema_classifier", weight=None, decay=0.99, temperature=None).decay
+        0.99
+    """
+    given = {"weight": weight, "decay": decay, "temperature": temperature}
+    given = {name: value for name, value in given.items() if value is not None}
+    kind, legal = READINGS[reading]
+    for name, value in given.items():
+        if name not in legal:
+            takes = ", ".join(f"layerwise.{option}" for option in legal) or "none of these options"
+            raise UserError(
+                f"layerwise.{name}={value!r} has no effect with layerwise.avg_clustering={reading}, which takes {takes}"
+            )
+    if "weight" in given:
+        check_number("layerwise.weight", weight, low=0, high=1)
+    if "decay" in given:
+        check_number("layerwise.decay", decay, low=0, high=1, high_open=True)
+    if "temperature" in given:
+        check_number("layerwise.temperature", temperature, low=0, low_open=True)
+    return kind(**given)

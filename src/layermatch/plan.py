@@ -1,0 +1,81 @@
+"""What a run is about to do, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from layermatch.build import RunParts
+
+__all__ = ["plan_rows"]
+
+
+def plan_rows(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) -> dict[str, str]:
+    """The rows of the run plan.
+
+    Args:
+        settings: the composed configuration.
+        parts: data and algorithm.
+        trainer: gives the number of processes and steps.
+
+    Returns:
+        Name to text.
+    """
+    return {
+        **_images(settings, parts),
+        **_batches(settings, parts, trainer),
+        **_parameters(parts),
+        "device": _device(parts, trainer),
+    }
+
+
+def _images(settings: Mapping[str, Any], parts: RunParts) -> dict[str, str]:
+    data = parts.data
+    channels, height, width = data.image_shape
+    num_val = 0 if data.validation is None else len(data.validation)
+    held_out = "" if data.split_path or not num_val else f", held out of the {_val_source(settings)}"
+    pool = f"{len(data.unlabelled):,}, the labelled ones among them"
+    return {
+        "images": f"{height}x{width}, {channels} channels, {len(data.classes)} classes",
+        "labelled": f"{len(data.labelled):,}",
+        "unlabelled": pool if parts.algorithm.uses_unlabelled else "none used",
+        "validation": f"{num_val:,}{held_out}" if num_val else "none",
+        "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
+    }
+
+
+def _val_source(settings: Mapping[str, Any]) -> str:
+    if settings["data"]["val_from"] == "labelled":
+        return "labelled images"
+    return "training pool (their labels are used for evaluation only)"
+
+
+def _batches(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) -> dict[str, str]:
+    data, accumulate = parts.data, parts.algorithm.accumulate
+    labelled = data.batch_size
+    unlabelled = labelled * data.mu if parts.algorithm.uses_unlabelled else 0
+    world = trainer.world_size
+    factor = world * accumulate
+    global_text = f"{labelled * factor:,} labelled + {unlabelled * factor:,} unlabelled"
+    return {
+        "steps": f"{trainer.max_steps:,}, an evaluation every {settings['eval_every']:,}",
+        "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",
+        "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)",
+    }
+
+
+def _parameters(parts: RunParts) -> dict[str, str]:
+    groups = parts.algorithm.network.parameter_groups()
+    return {
+        f"parameters, {name}": f"{sum(parameter.numel() for _, parameter in named):,}" for name, named in groups.items()
+    }
+
+
+def _device(parts: RunParts, trainer: Trainer) -> str:
+    device = parts.device
+    layout = ", channels last" if device.channels_last else ""
+    threads = f", {torch.get_num_threads()} threads" if device.accelerator == "cpu" else ""
+    return f"{trainer.world_size} x {device.name}{threads}, {device.precision}{layout}"

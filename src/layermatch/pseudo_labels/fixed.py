@@ -1,0 +1,42 @@
+"""FixMatch's policy: one fixed confidence threshold."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from layermatch.errors import check_number
+from layermatch.functional import confidence_mask, hard_pseudo_labels
+from layermatch.pseudo_labels.policy import PseudoLabelPolicy, PseudoLabels
+
+__all__ = ["FixedThreshold"]
+
+
+class FixedThreshold(PseudoLabelPolicy):
+    r"""Hard labels where the confidence reaches a fixed threshold.
+
+    .. math:: \hat y = \arg\max p, \qquad m = \mathbf{1}[\max p \ge \tau]
+
+    Source: FixMatch (Sohn et al. 2020, eq. 4).
+
+    Args:
+        threshold: ``tau``, in ``(0, 1]``.
+
+    Raises:
+        UserError: the threshold is out of range.
+
+    Example:
+        >>> import torch
+        >>> policy = FixedThreshold(threshold=0.95)
+        >>> policy(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([0, 1])).weight
+        tensor([1., 0.])
+    """
+
+    def __init__(self, *, threshold: float = 0.95) -> None:
+        super().__init__()
+        check_number("pseudo_labels.threshold", threshold, low=0, high=1, low_open=True)
+        self.threshold = threshold
+
+    def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need the index
+        """Pseudo-labels of a batch; see :class:`PseudoLabelPolicy`."""
+        label, confidence = hard_pseudo_labels(probs_weak)
+        return PseudoLabels(label, confidence_mask(confidence, self.threshold), label, confidence)

@@ -1,0 +1,322 @@
+"""``python -m layermatch.run``: train, evaluate, and leave a run directory behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from layermatch import __version__
+from layermatch.algorithms import Algorithm
+from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
+from layermatch.callbacks import CHECKPOINT_KEY, ProgressDisplay, Provenance
+from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
+from layermatch.cli import plain, run_app
+from layermatch.console import Reporter, settings_tree, table
+from layermatch.errors import UserError
+from layermatch.figures import draw_confusion, draw_curves, draw_pairs
+from layermatch.plan import plan_rows
+
+__all__ = ["main", "run"]
+
+#: What a run writes into its directory; none of it may be there before a new run.
+OUTPUTS = ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", FOLDER, "figures")
+
+
+def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
+    """One run: build, train, evaluate, write.
+
+    Args:
+        settings: the composed configuration as plain containers.
+        run_dir: where everything is written.
+        ckpt_path: a checkpoint to go on from; None starts afresh.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: anything given is not legal. Nothing has been written then.
+    """
+    started = time.monotonic()
+    _check_run_dir(run_dir, ckpt_path)
+    parts = build_parts(settings)
+    first_step = _check_resume(parts, settings, ckpt_path)
+    loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
+    callbacks = _callbacks(settings, parts, run_dir)
+    trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
+    # All checks are behind us: from here on the run writes.
+    _start_run_dir(run_dir, settings, parts)
+    reporter = Reporter(run_dir / "run.log")
+    progress = ProgressDisplay(reporter)
+    trainer.callbacks.append(progress)  # type: ignore[attr-defined]
+    try:
+        reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
+        reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
+        trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
+        results = _finish(settings, parts, trainer, run_dir=run_dir)
+        results["seconds"] = round(time.monotonic() - started, 1)
+        _report(results, reporter, run_dir)
+        _draw(parts, run_dir)
+    finally:
+        for logger in loggers:
+            logger.finalize("success")
+        _finish_wandb()
+        reporter.close()
+    return results
+
+
+# ----------------------------------------------------------------------------------------------------------- before
+
+
+def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
+    """Refuse a directory that holds another run, or files that a run would overwrite."""
+    if rank_zero_only.rank != 0:
+        return
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"run_dir={run_dir} is a file: give a directory")
+    if ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve():
+        return  # this run goes on
+    there = [name for name in OUTPUTS if (run_dir / name).exists()]
+    if there:
+        kind = "a finished run" if "results.json" in there else "a run or files of the same names"
+        raise UserError(
+            f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir, or ckpt_path=last to go on"
+        )
+
+
+def _check_resume(parts: RunParts, settings: dict[str, Any], ckpt_path: Path | None) -> int:
+    """The step that the run starts at."""
+    if ckpt_path is None:
+        return 0
+    checkpoint = read_checkpoint(ckpt_path)
+    check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
+    step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
+    if step >= max_steps:
+        raise UserError(
+            f"ckpt_path={ckpt_path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"
+        )
+    its_split, split = checkpoint[CHECKPOINT_KEY]["split"], parts.data.split
+    if its_split != {"labelled": list(split.labelled), "validation": list(split.validation)}:
+        raise UserError(f"ckpt_path={ckpt_path} has other labelled images: give its seed, or data.split of its run")
+    return step
+
+
+def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list[Callback]:
+    checkpoint = settings["checkpoint"]
+    split = parts.data.split
+    callbacks: list[Callback] = [
+        Provenance(
+            settings=settings, classes=parts.data.classes, labelled=split.labelled, validation=split.validation
+        ),
+        ModelCheckpoint(
+            run_dir / FOLDER,
+            filename="step={step:07d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=checkpoint["every_n_steps"],
+            monitor="step",
+            mode="max",
+            save_top_k=checkpoint["keep"],
+        ),
+    ]
+    if checkpoint["selection"] == "best_val":
+        best = ModelCheckpoint(run_dir / FOLDER, filename="best_val", monitor="val/accuracy_ema", mode="max")
+        callbacks.append(best)
+    return callbacks
+
+
+@rank_zero_only
+def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    parts.data.save_split(run_dir / "split.json")
+    draw_pairs(parts.data, run_dir / "figures" / "views.png")
+
+
+# ------------------------------------------------------------------------------------------------------------ after
+
+
+def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_dir: Path) -> dict[str, Any]:
+    """Save the last step, and evaluate what ``checkpoint.selection`` says."""
+    algorithm, data = parts.algorithm, parts.data
+    steps = trainer.global_step
+    last = run_dir / FOLDER / f"step={steps:07d}.ckpt"
+    if not last.exists():
+        trainer.save_checkpoint(last)
+    selection = _select(settings, algorithm, trainer)
+    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in ("mask_rate", "accuracy")}
+    val = test = None
+    if data.validation is not None:
+        trainer.validate(algorithm, datamodule=data, verbose=False)
+        val = _accuracies(algorithm, "val") | algorithm.median_of_last_evaluations()
+    if data.test is not None:
+        trainer.test(algorithm, datamodule=data, verbose=False)
+        test = _accuracies(algorithm, "test") | {"selection": selection}
+    return {
+        "algorithm": settings["algorithm"]["name"],
+        "experiment": settings["name"],
+        "seed": settings["seed"],
+        "num_labels": len(data.labelled),
+        "steps": steps,
+        "test": test,
+        "val": val,
+        "pseudo_labels": pseudo_labels if algorithm.uses_unlabelled else None,
+        "seconds": 0.0,
+        "versions": _versions(),
+    }
+
+
+def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) -> str:
+    """Load the weights that are reported; say which."""
+    if settings["checkpoint"]["selection"] == "last":
+        return "last step"
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/accuracy_ema":
+            checkpoint = read_checkpoint(callback.best_model_path)
+            algorithm.load_state_dict(checkpoint["state_dict"])
+            return f"best val/accuracy_ema, step {checkpoint['global_step']}"
+    raise UserError("checkpoint.selection=best_val, but no evaluation was made: give eval_every of at most trainer.max_steps")
+
+
+def _accuracies(algorithm: Algorithm, split: str) -> dict[str, Any]:
+    return {name: algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("layermatch", "torch", "torchvision", "lightning", "torchmetrics")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+@rank_zero_only
+def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
+    path = run_dir / "results.json"
+    unfinished = path.with_suffix(".json.tmp")
+    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.replace(path)
+    reporter.show(table("Results", _result_rows(results)))
+    reporter.show(f"run directory: {run_dir}")
+
+
+def _result_rows(results: dict[str, Any]) -> dict[str, str]:
+    rows = {"algorithm": f"{results['algorithm']}, {results['num_labels']} labels, seed {results['seed']}"}
+    for split in ("test", "val"):
+        accuracy = results[split]
+        if accuracy is not None:
+            rows[f"{split} accuracy"] = (
+                f"EMA weights {accuracy['accuracy_ema']:.2%}, live weights {accuracy['accuracy']:.2%}"
+            )
+    if results["test"] is not None:
+        rows["selected by"] = results["test"]["selection"]
+    quality = results["pseudo_labels"]
+    if quality is not None:
+        shown = {name: "unknown" if value is None else f"{value:.2%}" for name, value in quality.items()}
+        rows["pseudo-labels"] = f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last log interval)"
+    rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
+    return rows
+
+
+@rank_zero_only
+def _draw(parts: RunParts, run_dir: Path) -> None:
+    metrics = run_dir / "metrics.csv"
+    if metrics.is_file():
+        draw_curves(metrics, run_dir / "figures")
+    if parts.algorithm.test_confusion is not None:
+        draw_confusion(parts.algorithm.test_confusion, parts.data.classes, run_dir / "figures" / "confusion.png")
+
+
+def _finish_wandb() -> None:
+    wandb = sys.modules.get("wandb")  # only where the logger imported it
+    if wandb is not None:
+        wandb.finish()
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def _train(config: DictConfig) -> float | None:
+    """One job of the command line; gives a sweeper the validation accuracy of the EMA weights."""
+    settings = plain(config)
+    hydra_config = HydraConfig.get()
+    run_dir = Path(settings["run_dir"])
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    if in_sweep:
+        run_dir /= str(hydra_config.sweep.subdir)
+        if settings["trainer"]["devices"] != 1:
+            return _run_in_own_process(run_dir)
+    is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
+    run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
+    settings["run_dir"] = str(run_dir)
+    with _quiet_libraries():
+        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
+    return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+
+
+def _resolve_checkpoint(given: str | None, run_dir: Path, *, search_newest: bool) -> tuple[Path, Path | None]:
+    """The run directory and the checkpoint to go on from; ``last`` goes on in the directory that it is found in."""
+    if given is None:
+        return run_dir, None
+    if given == "last":
+        run_dir = newest_run(run_dir.parent) if search_newest else run_dir
+        return run_dir, newest_checkpoint(run_dir)
+    return run_dir, Path(given)
+
+
+def _run_in_own_process(run_dir: Path) -> float | None:
+    """A sweep's job on several devices.
+
+    Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
+    of its own, and all would wait for each other. A process without ``-m`` per job has neither problem.
+    """
+    hydra_config = HydraConfig.get()
+    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    command = [sys.executable, "-m", "layermatch.run", *hydra_config.overrides.task, f"run_dir={run_dir}"]
+    for folder in folders:
+        command += ["--config-dir", folder]
+    status = subprocess.run(command, check=False).returncode  # noqa: S603 -- our own module, no shell
+    if status:
+        raise UserError(f"the job in {run_dir} ended with status {status}: see its lines above")
+    results = json.loads((run_dir / "results.json").read_text())
+    return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep Lightning's remarks that do not fit how we use it off the terminal."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Images in memory need no workers; a step-indexed loader goes on where it should; the directory is ours.
+        for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*exists and is not empty.*"):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    run_app(_train, "run")
+
+
+if __name__ == "__main__":
+    main()

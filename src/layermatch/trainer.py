@@ -1,0 +1,166 @@
+"""The Lightning Trainer, with what is sensible for the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from layermatch.errors import UserError, check_bool, check_choice, check_number
+
+__all__ = ["Device", "choose_device", "make_trainer"]
+
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+STRATEGIES = ("auto", "ddp")
+# fp16 needs a loss scaler, which skips steps and makes step counts drift; bf16 does not.
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the run computes on.
+
+    Attributes:
+        accelerator: ``cpu``, ``gpu`` or ``mps``.
+        precision: ``32-true`` or ``bf16-mixed``.
+        channels_last: whether images and kernels are laid out channels last.
+    """
+
+    accelerator: str
+    precision: str
+    channels_last: bool
+
+    @property
+    def name(self) -> str:
+        """The device's name, for people."""
+        return torch.cuda.get_device_name() if self.accelerator == "gpu" else self.accelerator.upper()
+
+
+def choose_device(*, accelerator: str, precision: str, channels_last: bool | str) -> Device:
+    """Put a device's own defaults in the place of ``auto``.
+
+    Args:
+        accelerator: ``auto`` takes a GPU where there is one, then Apple's MPS, then the CPU.
+        precision: ``auto`` is ``bf16-mixed`` where the processor computes in bf16, else ``32-true``.
+        channels_last: ``auto`` is true with bf16, whose kernels want it.
+
+    Raises:
+        UserError: a value is not legal, or the accelerator is not there.
+
+    Example:
+        >>> choose_device(accelerator="cpu", precision="32-true", channels_last="auto")
+        Device(accelerator='cpu', precision='32-true', channels_last=False)
+    """
+    check_choice("trainer.accelerator", accelerator, ACCELERATORS)
+    check_choice("trainer.precision", precision, PRECISIONS)
+    if not isinstance(channels_last, bool):
+        check_choice("trainer.channels_last", channels_last, ("auto", "true", "false"))
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        accelerator = next(name for name, available in there.items() if available)
+    if not there[accelerator]:
+        legal = ", ".join(name for name, available in there.items() if available)
+        raise UserError(f"trainer.accelerator={accelerator}, but this machine has none: choose one of auto, {legal}")
+    if precision == "auto":
+        precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+    if not isinstance(channels_last, bool):
+        channels_last = precision == "bf16-mixed" if channels_last == "auto" else channels_last == "true"
+    return Device(accelerator, precision, channels_last)
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # On the CPU only where it multiplies bf16 in hardware: elsewhere bf16 is slower than float32.
+    return accelerator == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def make_trainer(
+    *,
+    accelerator: str,
+    strategy: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    max_steps: int,
+    precision: str = "auto",
+    channels_last: bool | str = "auto",
+    sync_batchnorm: bool = False,
+    deterministic: bool = False,
+    log_every: int = 50,
+    limit_eval_batches: int | None = None,
+    eval_every: int,
+    accumulate: int,
+    run_dir: Path,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+) -> Trainer:
+    """A step-driven Trainer without epochs, samplers or progress bars of its own.
+
+    Args:
+        accelerator: see :func:`choose_device`.
+        strategy: ``auto`` is ``ddp`` on more than one device.
+        devices: processes on this machine, each with a device of its own, at least 1.
+        num_nodes: machines, at least 1.
+        max_steps: optimizer steps of the whole run, at least 1.
+        precision: see :func:`choose_device`.
+        channels_last: see :func:`choose_device`.
+        sync_batchnorm: whether BatchNorm takes its statistics over all devices.
+        deterministic: whether only kernels are used that always give the same result.
+        log_every: optimizer steps between two log lines.
+        limit_eval_batches: evaluate on so many batches only, for debugging; None evaluates on all.
+        eval_every: optimizer steps between two evaluations, at least 1.
+        accumulate: batches per optimizer step.
+        run_dir: of the run.
+        callbacks: of the run.
+        loggers: of the run.
+
+    Raises:
+        UserError: a value is not legal, or the devices are not there.
+    """
+    device = choose_device(accelerator=accelerator, precision=precision, channels_last=channels_last)
+    check_choice("trainer.strategy", strategy, STRATEGIES)
+    check_number("trainer.devices", devices, low=1, integer=True)
+    check_number("trainer.num_nodes", num_nodes, low=1, integer=True)
+    check_number("trainer.max_steps", max_steps, low=1, integer=True)
+    check_number("eval_every", eval_every, low=1, integer=True)
+    check_bool("trainer.sync_batchnorm", sync_batchnorm)
+    check_bool("trainer.deterministic", deterministic)
+    if limit_eval_batches is not None:
+        check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
+    if device.accelerator == "gpu" and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    return Trainer(
+        accelerator=device.accelerator,
+        strategy=_strategy(strategy, num_processes=devices * num_nodes),
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=device.precision,  # type: ignore[arg-type]
+        sync_batchnorm=sync_batchnorm,
+        deterministic=deterministic,
+        max_steps=max_steps,
+        max_epochs=-1,
+        val_check_interval=eval_every * accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=limit_eval_batches,
+        limit_test_batches=limit_eval_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=log_every,
+        use_distributed_sampler=False,  # ours are rank-aware, and evaluate each image once
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+        callbacks=callbacks,
+        logger=loggers or False,
+    )
+
+
+def _strategy(strategy: str, *, num_processes: int) -> str | Strategy:
+    if strategy == "auto" and num_processes == 1:
+        return "auto"
+    # Buffers are BatchNorm's statistics, which evaluation takes from rank 0, and averages that are alike on every
+    # rank: to send them before every forward would be waste.
+    return DDPStrategy(broadcast_buffers=False)
