@@ -14,14 +14,22 @@ from lightning.pytorch.loggers import Logger
 
 from layermatch.algorithms import Algorithm
 from layermatch.augment import StrongView, WeakView
-from layermatch.data import SemiSupervisedData
+from layermatch.data import SemiSupervisedData, Split
 from layermatch.errors import UserError, check_choice, check_number
 from layermatch.layerwise import LayerwiseRule
 from layermatch.models import Network
 from layermatch.settings import check_keys, find_target, make, option_names
 from layermatch.trainer import Device, choose_device, make_trainer
 
-__all__ = ["RunParts", "Settings", "build_algorithm", "build_data", "build_parts", "build_trainer", "check_settings"]
+__all__ = [
+    "RunParts",
+    "Settings",
+    "build_algorithm",
+    "build_data",
+    "build_parts",
+    "build_trainer",
+    "check_settings",
+]
 
 #: A composed configuration as plain containers: section -> key -> value.
 Settings = Mapping[str, Any]
@@ -56,13 +64,22 @@ def check_settings(settings: Settings) -> None:
     """
     check_keys("", settings, SECTIONS)
     check_number("seed", settings["seed"], low=0, high=2**32 - 1, integer=True)
+    if not isinstance(settings["plugins"], list):
+        raise UserError(f"plugins={settings['plugins']!r} is not legal: give a list of package names, plugins=[NAME]")
     checkpoint = settings["checkpoint"]
     check_keys("checkpoint", checkpoint, ("every_n_steps", "keep", "selection"))
     check_number("checkpoint.every_n_steps", checkpoint["every_n_steps"], low=1, integer=True)
     check_number("checkpoint.keep", checkpoint["keep"], low=1, integer=True)
     check_choice("checkpoint.selection", checkpoint["selection"], SELECTIONS)
-    if checkpoint["selection"] == "best_val" and not settings["data"].get("num_val"):
-        raise UserError("checkpoint.selection=best_val needs validation images: give data.num_val above 0")
+    check_number("eval_every", settings["eval_every"], low=1, integer=True)
+    check_number("trainer.max_steps", settings["trainer"]["max_steps"], low=1, integer=True)
+    if checkpoint["selection"] == "best_val":
+        if not settings["data"].get("num_val"):
+            raise UserError("checkpoint.selection=best_val needs validation images: give data.num_val above 0")
+        if settings["eval_every"] > settings["trainer"]["max_steps"]:
+            raise UserError(
+                "checkpoint.selection=best_val needs an evaluation: give eval_every below trainer.max_steps"
+            )
 
 
 def build_device(settings: Settings) -> Device:
@@ -72,7 +89,9 @@ def build_device(settings: Settings) -> Device:
     return choose_device(**{name: trainer[name] for name in names})
 
 
-def build_data(settings: Settings, *, device: Device, use_unlabelled: bool) -> SemiSupervisedData:
+def build_data(
+    settings: Settings, *, device: Device, use_unlabelled: bool, split: Split | None = None
+) -> SemiSupervisedData:
     """The LightningDataModule.
 
     The section ``data`` holds the source's options and the data module's side by side; each takes its own.
@@ -92,6 +111,8 @@ def build_data(settings: Settings, *, device: Device, use_unlabelled: bool) -> S
     check_keys("views", views, option_names(StrongView))
     given["weak"] = WeakView(flip=views["flip"], pad=views["pad"])
     given["strong"] = StrongView(**views)
+    if split is not None:
+        options["split"] = split
     source = source_class(**{key: value for key, value in options.items() if key in of_source})
     return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
 
@@ -151,7 +172,7 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData) -> Algorith
 
 
 def _uses_unlabelled(settings: Settings) -> bool:
-    target = find_target("algorithm._target_", settings["algorithm"]["_target_"], plugins=settings["plugins"])
+    target = find_target("algorithm._target_", settings["algorithm"].get("_target_"), plugins=settings["plugins"])
     return bool(getattr(target, "uses_unlabelled", True))
 
 
@@ -175,20 +196,24 @@ def _schedule(settings: Settings) -> partial[float]:
     return schedule
 
 
-def build_parts(settings: Settings) -> RunParts:
+def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     """Everything but the Trainer; reads the data set.
+
+    Args:
+        settings: the composed configuration.
+        split: which images are labelled and held out; None does as ``data`` says.
 
     Raises:
         UserError: anything in the configuration is not legal.
     """
     check_settings(settings)
     device = build_device(settings)
-    data = build_data(settings, device=device, use_unlabelled=_uses_unlabelled(settings))
+    data = build_data(settings, device=device, use_unlabelled=_uses_unlabelled(settings), split=split)
     data.setup()
     torch.manual_seed(settings["seed"])
     algorithm = build_algorithm(settings, data=data)
     if device.channels_last:
-        algorithm = algorithm.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        algorithm = algorithm.to(memory_format=torch.channels_last)
     return RunParts(data, algorithm, device)
 
 
@@ -200,9 +225,7 @@ def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list
     return loggers
 
 
-def build_trainer(
-    settings: Settings, *, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]
-) -> Trainer:
+def build_trainer(settings: Settings, *, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """The Lightning Trainer.
 
     Raises:

@@ -19,6 +19,9 @@ from layermatch.errors import UserError
 
 __all__ = ["config_dir", "plain", "run_app"]
 
+#: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
+SHARED = "base"
+
 #: Exit status of a run that was refused for what the user gave.
 EXIT_USER_ERROR = 2
 
@@ -84,10 +87,13 @@ def explain(error: Exception) -> str:
     Args:
         error: ours, Hydra's or OmegaConf's.
     """
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
-            return f"unknown {group}={name}: choose one of {', '.join(error.options)}"
+            legal = ", ".join(option for option in error.options if option != SHARED)
+            return f"unknown {group}={name}: choose one of {legal}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r} on the command line: give key=value"
     cause = error.__cause__

@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.tree import Tree
 
+from layermatch.distributed import is_rank_zero
+
 __all__ = ["Reporter", "settings_tree", "table"]
 
 LOG_WIDTH = 120
@@ -27,13 +29,13 @@ class Reporter:
     def __init__(self, log_file: Path | None = None, *, terminal: Console | None = None) -> None:
         self.terminal = terminal or _terminal()
         self._file = None
-        if log_file is not None and rank_zero_only.rank == 0:
+        if log_file is not None and is_rank_zero():
             self._file = log_file.open("a", encoding="utf-8")
 
     @property
     def is_interactive(self) -> bool:
         """Whether the terminal can redraw a line."""
-        return self.terminal.is_terminal and not self.terminal.is_dumb_terminal and rank_zero_only.rank == 0
+        return self.terminal.is_terminal and not self.terminal.is_dumb_terminal and is_rank_zero()
 
     @rank_zero_only
     def show(self, content: RenderableType) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-__all__ = ["all_gather_rows", "all_reduce_mean_", "all_reduce_sum_", "broadcast_from_zero_", "world_size"]
+__all__ = [
+    "all_gather_rows",
+    "all_reduce_mean_",
+    "all_reduce_sum_",
+    "broadcast_from_zero_",
+    "is_rank_zero",
+    "world_size",
+]
 
 
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes; known before the processes have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:

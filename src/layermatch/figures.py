@@ -71,10 +71,10 @@ def draw_curves(metrics_csv: Path, folder: Path) -> None:
 def _curve_panels(curves: dict[str, Any], panels: dict[str, dict[str, str]]) -> Figure:
     figure, axes = _subplots(1, len(panels), size=(4.6 * len(panels), 3.4))
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
-        for metric, label in lines.items():
+        for (metric, label), style in zip(lines.items(), ("-", "--", ":"), strict=False):
             steps, values = curves[metric]
             # One point makes no line: show it as a dot.
-            axis.plot(steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6)
+            axis.plot(steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6, linestyle=style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)

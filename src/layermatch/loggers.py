@@ -42,7 +42,7 @@ class MetricsCsv(CSVLogger):
         return rows
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write one row."""
         if self._kept:
             self.experiment.metrics.extend(self._kept)
@@ -104,7 +104,13 @@ def wandb(
         if offline:
             _log.info("W&B: no API key is configured, so the run is kept offline: `wandb sync` it from %s", run_dir)
     logger = WandbLogger(
-        name=str(run_dir), save_dir=run_dir, project=project, entity=entity, group=group, tags=list(tags), offline=offline
+        name=str(run_dir),
+        save_dir=run_dir,
+        project=project,
+        entity=entity,
+        group=group,
+        tags=list(tags),
+        offline=offline,
     )
     return [*csv(run_dir=run_dir, first_step=first_step), logger]
 

@@ -30,11 +30,12 @@ from layermatch.callbacks import CHECKPOINT_KEY, ProgressDisplay, Provenance
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
+from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
 from layermatch.figures import draw_confusion, draw_curves, draw_pairs
 from layermatch.plan import plan_rows
 
-__all__ = ["main", "run"]
+__all__ = ["main", "quiet_libraries", "run"]
 
 #: What a run writes into its directory; none of it may be there before a new run.
 OUTPUTS = ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", FOLDER, "figures")
@@ -87,7 +88,7 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
     """Refuse a directory that holds another run, or files that a run would overwrite."""
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir} is a file: give a directory")
@@ -97,7 +98,8 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
     if there:
         kind = "a finished run" if "results.json" in there else "a run or files of the same names"
         raise UserError(
-            f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir, or ckpt_path=last to go on"
+            f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir, or ckpt_path=last "
+            f"to go on"
         )
 
 
@@ -113,21 +115,18 @@ def _check_resume(parts: RunParts, settings: dict[str, Any], ckpt_path: Path | N
             f"ckpt_path={ckpt_path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"
         )
     its_split, split = checkpoint[CHECKPOINT_KEY]["split"], parts.data.split
-    if its_split != {"labelled": list(split.labelled), "validation": list(split.validation)}:
+    if (tuple(its_split["labelled"]), tuple(its_split["validation"])) != (split.labelled, split.validation):
         raise UserError(f"ckpt_path={ckpt_path} has other labelled images: give its seed, or data.split of its run")
     return step
 
 
 def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list[Callback]:
     checkpoint = settings["checkpoint"]
-    split = parts.data.split
     callbacks: list[Callback] = [
-        Provenance(
-            settings=settings, classes=parts.data.classes, labelled=split.labelled, validation=split.validation
-        ),
+        Provenance(settings=settings, classes=parts.data.classes, split=parts.data.split),
         ModelCheckpoint(
             run_dir / FOLDER,
-            filename="step={step:07d}",
+            filename="step-{step:07d}",
             auto_insert_metric_name=False,
             every_n_train_steps=checkpoint["every_n_steps"],
             monitor="step",
@@ -156,7 +155,7 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     """Save the last step, and evaluate what ``checkpoint.selection`` says."""
     algorithm, data = parts.algorithm, parts.data
     steps = trainer.global_step
-    last = run_dir / FOLDER / f"step={steps:07d}.ckpt"
+    last = run_dir / FOLDER / f"step-{steps:07d}.ckpt"
     if not last.exists():
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
@@ -191,7 +190,7 @@ def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) ->
             checkpoint = read_checkpoint(callback.best_model_path)
             algorithm.load_state_dict(checkpoint["state_dict"])
             return f"best val/accuracy_ema, step {checkpoint['global_step']}"
-    raise UserError("checkpoint.selection=best_val, but no evaluation was made: give eval_every of at most trainer.max_steps")
+    raise RuntimeError("no evaluation chose a checkpoint")
 
 
 def _accuracies(algorithm: Algorithm, split: str) -> dict[str, Any]:
@@ -226,7 +225,9 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
     quality = results["pseudo_labels"]
     if quality is not None:
         shown = {name: "unknown" if value is None else f"{value:.2%}" for name, value in quality.items()}
-        rows["pseudo-labels"] = f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last log interval)"
+        rows["pseudo-labels"] = (
+            f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last log interval)"
+        )
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
 
@@ -249,8 +250,8 @@ def _finish_wandb() -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def _train(config: DictConfig) -> float | None:
-    """One job of the command line; gives a sweeper the validation accuracy of the EMA weights."""
+def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
+    """One job of the command line: its run directory and results."""
     settings = plain(config)
     hydra_config = HydraConfig.get()
     run_dir = Path(settings["run_dir"])
@@ -258,13 +259,13 @@ def _train(config: DictConfig) -> float | None:
     if in_sweep:
         run_dir /= str(hydra_config.sweep.subdir)
         if settings["trainer"]["devices"] != 1:
-            return _run_in_own_process(run_dir)
+            return run_dir, _run_in_own_process(run_dir)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
     settings["run_dir"] = str(run_dir)
-    with _quiet_libraries():
+    with quiet_libraries():
         results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
-    return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+    return run_dir, results
 
 
 def _resolve_checkpoint(given: str | None, run_dir: Path, *, search_newest: bool) -> tuple[Path, Path | None]:
@@ -277,7 +278,7 @@ def _resolve_checkpoint(given: str | None, run_dir: Path, *, search_newest: bool
     return run_dir, Path(given)
 
 
-def _run_in_own_process(run_dir: Path) -> float | None:
+def _run_in_own_process(run_dir: Path) -> dict[str, Any]:
     """A sweep's job on several devices.
 
     Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
@@ -291,12 +292,12 @@ def _run_in_own_process(run_dir: Path) -> float | None:
     status = subprocess.run(command, check=False).returncode  # noqa: S603 -- our own module, no shell
     if status:
         raise UserError(f"the job in {run_dir} ended with status {status}: see its lines above")
-    results = json.loads((run_dir / "results.json").read_text())
-    return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
+    return results
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep Lightning's remarks that do not fit how we use it off the terminal."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -304,7 +305,15 @@ def _quiet_libraries() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Images in memory need no workers; a step-indexed loader goes on where it should; the directory is ours.
-        for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*exists and is not empty.*"):
+        # The weight average is always in evaluation mode. LeafSpec is Lightning's own affair with torch.
+        for message in (
+            ".*does not have many workers.*",
+            ".*dataloader is not resumable.*",
+            ".*exists and is not empty.*",
+            r".*module\(s\) in eval mode.*",
+            ".*treespec, LeafSpec.*",
+            ".*callbacks used to create the checkpoint need to be provided.*",
+        ):
             warnings.filterwarnings("ignore", message=message)
         try:
             yield
@@ -313,9 +322,29 @@ def _quiet_libraries() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
+def _sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]:
+    rows = []
+    for run_dir, results in jobs:
+        accuracies = [results[split]["accuracy_ema"] if results[split] else None for split in ("test", "val")]
+        shown = ["-" if accuracy is None else f"{accuracy:.2%}" for accuracy in accuracies]
+        rows.append((str(run_dir), results["algorithm"], str(results["num_labels"]), str(results["seed"]), *shown))
+    return rows
+
+
 def main() -> None:
     """Entry point of the command line."""
-    run_app(_train, "run")
+    jobs: list[tuple[Path, dict[str, Any]]] = []
+
+    def job(config: DictConfig) -> float | None:
+        """Gives a sweeper the validation accuracy of the EMA weights."""
+        run_dir, results = _train(config)
+        jobs.append((run_dir, results))
+        return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+
+    run_app(job, "run")
+    if len(jobs) > 1:
+        header = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA")
+        Reporter().show(table("Sweep", _sweep_rows(jobs), header=header))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """From a section of the configuration to the object that it describes.
 
 A section's keys are the constructor's arguments: an unknown key, and with it every setting that nothing reads, is an
-error. Only classes and functions of this package, of ``torch.optim`` and of packages that the user names in ``plugins``
-are called, so the configuration inside a stranger's checkpoint cannot run anything else.
+error. Only this package's components, those of ``torch.optim`` and packages that the user names in ``plugins`` are
+called, so the configuration inside a stranger's checkpoint cannot run anything else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from layermatch.errors import UserError
 
 __all__ = ["check_keys", "find_target", "make", "option_names"]
 
-#: What `_target_` may name, beside the user's `plugins`.
-TRUSTED = ("layermatch", "torch.optim")
+#: What `_target_` may name, beside the user's `plugins`: where components are. Not all of this package: its commands,
+#: and `make` itself, call what they are given, and through them a configuration could name anything.
+TRUSTED = (
+    "layermatch.algorithms", "layermatch.augment", "layermatch.data", "layermatch.functional", "layermatch.layerwise",
+    "layermatch.loggers", "layermatch.models", "layermatch.pseudo_labels", "torch.optim",
+)  # fmt: skip
 
 
 def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Callable[..., Any]:
@@ -27,7 +31,7 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
     Args:
         key: the setting that holds the path, for the error.
         path: for example ``layermatch.pseudo_labels.FixedThreshold``.
-        plugins: packages that are trusted beside this one and ``torch.optim``.
+        plugins: packages that are trusted beside this one's components and ``torch.optim``.
 
     Raises:
         UserError: the path names nothing, or something of another package.
@@ -35,10 +39,12 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
     Example:
         >>> find_target("schedule._target_", "layermatch.functional.constant")(3, 10)
         1.0
-        >>> find_target("schedule._target_", "os.system")
+        >>> find_target("schedule._target_", "os.system")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: schedule._target_=os.system is not of layermatch, torch.optim: name your own package in plugins=[...] if you trust it
+        layermatch.errors.UserError: schedule._target_=os.system is not of layermatch.algorithms, ...
     """
+    if path is None:
+        raise UserError(f"{key} is not given: choose another file of conf/{key.partition('.')[0]}")
     trusted = (*TRUSTED, *plugins)
     module_name, _, name = str(path).rpartition(".")
     refusal = f"{key}={path} is not of {', '.join(trusted)}: name your own package in plugins=[...] if you trust it"
@@ -71,8 +77,8 @@ def option_names(target: Callable[..., Any]) -> set[str]:
         {'threshold'}
     """
     names: set[str] = set()
-    constructors = [base.__init__ for base in target.__mro__] if inspect.isclass(target) else [target]
-    for constructor in constructors:
+    constructors = [vars(base).get("__init__") for base in target.__mro__] if inspect.isclass(target) else [target]
+    for constructor in filter(None, constructors):
         parameters = inspect.signature(constructor).parameters.values()
         names |= {p.name for p in parameters if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}} - {"self"}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):

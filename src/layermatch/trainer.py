@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -74,7 +75,7 @@ def choose_device(*, accelerator: str, precision: str, channels_last: bool | str
 
 def _has_bf16(accelerator: str) -> bool:
     if accelerator == "gpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # On the CPU only where it multiplies bf16 in hardware: elsewhere bf16 is slower than float32.
     return accelerator == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
@@ -152,6 +153,7 @@ def make_trainer(
         use_distributed_sampler=False,  # ours are rank-aware, and evaluate each image once
         enable_progress_bar=False,
         enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=run_dir,
         callbacks=callbacks,
         logger=loggers or False,

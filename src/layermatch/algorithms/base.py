@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -46,11 +45,11 @@ class Algorithm(LightningModule):
         backward -> accumulate -> clip -> optimizer step -> schedule -> zero -> weight average -> :meth:`after_step`
 
     Lightning refuses ``gradient_clip_val`` and ``accumulate_grad_batches`` under manual optimization, so ``clip_norm``
-    and ``accumulate`` do the same here. One optimizer holds all parameters, so ``trainer.global_step`` counts its steps.
+    and ``accumulate`` do the same here. One optimizer holds all parameters: ``trainer.global_step`` counts its steps.
 
     Args:
         network: extractor and classifier.
-        optimizer: takes parameter groups, gives the optimizer, for example ``functools.partial(torch.optim.SGD, lr=...)``.
+        optimizer: takes parameter groups, gives the optimizer, for example ``partial(torch.optim.SGD, lr=...)``.
             Each group has a ``name``; groups ``*/no_decay`` (biases and BatchNorm) carry ``weight_decay`` 0.
         schedule: ``(step, max_steps) -> factor`` of the initial learning rate.
         ema_decay: decay of the weight average, in ``[0, 1)``.
@@ -157,7 +156,7 @@ class Algorithm(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer with the groups {extractor, classifier} x {decay, no decay}."""
-        groups = []
+        groups: list[dict[str, Any]] = []
         for group_name, named in self.network.parameter_groups().items():
             # Biases and BatchNorm have one dimension; kernels have more.
             decayed = [p for _, p in named if p.ndim > 1]
@@ -192,20 +191,22 @@ class Algorithm(LightningModule):
 
     def evaluation_logits(self, network: Network, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of the head that is evaluated, of the live network or its average."""
-        return network(images).logits
+        return cast("Tensor", network(images).logits)
+
+    def _metric(self, split: str, weights: str) -> MulticlassAccuracy:
+        return cast("MulticlassAccuracy", self.accuracies[f"{split}_{weights}"])
 
     def _evaluate(self, batch: EvalBatch, split: str) -> None:
         for weights, network in (("live", self.network), ("ema", self.ema.network)):
             logits = self.evaluation_logits(network, batch.image)
-            self.accuracies[f"{split}_{weights}"].update(logits, batch.label)
+            self._metric(split, weights).update(logits, batch.label)
             if split == "test" and weights == "ema":
                 self.confusion.update(logits, batch.label)
 
     def _log_accuracies(self, split: str) -> None:
-        names = {f"{split}/accuracy": f"{split}_live", f"{split}/accuracy_ema": f"{split}_ema"}
         values = {}
-        for name, key in names.items():
-            metric = cast("MulticlassAccuracy", self.accuracies[key])
+        for name, weights in ((f"{split}/accuracy", "live"), (f"{split}/accuracy_ema", "ema")):
+            metric = self._metric(split, weights)
             values[name] = float(metric.compute())
             metric.reset()
         # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
@@ -235,7 +236,11 @@ class Algorithm(LightningModule):
         if not self.evaluations:
             return {}
         live, averaged = (median(values) for values in zip(*self.evaluations, strict=True))
-        return {"median_accuracy": live, "median_accuracy_ema": averaged, "num_evaluations": len(self.evaluations)}
+        return {
+            "median_accuracy": live,
+            "median_accuracy_ema": averaged,
+            "num_evaluations": len(self.evaluations),
+        }
 
     def on_test_epoch_start(self) -> None:
         """See that all ranks evaluate the same network."""

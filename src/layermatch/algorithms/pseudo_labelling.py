@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,10 +88,10 @@ class PseudoLabelling(Algorithm):
             raise UserError("this algorithm needs unlabelled images, and the batch has none")
         forward = self.forward_joint if self.forward_mode == "joint" else self.forward_split
         views, logits_weak = forward(batch.labelled.image, unlabelled.weak, unlabelled.strong)
-        probs_weak = self.rule.average_outputs(probabilities(logits_weak), unlabelled.index)
-        pseudo_labels = self.policy(probs_weak, unlabelled.index)
+        probs_weak = self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices)
+        pseudo_labels = self.policy(probs_weak, unlabelled.indices)
         self.record_quality(pseudo_labels, unlabelled)
-        return self.rule(self.network, views, batch.labelled.label, pseudo_labels)
+        return cast("LayerLosses", self.rule(self.network, views, batch.labelled.label, pseudo_labels))
 
     def forward_split(self, labelled: Tensor, weak: Tensor, strong: Tensor) -> tuple[ForwardPass, Tensor]:
         """Weak views alone and without gradient, then labelled and strong views together."""
@@ -146,7 +146,10 @@ class PseudoLabelling(Algorithm):
         counted = weight * (unlabelled.hidden_label >= 0)
         correct = counted * (pseudo_labels.label == unlabelled.hidden_label)
         self.meter.add(
-            {"pseudo_labels/mask_rate": weight.mean(), "pseudo_labels/confidence": pseudo_labels.confidence.mean()},
+            {
+                "pseudo_labels/mask_rate": weight.mean(),
+                "pseudo_labels/confidence": pseudo_labels.confidence.mean(),
+            },
             {"pseudo_labels/accuracy": (correct.sum(), counted.sum())},
         )
 

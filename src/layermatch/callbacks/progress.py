@@ -42,19 +42,29 @@ class ProgressDisplay(Callback):
         self._started = self._last_line = 0.0
         self._first_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and the bar."""
         self._started = self._last_line = time.monotonic()
         self._first_step = trainer.global_step
         if self.reporter.is_interactive:
-            columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
+            columns = (
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TimeRemainingColumn(),
+            )
             values = TextColumn("{task.fields[values]}")
             self._bar = Progress(*columns, values, console=self.reporter.terminal, transient=True)
             self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, values="")
             self._bar.start()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Redraw the bar, or write a line when it is time."""
         if self._bar is not None:
@@ -78,11 +88,11 @@ class ProgressDisplay(Callback):
         else:
             self.reporter.log(line)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""
         self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the bar away, so that the error is readable."""
         self._stop()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layermatch import __version__
+from layermatch.data import Split
 
 __all__ = ["CHECKPOINT_KEY", "Provenance"]
 
@@ -20,25 +22,18 @@ class Provenance(Callback):
     Args:
         settings: the composed configuration.
         classes: names of the classes.
-        labelled: positions of the labelled images in the training pool.
-        validation: positions of the held-out images.
+        split: labelled and held-out images.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: dict[str, Any],
-        classes: tuple[str, ...],
-        labelled: tuple[int, ...],
-        validation: tuple[int, ...],
-    ) -> None:
+    def __init__(self, *, settings: dict[str, Any], classes: tuple[str, ...], split: Split) -> None:
+        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(split).items()}
         self.content = {
             "version": __version__,
             "settings": settings,
             "classes": list(classes),
-            "split": {"labelled": list(labelled), "validation": list(validation)},
+            "split": fields,
         }
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add it."""
         checkpoint[CHECKPOINT_KEY] = self.content

@@ -4,4 +4,12 @@ from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBat
 from layermatch.data.datamodule import SemiSupervisedData
 from layermatch.data.splits import Split, make_split
 
-__all__ = ["Batch", "EvalBatch", "LabelledBatch", "SemiSupervisedData", "Split", "UnlabelledBatch", "make_split"]
+__all__ = [
+    "Batch",
+    "EvalBatch",
+    "LabelledBatch",
+    "SemiSupervisedData",
+    "Split",
+    "UnlabelledBatch",
+    "make_split",
+]

@@ -15,12 +15,12 @@ class LabelledBatch(NamedTuple):
     Attributes:
         image: ``(B, C, H, W)`` float32, normalised.
         label: ``(B,)`` int64.
-        index: ``(B,)`` int64, positions in the labelled set.
+        indices: ``(B,)`` int64, positions in the labelled set.
     """
 
     image: Tensor
     label: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 class UnlabelledBatch(NamedTuple):
@@ -29,14 +29,14 @@ class UnlabelledBatch(NamedTuple):
     Attributes:
         weak: ``(N, C, H, W)`` float32, normalised.
         strong: ``(N, C, H, W)`` float32, normalised.
-        index: ``(N,)`` int64, positions in the unlabelled pool.
+        indices: ``(N,)`` int64, positions in the unlabelled pool.
         hidden_label: ``(N,)`` int64, the true class where the data set knows it and -1 elsewhere. For diagnostics
             only: no loss may read it.
     """
 
     weak: Tensor
     strong: Tensor
-    index: Tensor
+    indices: Tensor
     hidden_label: Tensor
 
 
@@ -58,9 +58,9 @@ class EvalBatch(NamedTuple):
     Attributes:
         image: ``(B, C, H, W)`` float32, normalised.
         label: ``(B,)`` int64.
-        index: ``(B,)`` int64, positions in the set.
+        indices: ``(B,)`` int64, positions in the set.
     """
 
     image: Tensor
     label: Tensor
-    index: Tensor
+    indices: Tensor

@@ -39,7 +39,7 @@ class SemiSupervisedData(LightningDataModule):
         num_labels: labelled images in all, the same number for each class; None takes every image of the pool.
         num_val: images held out for validation.
         val_from: ``labelled`` or ``pool``, where they come from; see :func:`~layermatch.data.splits.make_split`.
-        split: path of a ``split.json`` to use again; None draws one.
+        split: a split, or the path of a ``split.json``, to use again; None draws one.
         fold: for sources with predefined label sets (STL-10: 0 to 9): the one to use as the labelled set.
         batch_size: labelled images per device and step.
         mu: unlabelled images per labelled one, at least 1.
@@ -80,7 +80,7 @@ class SemiSupervisedData(LightningDataModule):
         num_labels: int | None,
         num_val: int = 0,
         val_from: str = "pool",
-        split: str | None = None,
+        split: str | Path | Split | None = None,
         fold: int | None = None,
         batch_size: int = 64,
         mu: int = 7,
@@ -100,9 +100,9 @@ class SemiSupervisedData(LightningDataModule):
         if num_workers is not None:
             check_number("data.num_workers", num_workers, low=0, integer=True)
         check_bool("data.overfit", overfit)
-        for number in mean:
+        for number in _channel_numbers("data.mean", mean):
             check_number("data.mean", number, low=0, high=1)
-        for number in std:
+        for number in _channel_numbers("data.std", std):
             check_number("data.std", number, low=0, low_open=True)
         self.source = source
         self.weak = weak
@@ -110,7 +110,7 @@ class SemiSupervisedData(LightningDataModule):
         self.num_labels = num_labels
         self.num_val = num_val
         self.val_from = val_from
-        self.split_path = split
+        self.given_split = split
         self.fold = fold
         self.batch_size = batch_size
         self.mu = mu
@@ -167,8 +167,11 @@ class SemiSupervisedData(LightningDataModule):
 
     def _make_split(self, content: SourceData) -> Split:
         pool = content.labelled
-        if self.split_path is not None:
-            return Split.load(self.split_path, pool_size=len(pool))
+        if isinstance(self.given_split, Split):
+            self.given_split.check("the given split", pool_size=len(pool))
+            return self.given_split
+        if self.given_split is not None:
+            return Split.load(self.given_split, pool_size=len(pool))
         if self.fold is not None:
             return self._fold_split(content)
         return make_split(
@@ -269,14 +272,14 @@ class SemiSupervisedData(LightningDataModule):
         if isinstance(batch, RawBatch):
             return self.make_views(batch)
         if isinstance(batch, RawEvalBatch):
-            return EvalBatch(self.normalise(batch.images), batch.label, batch.index)
+            return EvalBatch(self.normalise(batch.images), batch.label, batch.indices)
         return batch
 
     def make_views(self, raw: RawBatch) -> Batch:
         """Weak views of labelled images; weak and strong views of unlabelled ones."""
         labelled = raw.labelled
         weak = self.normalise(self.weak(labelled.images, labelled.draws[0]))
-        return Batch(LabelledBatch(weak, labelled.label, labelled.index), self._pairs(raw))
+        return Batch(LabelledBatch(weak, labelled.label, labelled.indices), self._pairs(raw))
 
     def _pairs(self, raw: RawBatch) -> UnlabelledBatch | None:
         unlabelled = raw.unlabelled
@@ -286,7 +289,7 @@ class SemiSupervisedData(LightningDataModule):
         return UnlabelledBatch(
             weak=self.normalise(self.weak(unlabelled.images, draws_weak)),
             strong=self.normalise(self.strong(unlabelled.images, draws_strong)),
-            index=unlabelled.index,
+            indices=unlabelled.indices,
             hidden_label=unlabelled.label,
         )
 
@@ -307,6 +310,12 @@ class SemiSupervisedData(LightningDataModule):
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again by ``data.split``."""
         self.split.save(path)
+
+
+def _channel_numbers(name: str, value: object) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UserError(f"{name}={value!r} is not legal: give a list with one number for each channel")
+    return value
 
 
 def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:

@@ -60,14 +60,24 @@ class Split:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
-        positions = {*split.labelled, *split.validation}
-        if split.pool_size != pool_size or not positions <= set(range(pool_size)):
-            raise UserError(
-                f"data.split={path} is of a pool of {split.pool_size} images, but this data set has {pool_size}"
-            )
-        if len(positions) < len(split.labelled) + len(split.validation):
-            raise UserError(f"data.split={path} names an image twice: labelled and validation must not overlap")
+        split.check(f"data.split={path}", pool_size=pool_size)
         return split
+
+    def check(self, name: str, *, pool_size: int) -> None:
+        """Refuse to be used with a data set that this is not a split of.
+
+        Args:
+            name: what the split is called in the error.
+            pool_size: images in the pool of the data set.
+
+        Raises:
+            UserError: the split is of another pool, or names an image twice.
+        """
+        positions = {*self.labelled, *self.validation}
+        if self.pool_size != pool_size or not positions <= set(range(pool_size)):
+            raise UserError(f"{name} is of a pool of {self.pool_size} images, but this data set has {pool_size}")
+        if len(positions) < len(self.labelled) + len(self.validation):
+            raise UserError(f"{name} names an image twice: labelled and validation must not overlap")
 
 
 def make_split(
@@ -111,14 +121,17 @@ def make_split(
     counts = np.bincount(labels, minlength=num_classes)
     per_class = _labels_per_class(num_labels, counts)
     if val_from == "labelled":
-        candidates, source = per_class, f"data.num_labels={int(per_class.sum())}"
-        spare = per_class - 1  # each class keeps one to learn from
+        val_per_class, source = _shares(per_class, num_val), f"data.num_labels={int(per_class.sum())}"
+        spare = np.maximum(per_class - 1, 0)  # each class keeps one to learn from
     else:
-        candidates = spare = counts - per_class
-        source = f"{int(candidates.sum())} images of the training pool that are not labelled"
-    val_per_class = _shares(candidates, num_val)
+        # Shares of the whole pool, not of what is left of it: they must not change with the budget.
+        val_per_class, spare = _shares(counts, num_val), counts - per_class
+        source = f"{int(spare.sum())} images of the training pool that are not labelled"
     if (val_per_class > spare).any():
-        raise UserError(f"data.num_val={num_val} is more than can be held out of {source} (data.val_from={val_from})")
+        raise UserError(
+            f"data.num_val={num_val} is more than can be held out, each class in proportion, of {source} "
+            f"(data.val_from={val_from})"
+        )
 
     labelled, validation = [], []
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
@@ -151,7 +164,7 @@ def _labels_per_class(num_labels: int | None, counts: NDArray[np.int64]) -> NDAr
 def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """``total`` parted in proportion to ``counts``, in whole numbers (largest remainder)."""
     exact = counts * (total / max(int(counts.sum()), 1))
-    shares = np.floor(exact).astype(np.int64)
+    shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     for k in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
         shares[k] += 1
     return shares

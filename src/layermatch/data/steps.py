@@ -27,13 +27,13 @@ class ViewedSet(NamedTuple):
     Attributes:
         images: ``(N, C, H, W)`` uint8.
         label: ``(N,)`` int64, -1 where unknown.
-        index: ``(N,)`` int64, positions in the set.
+        indices: ``(N,)`` int64, positions in the set.
         draws: for each view ``(N, D)`` float32 in ``[0, 1)``.
     """
 
     images: Tensor
     label: Tensor
-    index: Tensor
+    indices: Tensor
     draws: tuple[Tensor, ...]
 
 
@@ -55,12 +55,12 @@ class RawEvalBatch(NamedTuple):
     Attributes:
         images: ``(B, C, H, W)`` uint8.
         label: ``(B,)`` int64.
-        index: ``(B,)`` int64.
+        indices: ``(B,)`` int64.
     """
 
     images: Tensor
     label: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 class TrainingSteps(Dataset[RawBatch]):
@@ -111,9 +111,7 @@ class TrainingSteps(Dataset[RawBatch]):
         size = self.mu * self.batch_size
         return RawBatch(labelled, self._read(self.unlabelled, step, size, _UNLABELLED, (weak, strong)))
 
-    def _read(
-        self, images: ImageSet, step: int, size: int, stream: int, widths: tuple[int, ...]
-    ) -> ViewedSet:
+    def _read(self, images: ImageSet, step: int, size: int, stream: int, widths: tuple[int, ...]) -> ViewedSet:
         start = (step * self.world_size + self.rank) * size
         index = shuffled_positions(seed=self.seed, stream=stream, start=start, count=size, size=len(images))
         draws = tuple(

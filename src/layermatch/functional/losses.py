@@ -54,7 +54,7 @@ def pseudo_label_loss(logits: Tensor, pseudo_label: Tensor, weight: Tensor) -> T
         tensor(0.6931)
     """
     if logits.shape[0] == 0:
-        return logits.sum()
+        return _at_least_float32(logits).sum()
     losses = F.cross_entropy(_at_least_float32(logits), pseudo_label, reduction="none")  # (N,)
     return (losses * weight).mean()
 

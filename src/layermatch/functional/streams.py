@@ -40,7 +40,8 @@ def uniforms(*, seed: int, stream: int, start: int, count: int, width: int) -> N
     ticks_per_row = -(-width // _WORDS_PER_TICK)  # rounded up: a row starts at a tick of its own
     generator = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,)))
     generator.advance(start * ticks_per_row)
-    words = generator.random_raw(count * ticks_per_row * _WORDS_PER_TICK).reshape(count, -1)[:, :width]
+    words_per_row = ticks_per_row * _WORDS_PER_TICK
+    words = generator.random_raw(count * words_per_row).reshape(count, words_per_row)[:, :width]
     # 24 bits fill float32's mantissa exactly; a rounded float64 could become 1.0.
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 

@@ -47,7 +47,7 @@ class LayerMatch(LayerwiseRule):
         temperature: of ``ema_centroids`` only, above 0; None is 0.1.
         decoupled: ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
             sends its gradient to the extractor, beside the terms above; pseudo-labels come from the first.
-        evaluate_head: with ``decoupled``, the head that is evaluated: ``clean`` (the first; None is this) or ``pseudo``.
+        evaluate_head: with ``decoupled``, the head that is evaluated: ``clean`` (None is this) or ``pseudo``.
         gradient_scale: see :class:`LayerwiseRule`.
 
     Raises:
@@ -81,9 +81,7 @@ class LayerMatch(LayerwiseRule):
             if not decoupled:
                 raise UserError(f"layerwise.evaluate_head={evaluate_head} needs layerwise.decoupled=true")
         self.grad_relu = grad_relu
-        self.avg_clustering = make_avg_clustering(
-            avg_clustering, weight=weight, decay=decay, temperature=temperature
-        )
+        self.avg_clustering = make_avg_clustering(avg_clustering, weight=weight, decay=decay, temperature=temperature)
         self.needs_pseudo_head = decoupled
         self.evaluate_head = evaluate_head or "clean"
 
@@ -96,9 +94,7 @@ class LayerMatch(LayerwiseRule):
         """The probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
         return self.avg_clustering.average_outputs(probs_weak, index)
 
-    def forward(
-        self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels
-    ) -> LayerLosses:
+    def forward(self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels) -> LayerLosses:
         """The losses of one batch; see the class."""
         loss_supervised = supervised_loss(views.logits_labelled, label)
         to_features, to_classifier = head_losses(network.classifier, views.features_strong, pseudo_labels)

@@ -93,6 +93,8 @@ class LayerwiseRule(nn.Module, ABC):
         super().__init__()
         check_number("layerwise.lambda_u", lambda_u, low=0)
         self.lambda_u = lambda_u
+        if not isinstance(gradient_scale or {}, Mapping):
+            raise UserError(f"layerwise.gradient_scale={gradient_scale!r} is not legal: give {{PATTERN: SCALE, ...}}")
         self.gradient_scale = dict(gradient_scale or {})
         for pattern, scale in self.gradient_scale.items():
             check_number(f"layerwise.gradient_scale.{pattern}", scale, low=0, high=1)
@@ -136,9 +138,7 @@ class LayerwiseRule(nn.Module, ABC):
         return probs_weak
 
     @abstractmethod
-    def forward(
-        self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels
-    ) -> LayerLosses:
+    def forward(self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels) -> LayerLosses:
         """The losses of one batch.
 
         Args:
@@ -177,9 +177,7 @@ class Uniform(LayerwiseRule):
         1.0
     """
 
-    def forward(
-        self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels
-    ) -> LayerLosses:
+    def forward(self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels) -> LayerLosses:
         """The losses of one batch; see :class:`LayerwiseRule`."""
         loss_supervised = supervised_loss(views.logits_labelled, label)
         to_features, to_classifier = head_losses(network.classifier, views.features_strong, pseudo_labels)
@@ -197,9 +195,8 @@ def head_losses(head: nn.Linear, features: Tensor, pseudo_labels: PseudoLabels) 
     Both have the same value. Computing the head twice costs ``N D K`` multiplications, nothing beside the extractor.
     """
     target, weight = pseudo_labels.target, pseudo_labels.weight
-    bias = head.bias
-    to_features = linear_float32(features, head.weight.detach(), None if bias is None else bias.detach())
-    to_classifier = linear_float32(features.detach(), head.weight, bias)
+    to_features = linear_float32(features, head.weight.detach(), head.bias.detach())
+    to_classifier = linear_float32(features.detach(), head.weight, head.bias)
     return pseudo_label_loss(to_features, target, weight), pseudo_label_loss(to_classifier, target, weight)
 
 

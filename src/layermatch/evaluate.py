@@ -1,0 +1,100 @@
+"""``python -m layermatch.evaluate ckpt_path=FILE``: the accuracy of a checkpoint, as its run reported it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from layermatch.build import SECTIONS, build_parts, build_trainer
+from layermatch.callbacks import CHECKPOINT_KEY
+from layermatch.checkpoints import check_fits, read_checkpoint
+from layermatch.cli import plain, run_app
+from layermatch.console import Reporter, table
+from layermatch.data import Split
+from layermatch.errors import UserError, check_choice
+from layermatch.run import quiet_libraries
+from layermatch.settings import check_keys
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(
+    ckpt_path: str | Path,
+    *,
+    split: str = "test",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    plugins: tuple[str, ...] = (),
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the images that its run would.
+
+    Args:
+        ckpt_path: a ``.ckpt`` file of a run.
+        split: ``test`` or ``val``, the images.
+        overrides: section -> key -> value, in the place of the run's own settings, for example where the data lie.
+        plugins: packages that the run's settings may name, beside this one and ``torch.optim``.
+
+    Returns:
+        ``accuracy`` of the live weights and ``accuracy_ema`` of their average.
+
+    Raises:
+        UserError: the checkpoint cannot be read or does not fit, or there are no such images.
+    """
+    check_choice("split", split, ("test", "val"))
+    checkpoint = read_checkpoint(ckpt_path)
+    stored = checkpoint[CHECKPOINT_KEY]
+    settings = _settings(stored["settings"], overrides or {}, plugins)
+    drawn = Split(**{name: _tuple(value) for name, value in stored["split"].items()})
+    parts = build_parts(settings, split=drawn)
+    check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
+    parts.algorithm.load_state_dict(checkpoint["state_dict"])
+    if (parts.data.test if split == "test" else parts.data.validation) is None:
+        raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
+    trainer = build_trainer(settings, run_dir=Path(ckpt_path).parent, callbacks=[], loggers=[])
+    run = trainer.test if split == "test" else trainer.validate
+    run(parts.algorithm, datamodule=parts.data, verbose=False)
+    return {name: parts.algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _settings(
+    stored: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]], plugins: tuple[str, ...]
+) -> dict[str, Any]:
+    """The run's settings on one device, with what the user puts in their place."""
+    settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
+    check_keys("", settings, SECTIONS)
+    settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
+    settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    for section, values in overrides.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        check_keys(section, given, settings[section])
+        settings[section] |= given
+    return settings
+
+
+def _evaluate(config: DictConfig) -> None:
+    settings = plain(config)
+    check_keys("", settings, ("ckpt_path", "split", "plugins", "data", "trainer"))
+    with quiet_libraries():
+        accuracy = evaluate(
+            settings["ckpt_path"],
+            split=settings["split"],
+            overrides={section: settings[section] for section in ("data", "trainer")},
+            plugins=tuple(settings["plugins"]),
+        )
+    rows = {"EMA weights": f"{accuracy['accuracy_ema']:.4%}", "live weights": f"{accuracy['accuracy']:.4%}"}
+    Reporter().show(table(f"Accuracy on {settings['split']}: {settings['ckpt_path']}", rows))
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    run_app(_evaluate, "evaluate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""The manual-optimization step: its order, clipping, accumulation, gradients per layer group, and what it logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from layermatch.algorithms import Algorithm, PseudoLabelling
+from layermatch.data import SemiSupervisedData
+from layermatch.errors import UserError
+from layermatch.layerwise import LayerMatch, Uniform
+from layermatch.models import Network
+from layermatch.trainer import make_trainer
+
+Make = Callable[..., Any]
+
+
+class Recorder(PseudoLabelling):
+    """Keeps the gradients that each optimizer step is made with, as they are before and after clipping."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gradients: list[dict[str, Tensor]] = []
+
+    def optimizer_step_and_after(self) -> None:
+        self.gradients.append({n: p.grad.clone() for n, p in self.network.named_parameters() if p.grad is not None})
+        super().optimizer_step_and_after()
+
+
+def parameters_of(algorithm: Algorithm) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in algorithm.network.state_dict().items()}
+
+
+def without_batch_norm(algorithm: Algorithm) -> Algorithm:
+    """Leave BatchNorm's batch statistics out, so that samples do not depend on their batch."""
+    for module in algorithm.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train = lambda mode=True, m=module: torch.nn.Module.train(m, False)  # type: ignore[method-assign, misc]
+            module.eval()
+    return algorithm
+
+
+RULES = {
+    "uniform": lambda: Uniform(),
+    "layermatch": lambda: LayerMatch(),
+    "off": lambda: LayerMatch(grad_relu="off"),
+    "conflict": lambda: LayerMatch(grad_relu="conflict"),
+    "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
+    "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
+    "none": lambda: LayerMatch(avg_clustering="none"),
+    "decoupled": lambda: LayerMatch(decoupled=True),
+    "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
+}
+
+
+@pytest.mark.parametrize("forward", ["split", "joint"])
+@pytest.mark.parametrize("name", RULES)
+def test_two_steps_of_every_rule_move_every_parameter(
+    name: str, forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, RULES[name](), forward=forward)
+    before = parameters_of(algorithm)
+    trainer = train(algorithm, data, tmp_path, max_steps=2)
+    assert trainer.global_step == 2
+    after = parameters_of(algorithm)
+    still = [n for n in before if before[n].is_floating_point() and torch.equal(before[n], after[n])]
+    assert not still
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+
+
+def test_two_steps_of_supervised_move_every_parameter(
+    make_data: Make, make_supervised: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data(use_unlabelled=False)
+    algorithm = make_supervised()
+    before = parameters_of(algorithm)
+    train(algorithm, data, tmp_path, max_steps=2)
+    after = parameters_of(algorithm)
+    assert not [n for n in before if before[n].is_floating_point() and torch.equal(before[n], after[n])]
+
+
+def test_layermatch_without_both_parts_is_fixmatch_to_the_bit(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    fixmatch = make_algorithm(data, Uniform())
+    layermatch = make_algorithm(data, LayerMatch(grad_relu="off", avg_clustering="none"))
+    for algorithm in (fixmatch, layermatch):
+        train(algorithm, data, tmp_path, max_steps=5)
+    a, b = parameters_of(fixmatch), parameters_of(layermatch)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with_grad_relu = make_algorithm(data, LayerMatch(avg_clustering="none"))
+    train(with_grad_relu, data, tmp_path, max_steps=5)
+    assert not torch.equal(parameters_of(with_grad_relu)["classifier.weight"], a["classifier.weight"])
+
+
+def gradients_of(rule: Any, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path, **options: Any) -> Any:
+    data = make_data()
+    algorithm = make_algorithm(data, rule, kind=Recorder, **options)
+    train(algorithm, data, tmp_path, max_steps=1)
+    return algorithm.gradients[0]
+
+
+def test_gradient_scale_zero_on_the_classifier_is_grad_relu(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    parts = (make_data, make_algorithm, train, tmp_path)
+    blocked = gradients_of(LayerMatch(avg_clustering="none"), *parts)
+    scaled = gradients_of(Uniform(gradient_scale={"classifier": 0.0}), *parts)
+    for name, grad in blocked.items():
+        torch.testing.assert_close(scaled[name], grad, rtol=1e-5, atol=2e-6)
+
+
+def test_gradient_scale_scales_the_pseudo_label_gradient_alone(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    parts = (make_data, make_algorithm, train, tmp_path)
+    supervised = gradients_of(Uniform(lambda_u=0.0), *parts)
+    full = gradients_of(Uniform(), *parts)
+    half = gradients_of(Uniform(gradient_scale={"extractor.groups.1": 0.5}), *parts)
+    for name in full:
+        scale = 0.5 if name.startswith("extractor.groups.1.") else 1.0
+        expected = supervised[name] + scale * (full[name] - supervised[name])
+        torch.testing.assert_close(half[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conflict_keeps_the_components_that_agree(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    parts = (make_data, make_algorithm, train, tmp_path)
+    supervised = gradients_of(LayerMatch(avg_clustering="none", lambda_u=0.0), *parts)
+    full = gradients_of(LayerMatch(avg_clustering="none", grad_relu="off"), *parts)
+    conflict = gradients_of(LayerMatch(avg_clustering="none", grad_relu="conflict"), *parts)
+    for name in full:
+        pseudo = full[name] - supervised[name]
+        if name.startswith("classifier."):
+            pseudo = torch.where(pseudo.sign() * supervised[name].sign() > 0, pseudo, torch.zeros_like(pseudo))
+        torch.testing.assert_close(conflict[name], supervised[name] + pseudo, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["uniform", "layermatch", "scaled", "conflict"])
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(
+    rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    whole_data, part_data = make_data(batch_size=8), make_data(batch_size=4)
+    whole = without_batch_norm(make_algorithm(whole_data, RULES[rule](), kind=Recorder, threshold=0.01))
+    parts = without_batch_norm(make_algorithm(part_data, RULES[rule](), kind=Recorder, threshold=0.01, accumulate=2))
+    for algorithm, data in ((whole, whole_data), (parts, part_data)):
+        assert train(algorithm, data, tmp_path, max_steps=2).global_step == 2
+    assert len(parts.gradients) == 2
+    for name, grad in whole.gradients[0].items():
+        if rule == "conflict" and name.startswith("classifier."):
+            continue  # signs are compared batch by batch
+        torch.testing.assert_close(parts.gradients[0][name], grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_clipping_bounds_the_norm_of_the_step(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    steps = {}
+    for clip_norm in (None, 0.5, 1e9):
+        data = make_data()
+        algorithm = make_algorithm(data, kind=Recorder, clip_norm=clip_norm, lr=1.0)
+        for group in (algorithm.make_optimizer.keywords,):
+            group.update(momentum=0.0, nesterov=False, weight_decay=0.0)
+        before = parameters_of(algorithm)
+        train(algorithm, data, tmp_path, max_steps=1)
+        after = parameters_of(algorithm)
+        names = [name for name, _ in algorithm.network.named_parameters()]
+        steps[clip_norm] = torch.cat([(before[n] - after[n]).flatten() for n in names])  # the gradient, as lr is 1
+        norm = torch.cat([algorithm.gradients[0][n].flatten() for n in names]).norm()
+        assert norm > 0.6  # else nothing would be clipped
+    assert steps[0.5].norm() == pytest.approx(0.5, rel=1e-4)
+    torch.testing.assert_close(steps[1e9], steps[None])
+    torch.testing.assert_close(steps[0.5] / steps[0.5].norm(), steps[None] / steps[None].norm(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_order_of_a_step(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, LayerMatch(), clip_norm=1.0)
+    order: list[str] = []
+
+    def spy(owner: Any, method: str, name: str) -> None:
+        original = getattr(owner, method)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            order.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, wrapper)
+
+    spy(algorithm, "manual_backward", "backward")
+    spy(torch.nn.utils, "clip_grad_norm_", "clip")
+    spy(torch.optim.SGD, "step", "step")
+    spy(algorithm, "schedule", "schedule")
+    spy(torch.optim.SGD, "zero_grad", "zero")
+    spy(algorithm.ema, "update", "average")
+    spy(algorithm.rule, "after_step", "centres")
+    train(algorithm, data, tmp_path, max_steps=1)
+    assert order[0] == "schedule"  # the first learning rate
+    assert order[1:] == ["backward", "clip", "step", "schedule", "zero", "average", "centres"]
+
+
+def test_the_learning_rate_follows_the_schedule(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    from layermatch.functional import cosine
+
+    seen: list[float] = []
+
+    class Watcher(Recorder):
+        def optimizer_step_and_after(self) -> None:
+            seen.append(self.optimizers().param_groups[0]["lr"])
+            super().optimizer_step_and_after()
+
+    data = make_data()
+    algorithm = make_algorithm(data, kind=Watcher, schedule=cosine, lr=0.03, accumulate=2)
+    train(algorithm, data, tmp_path, max_steps=4)
+    assert seen == pytest.approx([0.03 * np.cos(7 * np.pi * k / (16 * 4)) for k in range(4)])
+
+
+def test_parameter_groups_decay_kernels_only(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data)
+    trainer = train(algorithm, data, tmp_path, max_steps=1)
+    groups = {group["name"]: group for group in trainer.optimizers[0].param_groups}
+    assert set(groups) == {"extractor/decay", "extractor/no_decay", "classifier/decay", "classifier/no_decay"}
+    names = {id(p): n for n, p in algorithm.network.named_parameters()}
+    batch_norm = {
+        id(p) for m in algorithm.network.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()
+    }
+    for name, group in groups.items():
+        for parameter in group["params"]:
+            no_decay = id(parameter) in batch_norm or names[id(parameter)].endswith(".bias")
+            assert name.endswith("no_decay") == no_decay
+            assert group["weight_decay"] == (0.0 if no_decay else 5e-4)
+    assert sum(len(group["params"]) for group in groups.values()) == len(names)
+
+
+@pytest.mark.parametrize("forward", ["split", "joint"])
+def test_bf16_autocast_gives_every_parameter_a_gradient(
+    forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, forward=forward)
+    train(algorithm, data, tmp_path, max_steps=1, precision="bf16-mixed")
+    gradients = algorithm.gradients[0]
+    assert set(gradients) == {name for name, _ in algorithm.network.named_parameters()}
+    assert all(grad.abs().max() > 0 for grad in gradients.values())
+
+
+def test_split_and_joint_agree_without_batch_statistics(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    found = {}
+    for forward in ("split", "joint"):
+        algorithm = without_batch_norm(make_algorithm(data, LayerMatch(), kind=Recorder, forward=forward))
+        train(algorithm, data, tmp_path, max_steps=1)
+        found[forward] = algorithm.gradients[0]
+    for name, grad in found["joint"].items():
+        torch.testing.assert_close(found["split"][name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: Make) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data)
+    batch = data.batch_of_step(0)
+    unlabelled = batch.unlabelled
+    truth = unlabelled.hidden_label.clone()
+    wrong = truth.clone()
+    wrong[:4] = (wrong[:4] + 1) % 10
+    weight = torch.ones(len(truth))
+    weight[8:] = 0
+    from layermatch.pseudo_labels import PseudoLabels
+
+    hidden = truth.clone()
+    hidden[:2] = -1  # two of the wrong ones are of unknown truth
+    algorithm.record_quality(PseudoLabels(wrong, weight, wrong, weight), unlabelled._replace(hidden_label=hidden))
+    means = algorithm.meter.read_out()
+    assert means["pseudo_labels/mask_rate"] == pytest.approx(8 / len(truth))
+    assert means["pseudo_labels/accuracy"] == pytest.approx(4 / 6)
+
+
+def test_evaluation_counts_live_and_averaged_weights(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, ema_decay=0.9)
+    trainer = train(algorithm, data, tmp_path, max_steps=5)
+    trainer.test(algorithm, datamodule=data, verbose=False)
+    test = data.test
+    images = data.normalise(torch.from_numpy(test.images.read(np.arange(len(test)))))
+    for name, network in {"test/accuracy": algorithm.network, "test/accuracy_ema": algorithm.ema.network}.items():
+        network.eval()
+        with torch.no_grad():
+            right = (network(images).logits.argmax(dim=1).numpy() == test.labels).mean()
+        assert algorithm.latest[name] == pytest.approx(right, abs=1e-6)
+    assert algorithm.test_confusion.sum() == len(test)
+    assert algorithm.test_confusion.diag().sum() == pytest.approx(algorithm.latest["test/accuracy_ema"] * len(test))
+    different = [
+        n
+        for n, p in algorithm.network.named_parameters()
+        if not torch.equal(p, dict(algorithm.ema.network.named_parameters())[n])
+    ]
+    assert different  # the average is a network of its own
+
+
+def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
+    data = make_data(overfit=True)
+    algorithm = make_algorithm(data, LayerMatch(), threshold=0.95, log_every=10, lr=0.1)
+    train(algorithm, data, tmp_path, max_steps=80)
+    assert algorithm.latest["loss/supervised"] < 0.02
+    batch = data.batch_of_step(0)
+    algorithm.network.eval()
+    with torch.no_grad():
+        accuracy = (algorithm.network(batch.labelled.image).logits.argmax(dim=1) == batch.labelled.label).float().mean()
+    assert accuracy == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": 0}, "algorithm.clip_norm=0"),
+        ({"accumulate": 0}, "algorithm.accumulate=0"),
+        ({"forward": "both"}, "algorithm.forward='both'"),
+        ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
+        ({"log_every": 0}, "trainer.log_every=0"),
+    ],
+)
+def test_wrong_options_are_refused(
+    options: dict[str, Any], message: str, make_data: Make, make_algorithm: Make
+) -> None:
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        make_algorithm(make_data(), **options)
+
+
+def test_decoupled_needs_a_second_head(make_data: Make) -> None:
+    from layermatch.models import wrn_small
+    from layermatch.pseudo_labels import FixedThreshold
+
+    network: Network = wrn_small(num_classes=10, in_channels=1)
+    with pytest.raises(UserError, match="pseudo_head=True"):
+        PseudoLabelling(
+            network,
+            policy=FixedThreshold(),
+            rule=LayerMatch(decoupled=True),
+            num_unlabelled=10,
+            optimizer=torch.optim.SGD,
+        )
+
+
+@pytest.mark.parametrize("setting", ["gradient_clip_val", "accumulate_grad_batches"])
+def test_lightning_itself_refuses_clipping_and_accumulation(
+    setting: str, make_data: Make, make_algorithm: Make, tmp_path: Path
+) -> None:
+    """Why they are ours: the day Lightning supports them, this fails and ours can go."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    data: SemiSupervisedData = make_data()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        **{setting: 2},
+    )
+    with pytest.raises(MisconfigurationException):
+        trainer.fit(make_algorithm(data), datamodule=data)
+    assert make_trainer  # ours passes neither

@@ -1,0 +1,253 @@
+"""End to end: train, stop, resume, evaluate, sweep, and what a run directory holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.data import stand_ins
+
+from layermatch.checkpoints import read_checkpoint
+from layermatch.evaluate import evaluate
+
+Cli = Callable[..., None]
+
+SMALL = (
+    "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3", "checkpoint.every_n_steps=3",
+    "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
+)  # fmt: skip
+SUPERVISED = tuple(setting for setting in SMALL if not setting.startswith("pseudo_labels"))
+
+
+def results_of(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "results.json").read_text())
+
+
+def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli("run_dir=out", "trainer.max_steps=7", *SMALL)
+    out = in_empty_folder / "out"
+    for name in ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json"):
+        assert (out / name).stat().st_size > 100, name
+    for name in ("views", "curves", "pseudo_labels", "confusion"):
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
+        "step-0000003.ckpt", "step-0000006.ckpt", "step-0000007.ckpt",
+    ]  # fmt: skip
+    assert list(in_empty_folder.iterdir()) == [out]  # and nothing anywhere else
+
+    results = results_of(out)
+    assert set(results) == {
+        "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "seconds", "versions"
+    }  # fmt: skip
+    assert (results["algorithm"], results["experiment"], results["seed"]) == ("layermatch", "digits", 0)
+    assert (results["num_labels"], results["steps"]) == (40, 7)
+    assert set(results["test"]) == {"accuracy", "accuracy_ema", "selection"}
+    assert results["test"]["selection"] == "last step"
+    assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy"}
+    assert results["val"]["num_evaluations"] == 2
+    assert 0 < results["pseudo_labels"]["mask_rate"] <= 1
+
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["loss/features"]] == [2, 4, 6]
+    assert [int(row["step"]) for row in rows if row["val/accuracy"]] == [3, 6, 7]
+    for column in (
+        "loss/classifier",
+        "loss/supervised",
+        "loss/pseudo",
+        "loss/avg_clustering",
+        "lr",
+        "pseudo_labels/mask_rate",
+    ):
+        assert column in rows[0]
+
+    printed = capsys.readouterr().out
+    for text in (
+        "layermatch",
+        "algorithm",
+        "Plan",
+        "1,387, the labelled ones among them",
+        "parameters, classifier",
+        "step 3/7",
+        "L_feat",
+        "L_cls",
+        "mask",
+        "val-ema",
+        "Results",
+        "EMA weights",
+        "live weights",
+        "last step",
+    ):
+        assert text in printed, text
+    assert printed == (out / "run.log").read_text()  # without a terminal both are the same plain lines
+    assert "\x1b[" not in printed
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["trainer"]["max_steps"] == 7
+
+
+def test_num_labels_and_validation_are_what_was_asked_for(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=out", "trainer.max_steps=1", *SMALL, "data.num_labels=60", "data.val_from=labelled", "data.num_val=20")
+    split = json.loads((in_empty_folder / "out" / "split.json").read_text())
+    assert (len(split["labelled"]), len(split["validation"])) == (40, 20)
+    cli("run_dir=again", "trainer.max_steps=1", "seed=5", *SMALL, "data.split=out/split.json")
+    assert json.loads((in_empty_folder / "again" / "split.json").read_text())["labelled"] == split["labelled"]
+
+
+VARIANTS = {
+    "supervised": ("algorithm=supervised", *SUPERVISED),
+    "fixmatch": ("algorithm=fixmatch", *SMALL),
+    "layermatch": SMALL,
+    "ema_outputs": (*SMALL, "layerwise.avg_clustering=ema_outputs"),
+    "ema_centroids": (*SMALL, "layerwise.avg_clustering=ema_centroids"),
+    "decoupled": (*SMALL, "layerwise.decoupled=true"),
+    "conflict": (*SMALL, "layerwise.grad_relu=conflict"),
+    "accumulate": (*SMALL, "algorithm.accumulate=2"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_train_stop_resume_is_training_in_one_go(variant: str, cli: Cli, in_empty_folder: Path) -> None:
+    options = VARIANTS[variant]
+    cli("run_dir=whole", "trainer.max_steps=8", *options)
+    # The schedule spans the whole run, so the first part is a run of 8 steps that is cut off after 3.
+    cli("run_dir=parts", "trainer.max_steps=8", *options, "ckpt_path=whole/checkpoints/step-0000003.ckpt")
+    whole = read_checkpoint(in_empty_folder / "whole/checkpoints/step-0000008.ckpt")
+    parts = read_checkpoint(in_empty_folder / "parts/checkpoints/step-0000008.ckpt")
+    assert set(whole["state_dict"]) == set(parts["state_dict"])
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], value), name
+    momenta = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, parts)]
+    for key, state in momenta[0].items():
+        assert torch.equal(momenta[1][key]["momentum_buffer"], state["momentum_buffer"])
+    same = ("test", "pseudo_labels")
+    assert [results_of(in_empty_folder / "parts")[key] for key in same] == [
+        results_of(in_empty_folder / "whole")[key] for key in same
+    ]
+
+
+def test_last_goes_on_in_place_and_keeps_the_metrics(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=whole", "trainer.max_steps=9", "schedule=constant", *SMALL)
+    cli("run_dir=out", "trainer.max_steps=4", "schedule=constant", *SMALL)
+    cli("run_dir=out", "trainer.max_steps=9", "schedule=constant", *SMALL, "ckpt_path=last")
+    rows = {}
+    for name in ("whole", "out"):
+        with (in_empty_folder / name / "metrics.csv").open() as file:
+            rows[name] = [row for row in csv.DictReader(file) if row["loss/features"]]
+    assert [row["step"] for row in rows["out"]] == ["2", "4", "6", "8"]
+    assert rows["out"] == rows["whole"]
+    assert results_of(in_empty_folder / "out")["test"] == results_of(in_empty_folder / "whole")["test"]
+
+
+def test_last_without_a_directory_finds_the_newest_run(cli: Cli, in_empty_folder: Path) -> None:
+    cli("trainer.max_steps=3", *SMALL)
+    cli("trainer.max_steps=5", *SMALL, "ckpt_path=last")
+    (run_dir,) = (in_empty_folder / "runs" / "digits").iterdir()
+    assert results_of(run_dir)["steps"] == 5
+
+
+@pytest.mark.parametrize("variant", ["supervised", "layermatch", "decoupled"])
+def test_evaluate_reproduces_the_figure(
+    variant: str, cli: Cli, evaluate_cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("run_dir=out", "trainer.max_steps=6", *VARIANTS[variant], "seed=3")
+    results = results_of(in_empty_folder / "out")
+    checkpoint = "out/checkpoints/step-0000006.ckpt"
+    for split in ("test", "val"):
+        accuracy = evaluate(checkpoint, split=split)
+        assert accuracy == {name: results[split][name] for name in ("accuracy", "accuracy_ema")}
+    capsys.readouterr()
+    evaluate_cli(f"ckpt_path={checkpoint}")
+    printed = capsys.readouterr().out
+    assert f"{results['test']['accuracy_ema']:.4%}" in printed
+    assert f"{results['test']['accuracy']:.4%}" in printed
+
+
+def test_best_val_reports_the_best_evaluation(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=out", "trainer.max_steps=9", *SMALL, "checkpoint.selection=best_val", "algorithm.ema_decay=0.5")
+    results = results_of(in_empty_folder / "out")
+    with (in_empty_folder / "out" / "metrics.csv").open() as file:
+        evaluations = [
+            (float(r["val/accuracy_ema"]), int(r["step"])) for r in csv.DictReader(file) if r["val/accuracy_ema"]
+        ]
+    during = evaluations[:-1] if len(evaluations) > 3 else evaluations  # the last row is the reported one
+    best = max(accuracy for accuracy, _ in during)
+    assert results["val"]["accuracy_ema"] == best
+    assert results["test"]["selection"].startswith("best val/accuracy_ema, step ")
+    step = int(results["test"]["selection"].rpartition(" ")[2])
+    assert dict((step, accuracy) for accuracy, step in during)[step] == best
+    assert evaluate("out/checkpoints/best_val.ckpt")["accuracy_ema"] == results["test"]["accuracy_ema"]
+
+
+def test_same_seed_same_results_and_other_seeds_other_splits(cli: Cli, in_empty_folder: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        cli(f"run_dir={name}", f"seed={seed}", "trainer.max_steps=4", *SMALL)
+    a, b, c = (results_of(in_empty_folder / name) for name in "abc")
+    ignored = {"seconds"}
+    assert {k: v for k, v in a.items() if k not in ignored} == {k: v for k, v in b.items() if k not in ignored}
+    splits = [json.loads((in_empty_folder / name / "split.json").read_text())["labelled"] for name in "abc"]
+    assert splits[0] == splits[1] != splits[2]
+    assert a["test"] != c["test"]
+
+
+def test_a_sweep_runs_every_job_in_a_directory_of_its_own(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("-m", "run_dir=sweep", "seed=0,1", "algorithm=fixmatch,layermatch", "trainer.max_steps=2", *SMALL)
+    found = {
+        (r["algorithm"], r["seed"]) for r in (results_of(in_empty_folder / "sweep" / str(job)) for job in range(4))
+    }
+    assert found == {("fixmatch", 0), ("fixmatch", 1), ("layermatch", 0), ("layermatch", 1)}
+    assert "Sweep" in capsys.readouterr().out
+
+
+def test_a_folder_without_test_images(cli: Cli, in_empty_folder: Path) -> None:
+    stand_ins.write_folder(in_empty_folder / "pictures", layout="labeled", test_per_class=0)
+    options = [setting for setting in SMALL if "num_val" not in setting]
+    network = ("model=wrn_small", "data.num_val=3", "data.val_from=labelled")
+    cli("experiment=folder", "data.root=pictures", "run_dir=out", "trainer.max_steps=2", *options, *network)
+    results = results_of(in_empty_folder / "out")
+    assert results["test"] is None
+    assert results["val"]["accuracy"] >= 0
+    assert results["pseudo_labels"]["accuracy"] is None or results["pseudo_labels"]["accuracy"] >= 0
+
+
+def test_loggers(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=board", "logger=tensorboard", "trainer.max_steps=2", *SMALL)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(in_empty_folder / "board" / "tensorboard"))
+    events.Reload()
+    assert {"loss/features", "loss/classifier", "pseudo_labels/mask_rate", "val/accuracy_ema"} <= set(
+        events.Tags()["scalars"]
+    )
+    cli("run_dir=quiet", "logger=none", "trainer.max_steps=2", *SMALL)
+    assert not (in_empty_folder / "quiet" / "metrics.csv").exists()
+    assert results_of(in_empty_folder / "quiet")["test"] == results_of(in_empty_folder / "board")["test"]
+
+
+def test_debug_fast_and_overfit(cli: Cli, in_empty_folder: Path) -> None:
+    cli("debug=fast", "run_dir=fast")
+    assert results_of(in_empty_folder / "fast")["steps"] == 2
+    cli(
+        "debug=overfit", "run_dir=overfit", "trainer.max_steps=60", "data.batch_size=8", "data.mu=1", "optimizer.lr=0.1"
+    )
+    with (in_empty_folder / "overfit" / "metrics.csv").open() as file:
+        losses = [float(row["loss/supervised"]) for row in csv.DictReader(file) if row["loss/supervised"]]
+    assert losses[-1] < 0.05 < losses[0]
+
+
+def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
+    mine = in_empty_folder / "mine" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "tiny.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - digits\nname: tiny\ndata:\n  num_labels: 20\ntrainer:\n  max_steps: 2\n"
+    )
+    cli("--config-dir", "mine", "experiment=tiny", "run_dir=out")
+    results = results_of(in_empty_folder / "out")
+    assert (results["experiment"], results["num_labels"], results["steps"]) == ("tiny", 20, 2)

@@ -1,0 +1,192 @@
+"""The configuration: every experiment composes and builds, every leaf is consumed, every unknown key is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from tests.data import stand_ins
+
+from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
+from layermatch.cli import config_dir, plain
+from layermatch.errors import UserError
+
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+ALGORITHMS = ("supervised", "fixmatch", "layermatch")
+
+
+def settings_of(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return plain(compose("run", overrides=["run_dir=run", *overrides]))
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """A small stand-in for every experiment's data, and what to say on the command line to use it."""
+    root = tmp_path_factory.mktemp("data")
+    stand_ins.write_stl10(root / "stl10", num_labelled=600, num_folds=10, fold_size=20)
+    stand_ins.write_cifar10(root / "cifar10", num_train=1500)
+    stand_ins.write_cifar100(root / "cifar100", num_train=1500)
+    stand_ins.write_svhn(root / "svhn", num_train=1000, num_extra=200)
+    stand_ins.write_imagenet100(root / "imagenet100")
+    stand_ins.write_folder(root / "folder")
+    unverified = {
+        name: [f"data.root={root / name}", "data.verify=false"] for name in ("stl10", "cifar10", "cifar100", "svhn")
+    }
+    few = ["data.num_labels=100", "data.num_val=100"]
+    return unverified | {
+        "digits": [],
+        "folder": [f"data.root={root / 'folder'}"],
+        "imagenet100": [f"data.root={root / 'imagenet100'}", "data.class_list=classes.txt", *few],
+    }
+
+
+def assemble(settings: dict[str, Any], run_dir: Path) -> RunParts:
+    """All that a run builds before it starts."""
+    parts = build_parts(settings)
+    loggers = build_loggers(settings, run_dir=run_dir, first_step=0)
+    build_trainer(settings, run_dir=run_dir, callbacks=[], loggers=loggers)
+    return parts
+
+
+def test_every_experiment_has_a_stand_in(roots: dict[str, list[str]]) -> None:
+    assert set(roots) == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(
+    experiment: str, algorithm: str, roots: dict[str, list[str]], tmp_path: Path
+) -> None:
+    settings = settings_of(f"experiment={experiment}", f"algorithm={algorithm}", *roots[experiment])
+    parts = assemble(settings, tmp_path)
+    assert settings["name"] == experiment
+    assert parts.algorithm.network.classifier.out_features == len(parts.data.classes)
+    assert parts.algorithm.uses_unlabelled == (algorithm != "supervised")
+    batch = parts.data.batch_of_step(3)
+    assert batch.labelled.image.shape[0] == settings["data"]["batch_size"]
+
+
+def test_the_recipes_are_the_published_ones() -> None:
+    """FixMatch (Sohn et al. 2020, table 4), TorchSSL's configurations: written out once more, by hand."""
+    published = {
+        "stl10": ("layermatch.models.wrn_37_2", 40, 64, 7, 5e-4, 2**20),
+        "cifar10": ("layermatch.models.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
+        "cifar100": ("layermatch.models.wrn_28_8", 400, 64, 7, 1e-3, 2**20),
+        "svhn": ("layermatch.models.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
+        "imagenet100": ("layermatch.models.resnet50", 10_000, 32, 7, 3e-4, 2_000_000),
+    }
+    for experiment, (model, num_labels, batch_size, mu, weight_decay, max_steps) in published.items():
+        settings = settings_of(f"experiment={experiment}", "data.root=x")
+        assert settings["model"]["_target_"] == model
+        data = settings["data"]
+        assert (data["num_labels"], data["batch_size"], data["mu"]) == (num_labels, batch_size, mu)
+        assert settings["trainer"]["max_steps"] == max_steps
+        assert settings["optimizer"] == {
+            "_target_": "torch.optim.SGD", "lr": 0.03, "momentum": 0.9, "nesterov": True, "weight_decay": weight_decay
+        }  # fmt: skip
+        assert settings["schedule"] == {"_target_": "layermatch.functional.cosine", "cycles": 7 / 16}
+        assert settings["pseudo_labels"]["threshold"] == 0.95
+        assert settings["layerwise"]["lambda_u"] == 1.0
+        assert settings["algorithm"]["ema_decay"] == 0.999
+
+
+@pytest.mark.parametrize("path", sorted((config_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_names_its_source(path: Path) -> None:
+    comments = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert any(word in comments for word in ("Recipe: ", "recipe of", "TorchSSL", "ours"))
+
+
+# -------------------------------------------------------------------------------------------------------------- leaves
+
+
+def leaves(settings: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+def replaced(settings: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
+    changed = copy.deepcopy(settings)
+    section = changed
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return changed
+
+
+#: Leaves where any text is legal, and what shows that the text arrives.
+FREE_TEXT: dict[str, Callable[[RunParts, dict[str, Any]], bool]] = {
+    "optimizer.nesterov": lambda parts, _: parts.algorithm.make_optimizer.keywords["nesterov"] == "poison",
+}
+#: Leaves that the command line consumes, tested in tests/cli (run_dir, ckpt_path) or that name the run in results.json.
+BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
+
+POISONED = [(experiment, []) for experiment in EXPERIMENTS if experiment != "digits"]
+POISONED += [("digits", [f"algorithm={name}"]) for name in ALGORITHMS]
+POISONED += [("digits", ["schedule=constant", "trainer=cpu"])]
+
+
+@pytest.mark.parametrize(("experiment", "overrides"), POISONED)
+def test_every_leaf_is_consumed(
+    experiment: str, overrides: list[str], roots: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """A value that is legal nowhere is refused wherever it is put: so each leaf's value is looked at."""
+    settings = settings_of(f"experiment={experiment}", *overrides, *roots[experiment])
+    # What other experiments share is tested with digits, whose network and data are small.
+    only = None if experiment == "digits" else {"data", "model"}
+    ignored = []
+    for path in leaves(settings):
+        name = ".".join(path)
+        if name in BY_COMMAND or (only and path[0] not in only):
+            continue
+        changed = replaced(settings, path, "poison")
+        try:
+            parts = assemble(changed, tmp_path)
+        except UserError:
+            continue
+        if name in FREE_TEXT and FREE_TEXT[name](parts, changed):
+            continue
+        ignored.append(name)
+    assert not ignored
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_unknown_keys_are_refused_in_every_section(
+    experiment: str, roots: dict[str, list[str]], tmp_path: Path
+) -> None:
+    settings = settings_of(f"experiment={experiment}", *roots[experiment])
+    sections = [()] + [(key,) for key, value in settings.items() if isinstance(value, dict)]
+    assert len(sections) > 10
+    for section in sections:
+        changed = copy.deepcopy(settings)
+        (changed[section[0]] if section else changed)["bogus"] = 1
+        with pytest.raises(UserError, match=r"unknown setting .*bogus: choose one of"):
+            assemble(changed, tmp_path)
+
+
+def test_every_yaml_file_can_be_chosen() -> None:
+    """No file of conf/ is a dead one: each is loaded by some choice."""
+    groups = {path.parent.name for path in config_dir().glob("*/*.yaml")}
+    chosen = set()
+    for group in groups:
+        for path in (config_dir() / group).glob("*.yaml"):
+            if path.stem == "base":
+                continue
+            more = (
+                ["algorithm=supervised"]
+                if (group, path.stem) in {("pseudo_labels", "none"), ("layerwise", "none")}
+                else []
+            )
+            settings_of(f"{group}={path.stem}", *more, *(["data.root=x"] if path.stem == "folder" else []))
+            chosen.add(path)
+    assert chosen == {path for path in config_dir().glob("*/*.yaml") if path.stem != "base"}
+    for base in config_dir().glob("*/base.yaml"):
+        assert yaml.safe_load(base.read_text())
