@@ -74,7 +74,9 @@ def _curve_panels(curves: dict[str, Any], panels: dict[str, dict[str, str]]) -> 
         for (metric, label), style in zip(lines.items(), ("-", "--", ":"), strict=False):
             steps, values = curves[metric]
             # One point makes no line: show it as a dot.
-            axis.plot(steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6, linestyle=style)
+            axis.plot(
+                steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6, linestyle=style
+            )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)

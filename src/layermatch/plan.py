@@ -60,8 +60,9 @@ def _batches(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) -> 
     world = trainer.world_size
     factor = world * accumulate
     global_text = f"{labelled * factor:,} labelled + {unlabelled * factor:,} unlabelled"
+    evaluations = f", an evaluation every {settings['eval_every']:,}" if data.validation is not None else ""
     return {
-        "steps": f"{trainer.max_steps:,}, an evaluation every {settings['eval_every']:,}",
+        "steps": f"{trainer.max_steps:,}{evaluations}",
         "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",
         "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)",
     }

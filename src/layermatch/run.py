@@ -312,6 +312,7 @@ def quiet_libraries() -> Iterator[None]:
             ".*exists and is not empty.*",
             r".*module\(s\) in eval mode.*",
             ".*treespec, LeafSpec.*",
+            ".*across ranks is zero.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
         ):
             warnings.filterwarnings("ignore", message=message)

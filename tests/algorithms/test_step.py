@@ -41,8 +41,7 @@ def without_batch_norm(algorithm: Algorithm) -> Algorithm:
     """Leave BatchNorm's batch statistics out, so that samples do not depend on their batch."""
     for module in algorithm.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda mode=True, m=module: torch.nn.Module.train(m, False)  # type: ignore[method-assign, misc]
-            module.eval()
+            module.eval()  # Lightning leaves the mode that it finds
     return algorithm
 
 

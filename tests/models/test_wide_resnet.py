@@ -51,9 +51,7 @@ class PlainForward:
         for group in range(groups):
             for index in range(blocks):
                 stride = 1 if index else (2 if group else first_stride)
-                x = self.block(
-                    x, f"groups.{group}.{index}", group=group, first=index == 0, stride=stride, raw=raw
-                )
+                x = self.block(x, f"groups.{group}.{index}", group=group, first=index == 0, stride=stride, raw=raw)
         return self.activate(x, "activation", self.eps_last).mean(dim=(2, 3))
 
 
@@ -128,9 +126,7 @@ def test_transition_activation_changes_the_features_and_drops_one_batch_norm_per
         (3, 1, 9, [9, 5, 3]),
     ],
 )
-def test_strides_give_the_expected_map_sizes(
-    groups: int, first_stride: int, size: int, sides: list[int]
-) -> None:
+def test_strides_give_the_expected_map_sizes(groups: int, first_stride: int, size: int, sides: list[int]) -> None:
     extractor = WideResNet(depth=3 * groups + 1, num_groups=groups, width=1, first_stride=first_stride)
     shapes: list[torch.Size] = []
     for group in extractor.groups:

@@ -126,7 +126,7 @@ class EvalSteps(Dataset[RawEvalBatch]):
 
     Args:
         images: the set.
-        batch_size: images per rank and batch; the last may be smaller.
+        batch_size: images per rank and batch; they may differ by one.
         rank: of this process.
         world_size: number of processes.
     """
@@ -134,7 +134,9 @@ class EvalSteps(Dataset[RawEvalBatch]):
     def __init__(self, images: ImageSet, *, batch_size: int, rank: int, world_size: int) -> None:
         self.images = images
         index = np.arange(rank, len(images), world_size)
-        self.batches = [index[i : i + batch_size] for i in range(0, len(index), batch_size)]
+        num_batches = -(-len(index) // batch_size)
+        # Spread over the set, which may be sorted by class: a few batches then stand for the whole.
+        self.batches = [index[start::num_batches] for start in range(num_batches)]
 
     def __len__(self) -> int:
         return len(self.batches)

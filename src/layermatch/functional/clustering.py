@@ -45,7 +45,7 @@ def centroid_loss(
     .. math:: L_{ac} = \frac{1}{N} \sum_u m_u H\left(\hat y_u, \cos(z_u, c) / T\right)
 
     A centroid of norm 0 belongs to a class that has none yet: its column leaves the softmax, and samples of that
-    class count as 0. Source: ours (a reading of LayerMatch's Avg-Clustering, whose equation is not published).
+    class count as 0. Source: ours (a reading of LayerMatch's Avg-Clustering).
 
     Args:
         features: ``(N, D)`` float, carries the gradient.

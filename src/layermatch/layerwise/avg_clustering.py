@@ -1,8 +1,8 @@
 """Avg-Clustering: what pulls the features to stable cluster centres.
 
-NOTE: The equation of Avg-Clustering is not published ("LayerMatch: Do Pseudo-labels Benefit All Layers?", arXiv
-2406.14207, says that it integrates consistent outputs towards stable clustering centres). The readings below are
-ours; they are choices of one option so that they can be compared.
+NOTE: We know the abstract and published summaries of "LayerMatch: Do Pseudo-labels Benefit All Layers?" (arXiv
+2406.14207): Avg-Clustering integrates consistent outputs towards stable clustering centres. Its equation is in none
+of them. The readings below are ours; they are choices of one option so that they can be compared.
 """
 
 from __future__ import annotations

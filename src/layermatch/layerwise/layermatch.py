@@ -33,8 +33,8 @@ class LayerMatch(LayerwiseRule):
     Source: "LayerMatch: Do Pseudo-labels Benefit All Layers?" (Liang et al., arXiv 2406.14207), abstract, for
     Grad-ReLU.
 
-    NOTE: No code and no equation of Avg-Clustering were published; ``L_ac`` and its place in the loss are our
-    definition (:mod:`layermatch.layerwise.avg_clustering`).
+    NOTE: No code was published, and no source that we could read has the equation of Avg-Clustering; ``L_ac`` and its
+    place in the loss are our definition (:mod:`layermatch.layerwise.avg_clustering`).
 
     Args:
         lambda_u: weight of the pseudo-label loss, at least 0.

@@ -1,0 +1,24 @@
+"""Where images come from: one class for each data set, all of which hand over :class:`SourceData`."""
+
+from layermatch.data.sources.base import ImageSet, Source, SourceData
+from layermatch.data.sources.cifar import CIFAR10, CIFAR100
+from layermatch.data.sources.digits import Digits
+from layermatch.data.sources.folder import Folder
+from layermatch.data.sources.image_folder import ImageFolder
+from layermatch.data.sources.imagenet100 import ImageNet100
+from layermatch.data.sources.stl10 import STL10
+from layermatch.data.sources.svhn import SVHN
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "STL10",
+    "SVHN",
+    "Digits",
+    "Folder",
+    "ImageFolder",
+    "ImageNet100",
+    "ImageSet",
+    "Source",
+    "SourceData",
+]

@@ -1,0 +1,294 @@
+"""Finding the image files below a folder, and the class folders among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from layermatch.data.images import FileImages, check_channels
+from layermatch.data.sources.base import ImageSet, SourceData, check_path, shorten, unknown_labels
+from layermatch.errors import UserError, check_number
+
+__all__ = [
+    "Listing",
+    "check_folder_settings",
+    "check_root_folder",
+    "check_same_classes",
+    "list_classes",
+    "list_images",
+    "list_labelled",
+    "list_unlabelled",
+    "load_folders",
+]
+
+_EXTENSIONS = ", ".join(IMG_EXTENSIONS)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Image files and their labels; nothing is opened yet.
+
+    Args:
+        paths: ``N`` files relative to the root, with ``/``.
+        labels: ``(N,)`` int64, -1 where unknown.
+
+    Example:
+        >>> listing = Listing(("train/cat/1.png", "train/dog/1.png"), np.array([0, 1]))
+        >>> listing.image_set(Path("data"), image_size=32, channels=3).images.shape
+        (3, 32, 32)
+    """
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def image_set(self, root: Path, *, image_size: int, channels: int) -> ImageSet:
+        """The images, decoded to ``(channels, image_size, image_size)`` when they are read."""
+        files = [f"{root}/{path}" for path in self.paths]
+        return ImageSet(images=FileImages(files, size=image_size, channels=channels), labels=self.labels)
+
+
+def check_folder_settings(root: object, image_size: object, channels: object) -> None:
+    """Refuse settings that no source of image files can have.
+
+    Args:
+        root: what was given as ``data.root``: a path.
+        image_size: what was given as ``data.image_size``: pixels, at least 1.
+        channels: what was given as ``data.channels``: 1 or 3.
+
+    Raises:
+        UserError: one of them is not legal.
+
+    Example:
+        >>> check_folder_settings("data", 32, 3)
+    """
+    check_path("data.root", root, "a folder")
+    check_number("data.image_size", image_size, low=1, integer=True)
+    check_channels("data.channels", channels)
+
+
+def check_root_folder(root: str | Path, expected: str) -> Path:
+    """Refuse a root that is not a folder on disk.
+
+    Args:
+        root: what was given as ``data.root``; ``~`` is the home folder.
+        expected: what the folder should hold, for the message.
+
+    Returns:
+        The root.
+
+    Raises:
+        UserError: there is no such folder.
+
+    Example:
+        >>> check_root_folder("no/such/folder", "train/")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+    """
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise UserError(f"data.root={str(root)!r} is not a folder: give a folder that holds {expected}")
+    return path
+
+
+def list_images(folder: Path) -> list[str]:
+    """All image files below a folder.
+
+    Names that start with a dot are left out. Links to folders are followed, except back to a folder that they
+    lie in.
+
+    Args:
+        folder: where to look, at any depth.
+
+    Returns:
+        Paths relative to ``folder``, with ``/``, sorted by name.
+
+    Raises:
+        UserError: a folder cannot be read, or an image is a link to nothing.
+
+    Example:
+        >>> list_images(Path(__file__).parent)
+        []
+    """
+    try:
+        return sorted(_walk(str(folder), "", _identities_above(folder)))
+    except OSError as error:
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
+    """The folders that ``folder`` lies in, by its name and, where links lead to it, by its true place."""
+    above = {*folder.absolute().parents, *folder.resolve().parents}
+    return frozenset(_identity(place) for place in above if place.exists())
+
+
+def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
+    identity = _identity(Path(folder))
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            # scandir knows the kind of everything but links, so a file costs no call to the file system.
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
+            elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                if not entry.is_file():
+                    raise UserError(f"{entry.path} is a link to nothing: give image files")
+                yield prefix + entry.name
+
+
+def list_classes(root: Path, part: str) -> tuple[str, ...]:
+    """The class folders of a part, sorted by name.
+
+    Args:
+        root: the data set's folder.
+        part: the folder of the part, such as ``"train"``.
+
+    Returns:
+        At least two names.
+
+    Raises:
+        UserError: there is no class folder, or only one.
+
+    Example:
+        >>> list_classes(Path(__file__).parent, ".")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: ...: give a folder of images for each of at least 2 classes
+    """
+    folder = root / part
+    try:
+        with os.scandir(folder) as entries:
+            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}") from error
+    if len(classes) < 2:
+        found = f"one class folder ({classes[0]})" if classes else "no class folders"
+        raise UserError(f"{folder} has {found}: give a folder of images for each of at least 2 classes")
+    return tuple(classes)
+
+
+def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
+    """The images of every class of a part.
+
+    Args:
+        root: the data set's folder.
+        part: the folder of the part, such as ``"train"``.
+        classes: the class folders to read, in the order of their labels.
+
+    Returns:
+        The files of class 0, then of class 1, and so on; each class sorted by name.
+
+    Raises:
+        UserError: there are no images, or a class has none.
+
+    Example:
+        >>> list_labelled(Path("no/such/folder"), "train", ["cat"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: cannot list no/such/folder/train/cat: ...
+    """
+    files = [list_images(root / part / name) for name in classes]
+    empty = [name for name, found in zip(classes, files, strict=True) if not found]
+    if empty:
+        what = "no images" if len(empty) == len(classes) else f"no images for the classes {shorten(empty)}"
+        raise UserError(f"{root / part} has {what}: give every class at least one image file ({_EXTENSIONS})")
+    paths = tuple(f"{part}/{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found)
+    return Listing(paths, np.repeat(np.arange(len(classes)), [len(found) for found in files]))
+
+
+def list_unlabelled(root: Path, part: str) -> Listing:
+    """All images of a part without labels.
+
+    Args:
+        root: the data set's folder.
+        part: the folder of the part, such as ``"unlabeled"``; any tree.
+
+    Returns:
+        The files sorted by name; every label is -1.
+
+    Raises:
+        UserError: there are no images.
+
+    Example:
+        >>> list_unlabelled(Path("no/such/folder"), "unlabeled")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: cannot list no/such/folder/unlabeled: ...
+    """
+    files = list_images(root / part)
+    if not files:
+        raise UserError(f"{root / part} has no images: give at least one image file ({_EXTENSIONS})")
+    return Listing(tuple(f"{part}/{file}" for file in files), unknown_labels(len(files)))
+
+
+def check_same_classes(root: Path, part: str, other: str) -> None:
+    """Refuse two parts, such as labelled images and test set, with different class folders.
+
+    Args:
+        root: the data set's folder.
+        part: the folder of one part, such as ``"train"``.
+        other: the folder of the other, such as ``"test"``.
+
+    Raises:
+        UserError: the class folders differ, or a part has fewer than two.
+
+    Example:
+        >>> check_same_classes(Path("no/such/folder"), "train", "test")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: cannot list no/such/folder/train: ...
+    """
+    classes = {name: set(list_classes(root, name)) for name in (part, other)}
+    only = {part: classes[part] - classes[other], other: classes[other] - classes[part]}
+    differences = [f"only {name}/ has {shorten(sorted(names))}" for name, names in only.items() if names]
+    if differences:
+        raise UserError(f"the class folders of {part}/ and {other}/ in {root} differ: {'; '.join(differences)}")
+
+
+def load_folders(
+    root: Path, parts: Mapping[str, str], classes: Sequence[str], *, image_size: int, channels: int
+) -> SourceData:
+    """List the image files of a data set.
+
+    Args:
+        root: the data set's folder.
+        parts: where its parts lie: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``
+            and ``"test"``.
+        classes: the class folders to read in labelled and test parts, in the order of their labels.
+        image_size: height and width in pixels that images are decoded to.
+        channels: 1 or 3.
+
+    Returns:
+        The data set, with the files' names relative to ``root`` as ``image_ids``.
+
+    Raises:
+        UserError: a part or a class has no images, or cannot be listed.
+
+    Example:
+        >>> load_folders(  # doctest: +ELLIPSIS
+        ...     Path("no/such/folder"), {"labelled": "train"}, ["cat", "dog"], image_size=32, channels=3
+        ... )
+        Traceback (most recent call last):
+        layermatch.errors.UserError: cannot list no/such/folder/train/cat: ...
+    """
+    listings = {
+        name: list_unlabelled(root, part) if name == "unlabelled" else list_labelled(root, part, classes)
+        for name, part in parts.items()
+    }
+    sets = {name: found.image_set(root, image_size=image_size, channels=channels) for name, found in listings.items()}
+    return SourceData(
+        classes=tuple(classes),
+        labelled=sets["labelled"],
+        unlabelled=sets.get("unlabelled"),
+        test=sets.get("test"),
+        image_ids={name: found.paths for name, found in listings.items()},
+    )

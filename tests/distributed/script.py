@@ -1,0 +1,52 @@
+"""Runs of every rule in one or several processes: ``python script.py DEVICES BATCH_SIZE OUT``; started by test_ddp.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.conftest import digits_data, small_algorithm
+
+from layermatch.layerwise import LayerMatch, Uniform
+from layermatch.trainer import make_trainer
+
+RULES = {
+    "uniform": Uniform,
+    "layermatch": LayerMatch,
+    "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
+    "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
+    "conflict": lambda: LayerMatch(grad_relu="conflict"),
+    "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
+    "accumulate": LayerMatch,
+}
+
+
+def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
+    data = digits_data(batch_size=batch_size, num_val=49)  # 49: no world size but 1 and 7 divides it
+    accumulate = 2 if rule == "accumulate" else 1
+    algorithm = small_algorithm(data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0)
+    for module in algorithm.network.modules():  # batch statistics would differ between a rank's part and the whole
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # Lightning leaves the mode that it finds
+    trainer = make_trainer(
+        accelerator="cpu", strategy="ddp" if devices > 1 else "auto", devices=devices, precision="32-true", max_steps=4,
+        eval_every=2 * accumulate, accumulate=accumulate, run_dir=out, callbacks=[], loggers=[],
+    )  # fmt: skip
+    trainer.fit(algorithm, datamodule=data)
+    trainer.test(algorithm, datamodule=data, verbose=False)
+    found = {
+        "state": algorithm.state_dict(),
+        "latest": {name: value for name, value in algorithm.latest.items() if "/accuracy" in name},
+        "confusion": algorithm.test_confusion,
+    }
+    torch.save(found, out / f"{rule}-{trainer.world_size}-{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in RULES:  # one after another in the same processes: to start them takes longer than to train
+        train(name, devices=int(sys.argv[1]), batch_size=int(sys.argv[2]), out=Path(sys.argv[3]))

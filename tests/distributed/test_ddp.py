@@ -1,0 +1,98 @@
+"""Two processes with half the batch each compute what one process with the whole batch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.distributed.script import RULES
+
+pytestmark = pytest.mark.distributed
+
+SCRIPT = Path(__file__).parent / "script.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+SMALL = (
+    "data.batch_size=4", "data.mu=1", "data.num_val=49", "eval_every=2", "trainer.max_steps=3", "trainer.precision=32-true",
+)  # fmt: skip
+
+
+def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=ENVIRONMENT, timeout=240, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every rule, trained by one process with 8 labelled images a step and by two with 4 each."""
+    out = tmp_path_factory.mktemp("runs")
+    for devices, batch_size in ((1, 8), (2, 4)):
+        done = start(str(SCRIPT), str(devices), str(batch_size), str(out), cwd=out)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_processes_are_one(rule: str, runs: Path) -> None:
+    one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    for name, value in one["state"].items():
+        # Every rank holds the same weights, averages and centres, to the bit; one process the same up to the order of sums.
+        assert torch.equal(first["state"][name], second["state"][name]), name
+        tolerance = 1e-2 if rule == "conflict" and "classifier" in name else 1e-4
+        torch.testing.assert_close(
+            first["state"][name], value, rtol=1e-3, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    moved = one["state"]["network.classifier.weight"] - one["state"]["ema.network.classifier.weight"]
+    assert moved.abs().max() > 1e-3  # something was learnt at all
+    assert first["latest"] == second["latest"]
+    assert first["confusion"].sum() == 360  # each test image once, though 2 x 500 would hold more
+    assert first["latest"]["test/accuracy"] == pytest.approx(one["latest"]["test/accuracy"], abs=2 / 360)
+
+
+def results_of(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "results.json").read_text())
+
+
+def test_two_processes_from_the_configuration_alone(tmp_path: Path) -> None:
+    done = start("-m", "layermatch.run", "trainer=ddp_cpu", "run_dir=out", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "8 labelled + 8 unlabelled (2 devices x 1 accumulated)" in done.stdout
+    assert done.stdout.count("run directory: out") == 1  # only one rank speaks
+    assert results_of(tmp_path / "out")["steps"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    # The figure is reproduced by one process, and the run goes on with two.
+    checkpoint = "ckpt_path=out/checkpoints/step-0000003.ckpt"
+    evaluated = start("-m", "layermatch.evaluate", checkpoint, cwd=tmp_path)
+    assert f"{results_of(tmp_path / 'out')['test']['accuracy_ema']:.4%}" in evaluated.stdout, evaluated.stderr[-3000:]
+    more = start(
+        "-m",
+        "layermatch.run",
+        "trainer=ddp_cpu",
+        "run_dir=out",
+        *SMALL,
+        "trainer.max_steps=5",
+        "ckpt_path=last",
+        cwd=tmp_path,
+    )
+    assert more.returncode == 0, more.stderr[-3000:]
+    assert results_of(tmp_path / "out")["steps"] == 5
+
+
+def test_a_sweep_of_two_process_jobs_does_not_hang(tmp_path: Path) -> None:
+    done = start("-m", "layermatch.run", "-m", "seed=0,1", "trainer=ddp_cpu", "run_dir=sweep", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [results_of(tmp_path / "sweep" / str(job))["seed"] for job in range(2)] == [0, 1]
+
+
+def test_a_mistake_ends_both_processes_with_one_line(tmp_path: Path) -> None:
+    done = start("-m", "layermatch.run", "trainer=ddp_cpu", "data.num_labels=45", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

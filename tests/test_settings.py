@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from layermatch import UserError, functional
+from layermatch.cli import config_dir
+from layermatch.data import SemiSupervisedData
+from layermatch.models import wrn_small
+from layermatch.pseudo_labels import FixedThreshold
+from layermatch.settings import check_keys, find_target, make, option_names
+
+PLUGIN = """
+import os
+from functools import partial
+
+class Mine:
+    def __init__(self, size, *, colour="red"):
+        self.size, self.colour = size, colour
+
+def build(*, size=3):
+    return Mine(size)
+
+built = partial(build, size=5)
+foreign = partial(os.system, "exit 7")
+nested = partial(partial(partial, os.system), "exit 7")
+number = 3
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of the user's: its name."""
+    name = "a_users_own_package"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return name
+
+
+def targets_in_conf() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(config_dir().rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text()) or {}
+        for section in (content, *(value for value in content.values() if isinstance(value, dict))):
+            found += [(path.name, section[key]) for key in ("_target_", "source") if key in section]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- find_target
+
+
+def test_the_configuration_names_targets() -> None:
+    assert len(targets_in_conf()) >= 20
+
+
+@pytest.mark.parametrize(("file", "path"), targets_in_conf())
+def test_every_target_of_the_configuration_is_found(file: str, path: str) -> None:
+    assert callable(find_target("section._target_", path))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("layermatch.pseudo_labels.FixedThreshold", FixedThreshold),
+        ("layermatch.functional.cosine", functional.cosine),
+        ("layermatch.functional.schedules.cosine", functional.cosine),
+        ("layermatch.models.wrn_small", wrn_small),
+        ("torch.optim.SGD", torch.optim.SGD),
+        ("torch.optim.adamw.AdamW", torch.optim.AdamW),
+    ],
+)
+def test_a_target_is_what_its_path_names(path: str, expected: object) -> None:
+    assert find_target("section._target_", path) is expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "posix.system",
+        "subprocess.run",
+        "builtins.eval",
+        "torch.load",
+        "torch.hub.load",
+        "torch.nn.Linear",
+        "layermatch",
+        "layermatch_other.Policy",
+        "layermatch.functional_other.cosine",
+        "torch.optimizers.SGD",
+        "",
+        "print",
+        "...",
+        "layermatch.cli.os.system",
+        "layermatch.loggers.os.system",
+        # These are reached through a trusted module, but come from elsewhere.
+        "layermatch.functional.schedules.math",
+        "layermatch.functional.schedules.check_number",
+        "layermatch.data.splits.Path",
+        "layermatch.data.splits.json",
+        "layermatch.data.datamodule.DataLoader",
+        "torch.optim.sgd.torch",
+        "torch.optim.sgd.cast",
+        # Not callable.
+        "layermatch.functional.schedules",
+        "layermatch.data.splits.VAL_FROM",
+        # No such thing.
+        "layermatch.functional.no_such_schedule",
+        "layermatch.no_such_room.Policy",
+        "layermatch.functional.no_such_module.cosine",
+        "layermatch.functional.",
+        "layermatch.functional.schedules.math.cos",
+        17,
+    ],
+)
+def test_anything_else_is_refused(path: object) -> None:
+    with pytest.raises(UserError, match=r"^section\._target_=") as caught:
+        find_target("section._target_", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_target_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^section\._target_"):
+        find_target("section._target_", None)
+
+
+#: Functions of this package that call what a configuration names, with the plugins that it names.
+WAYS_AROUND = [
+    "layermatch.settings.make",
+    "layermatch.settings.find_target",
+    "layermatch.build.make",
+    "layermatch.build.build_parts",
+    "layermatch.build.build_data",
+    "layermatch.evaluate.evaluate",
+    "layermatch.run.main",
+    "layermatch.cli.run_app",
+]
+
+
+@pytest.mark.parametrize("path", WAYS_AROUND)
+def test_there_is_no_way_around_through_this_package(path: str) -> None:
+    with pytest.raises(UserError, match="is not of"):
+        find_target("section._target_", path)
+
+
+def test_a_configuration_cannot_trust_itself(tmp_path: Path) -> None:
+    inner = {"_target_": "posix.system", "command": f"touch {tmp_path}/was_here"}
+    outer = {"_target_": "layermatch.settings.make", "section": "x", "settings": inner, "plugins": ["posix"]}
+    with pytest.raises(UserError, match="is not of"):
+        make("layerwise", outer)
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_a_plugin_is_found_where_the_user_names_it(plugin: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^a={plugin}\.Mine is not of .*: name your own package in plugins=\[\.\.\.\]"
+    ):
+        find_target("a", f"{plugin}.Mine")
+    assert plugin not in sys.modules  # refused before anything in it could run
+    for name in ("Mine", "build", "built"):
+        assert callable(find_target("a", f"{plugin}.{name}", plugins=[plugin]))
+    # The others are still trusted, and the plugin's own name is no prefix.
+    assert find_target("a", "torch.optim.SGD", plugins=[plugin]) is torch.optim.SGD
+    with pytest.raises(UserError, match="is not of"):
+        find_target("a", f"{plugin}.Mine", plugins=[plugin[:-1]])
+
+
+@pytest.mark.parametrize("name", ["os.system", "foreign", "nested", "partial", "number", "nothing"])
+def test_a_plugin_gives_nothing_but_its_own(plugin: str, name: str) -> None:
+    with pytest.raises(UserError):
+        find_target("a", f"{plugin}.{name}", plugins=[plugin])
+
+
+# ------------------------------------------------------------------------------------------------------ option_names
+
+
+class Base:
+    def __init__(self, first: int, *, second: int = 2) -> None: ...
+
+
+class PassesOn(Base):
+    def __init__(self, *, third: int, **options: int) -> None:
+        super().__init__(**options)
+
+
+class PassesNothingOn(Base):
+    def __init__(self, *, third: int) -> None:
+        super().__init__(third)
+
+
+class NoConstructor(PassesOn):
+    pass
+
+
+class PositionalOnly:
+    def __init__(self, first: int, /, *rest: int, second: int) -> None: ...
+
+
+def function(first: int, /, second: int, *, third: int = 3, **rest: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Base, {"first", "second"}),
+        (PassesOn, {"first", "second", "third"}),
+        (PassesNothingOn, {"third"}),
+        (NoConstructor, {"first", "second", "third"}),
+        (PositionalOnly, {"second"}),
+        (function, {"second", "third"}),
+        (partial(function, third=4), {"second", "third"}),
+        (functional.cosine, {"step", "max_steps", "cycles"}),
+    ],
+)
+def test_option_names(target: Any, expected: set[str]) -> None:
+    assert option_names(target) == expected
+
+
+def test_option_names_of_the_data_module_are_its_own_settings() -> None:
+    names = option_names(SemiSupervisedData)
+    assert {"num_labels", "mu", "overfit"} <= names
+    assert "self" not in names
+
+
+# --------------------------------------------------------------------------------------------------------- check_keys
+
+
+def test_legal_keys_pass() -> None:
+    check_keys("data", ["b", "a"], {"a", "b", "c"})
+    check_keys("data", [], [])
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "legal", "message"),
+    [
+        ("data", ["a", "x"], ["b", "a"], "unknown setting data.x: choose one of a, b"),
+        ("", ["x"], ["b", "a"], "unknown setting x: choose one of a, b"),
+        ("data", ["x"], [], "unknown setting data.x: choose one of (none)"),
+    ],
+)
+def test_an_unknown_key_is_refused(section: str, given: list[str], legal: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_keys(section, given, legal)
+    assert str(caught.value) == message
+
+
+# --------------------------------------------------------------------------------------------------------------- make
+
+
+def test_make_calls_the_target_with_the_other_keys(plugin: str) -> None:
+    settings = {"_target_": f"{plugin}.Mine", "colour": "blue"}
+    made = make("mine", settings, plugins=[plugin], size=4)
+    assert (made.size, made.colour) == (4, "blue")
+    assert settings == {"_target_": f"{plugin}.Mine", "colour": "blue"}
+    assert make("mine", {"_target_": f"{plugin}.built"}, plugins=[plugin]).size == 5
+    assert make("mine", {"_target_": f"{plugin}.built", "size": 6}, plugins=[plugin]).size == 6
+
+
+def test_make_refuses_unknown_keys() -> None:
+    settings = {"_target_": "layermatch.pseudo_labels.FixedThreshold", "treshold": 0.9}
+    with pytest.raises(UserError, match=r"^unknown setting pseudo_labels\.treshold: choose one of threshold$"):
+        make("pseudo_labels", settings)
+
+
+def test_make_refuses_settings_that_are_given(plugin: str) -> None:
+    with pytest.raises(UserError, match=r"^unknown setting mine\.size: choose one of colour$"):
+        make("mine", {"_target_": f"{plugin}.Mine", "size": 3}, plugins=[plugin], size=4)
+
+
+def test_make_passes_on_what_the_target_refuses() -> None:
+    with pytest.raises(UserError, match=r"^pseudo_labels\.threshold=2 is not legal"):
+        make("pseudo_labels", {"_target_": "layermatch.pseudo_labels.FixedThreshold", "threshold": 2})
+
+
+@pytest.mark.parametrize("settings", [{}, {"_target_": None}, {"_target_": "os.system", "command": "exit 7"}])
+def test_make_refuses_what_find_target_does(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^logger\._target_"):
+        make("logger", settings)
