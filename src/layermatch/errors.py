@@ -91,8 +91,12 @@ def check_number(
     if not good:
         bounds = []
         if low != float("-inf"):
-            bounds.append(f"{'above' if low_open else 'at least'} {low:g}")
+            bounds.append(f"{'above' if low_open else 'at least'} {_plain(low, integer)}")
         if high != float("inf"):
-            bounds.append(f"{'below' if high_open else 'at most'} {high:g}")
+            bounds.append(f"{'below' if high_open else 'at most'} {_plain(high, integer)}")
         legal = ", ".join(["a whole number" if integer else "a number", " and ".join(bounds)]).rstrip(", ")
         raise UserError(f"{name}={value!r} is not legal: give {legal}")
+
+
+def _plain(bound: float, integer: bool) -> str:
+    return str(int(bound)) if integer else f"{bound:g}"

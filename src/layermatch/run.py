@@ -313,6 +313,8 @@ def quiet_libraries() -> Iterator[None]:
             r".*module\(s\) in eval mode.*",
             ".*treespec, LeafSpec.*",
             ".*across ranks is zero.*",
+            # A checkpoint holds the weights after its step, with the optimizer's state of the same moment.
+            "Using ModelCheckpoint with manual optimization.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
         ):
             warnings.filterwarnings("ignore", message=message)

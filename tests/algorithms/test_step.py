@@ -46,8 +46,8 @@ def without_batch_norm(algorithm: Algorithm) -> Algorithm:
 
 
 RULES = {
-    "uniform": lambda: Uniform(),
-    "layermatch": lambda: LayerMatch(),
+    "uniform": Uniform,
+    "layermatch": LayerMatch,
     "off": lambda: LayerMatch(grad_relu="off"),
     "conflict": lambda: LayerMatch(grad_relu="conflict"),
     "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),

@@ -19,8 +19,8 @@ from layermatch.evaluate import evaluate
 Cli = Callable[..., None]
 
 SMALL = (
-    "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3", "checkpoint.every_n_steps=3",
-    "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
+    "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
+    "checkpoint.every_n_steps=3", "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
 )  # fmt: skip
 SUPERVISED = tuple(setting for setting in SMALL if not setting.startswith("pseudo_labels"))
 
@@ -180,7 +180,7 @@ def test_best_val_reports_the_best_evaluation(cli: Cli, in_empty_folder: Path) -
     assert results["val"]["accuracy_ema"] == best
     assert results["test"]["selection"].startswith("best val/accuracy_ema, step ")
     step = int(results["test"]["selection"].rpartition(" ")[2])
-    assert dict((step, accuracy) for accuracy, step in during)[step] == best
+    assert {at: accuracy for accuracy, at in during}[step] == best
     assert evaluate("out/checkpoints/best_val.ckpt")["accuracy_ema"] == results["test"]["accuracy_ema"]
 
 

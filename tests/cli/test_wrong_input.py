@@ -61,7 +61,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         (["schedule.cycles=2"], "schedule.cycles=2 ", "at most 0.5"),
         (["trainer.precision=16-mixed"], "trainer.precision='16-mixed'", "bf16-mixed"),
         (["checkpoint.selection=best"], "checkpoint.selection='best'", "last, best_val"),
-        (["algorithm=supervised", "pseudo_labels=fixed"], "algorithm=supervised reads no pseudo_labels", "pseudo_labels=none"),
+        (["algorithm=supervised", "pseudo_labels=fixed"], "supervised reads no pseudo_labels", "pseudo_labels=none"),
         (["algorithm._target_=os.system"], "algorithm._target_=os.system", "plugins"),
         (["data.num_labels=[1"], "cannot read 'data.num_labels=[1'", "key=value"),
     ],
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_does_not_fit(cli: Cli, in_empty_folder: Path, capsys:
     )
     line = refused(cli, capsys, *options, *small, checkpoint)
     assert "is of 10 classes, but this data set has 3" in line
-    line = refused(cli, capsys, "data.batch_size=4", "trainer.max_steps=3", "model.width=2", checkpoint)
+    line = refused(cli, capsys, "data.batch_size=4", "trainer.max_steps=3", "model.width=1", checkpoint)
     assert "is of another model or algorithm" in line
     line = refused(cli, capsys, *small, checkpoint)
     assert "is at step 1 already: give trainer.max_steps above that" in line

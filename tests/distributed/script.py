@@ -1,4 +1,4 @@
-"""Runs of every rule in one or several processes: ``python script.py DEVICES BATCH_SIZE OUT``; started by test_ddp.py."""
+"""Runs of every rule in one or several processes: ``python script.py DEVICES BATCH_SIZE OUT``; see test_ddp.py."""
 
 from __future__ import annotations
 

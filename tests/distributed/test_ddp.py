@@ -18,7 +18,8 @@ pytestmark = pytest.mark.distributed
 SCRIPT = Path(__file__).parent / "script.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SMALL = (
-    "data.batch_size=4", "data.mu=1", "data.num_val=49", "eval_every=2", "trainer.max_steps=3", "trainer.precision=32-true",
+    "data.batch_size=4", "data.mu=1", "data.num_val=49", "eval_every=2", "trainer.max_steps=3",
+    "trainer.precision=32-true",
 )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_are_one(rule: str, runs: Path) -> None:
     one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     for name, value in one["state"].items():
-        # Every rank holds the same weights, averages and centres, to the bit; one process the same up to the order of sums.
+        # Ranks hold the same weights, averages and centres to the bit; one process up to the order of sums.
         assert torch.equal(first["state"][name], second["state"][name]), name
         tolerance = 1e-2 if rule == "conflict" and "classifier" in name else 1e-4
         torch.testing.assert_close(
