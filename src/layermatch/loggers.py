@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice
 
 __all__ = ["MetricsCsv", "csv", "none", "tensorboard", "wandb"]
@@ -101,8 +102,10 @@ def wandb(
     if not isinstance(offline, bool):
         check_choice("logger.offline", offline, ("auto", "true", "false"))
         offline = not _has_wandb_key() if offline == "auto" else offline == "true"
-        if offline:
-            _log.info("W&B: no API key is configured, so the run is kept offline: `wandb sync` it from %s", run_dir)
+        if offline and is_rank_zero():
+            _log.warning(
+                "W&B: no API key is configured: the run is kept offline, `wandb sync` it from %s/wandb", run_dir
+            )
     logger = WandbLogger(
         name=str(run_dir),
         save_dir=run_dir,
@@ -110,14 +113,21 @@ def wandb(
         entity=entity,
         group=group,
         tags=list(tags),
-        offline=offline,
+        # Not Lightning's own `offline`: it sets an environment variable, which wandb has read by now.
+        mode="offline" if offline else None,
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; wandb warns of it now and will refuse it
     return [*csv(run_dir=run_dir, first_step=first_step), logger]
 
 
 def _has_wandb_key() -> bool:
     if os.environ.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
         return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.Api().api_key)
+    try:
+        return bool(wandb.Api().api_key)
+    except wandb.errors.UsageError:  # how it says that there is none
+        return False

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,3 +254,26 @@ def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
     cli("--config-dir", "mine", "experiment=tiny", "run_dir=out")
     results = results_of(in_empty_folder / "out")
     assert (results["experiment"], results["num_labels"], results["steps"]) == ("tiny", 20, 2)
+
+
+@pytest.mark.slow
+def test_wandb_goes_offline_with_one_line(in_empty_folder: Path) -> None:
+    """In a process of its own: wandb keeps global state."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment |= {"HOME": str(in_empty_folder), "NETRC": str(in_empty_folder / "none"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "layermatch.run", "logger=wandb", "run_dir=out", "trainer.max_steps=3", *SMALL]
+    done = subprocess.run(command, cwd=in_empty_folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stderr.splitlines() if line.startswith("W&B: no API key is configured")]
+    assert "WARNING" not in done.stderr
+    (run_file,) = (in_empty_folder / "out" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = run_file.read_bytes()
+    for key in (
+        b"loss/features",
+        b"loss/classifier",
+        b"pseudo_labels/mask_rate",
+        b"val/accuracy_ema",
+        b"test/accuracy_ema",
+    ):
+        assert key in content, key
+    assert results_of(in_empty_folder / "out")["steps"] == 3

@@ -155,9 +155,16 @@ def test_every_image_is_evaluated_exactly_once(world_size: int, num: int, batch_
             assert 1 <= len(batch.images) <= batch_size
             assert numbers(batch.images) == batch.indices.tolist()
             assert batch.label.tolist() == [i % 3 for i in batch.indices.tolist()]
-        assert all(len(batch.images) == batch_size for batch in batches[:-1])
+        sizes = [len(batch.images) for batch in batches]
+        assert not sizes or max(sizes) - min(sizes) <= 1
+        assert len(sizes) == -(-sum(sizes) // batch_size)  # no more batches than needed
         seen.extend(i for batch in batches for i in batch.indices.tolist())
     assert sorted(seen) == list(range(num))
+
+
+def test_a_few_batches_stand_for_a_sorted_set() -> None:
+    steps = EvalSteps(image_set(300), batch_size=100, rank=0, world_size=1)
+    assert steps[0].indices.tolist() == list(range(0, 300, 3))
 
 
 def test_a_rank_beyond_the_set_has_nothing_to_evaluate() -> None:
