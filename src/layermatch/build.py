@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from layermatch.algorithms import Algorithm
 from layermatch.augment import StrongView, WeakView
 from layermatch.data import SemiSupervisedData, Split
-from layermatch.errors import UserError, check_choice, check_number
+from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.layerwise import LayerwiseRule
 from layermatch.models import Network
 from layermatch.settings import check_keys, find_target, make, option_names
@@ -35,8 +38,8 @@ __all__ = [
 Settings = Mapping[str, Any]
 
 SECTIONS = {
-    "algorithm", "checkpoint", "ckpt_path", "data", "eval_every", "layerwise", "logger", "model", "name", "optimizer",
-    "plugins", "pseudo_labels", "run_dir", "schedule", "seed", "trainer", "views",
+    "algorithm", "checkpoint", "ckpt_path", "compile", "data", "eval_every", "layerwise", "logger", "model", "name",
+    "optimizer", "plugins", "pseudo_labels", "run_dir", "schedule", "seed", "trainer", "views",
 }  # fmt: skip
 SELECTIONS = ("last", "best_val")
 
@@ -63,6 +66,7 @@ def check_settings(settings: Settings) -> None:
         UserError: an unknown key at the top or in ``checkpoint``, or a value out of range there.
     """
     check_keys("", settings, SECTIONS)
+    check_bool("compile", settings["compile"])
     check_number("seed", settings["seed"], low=0, high=2**32 - 1, integer=True)
     if not isinstance(settings["plugins"], list):
         raise UserError(f"plugins={settings['plugins']!r} is not legal: give a list of package names, plugins=[NAME]")
@@ -214,7 +218,28 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     algorithm = build_algorithm(settings, data=data)
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
+    if settings["compile"]:
+        check_compiler(device)
+        algorithm.network.compile()  # in place: the names in checkpoints stay
     return RunParts(data, algorithm, device)
+
+
+def check_compiler(device: Device) -> None:
+    """Refuse to compile where nothing can.
+
+    Args:
+        device: what the network will run on.
+
+    Raises:
+        UserError: there is no compiler for it.
+    """
+    needed = {
+        "gpu": ("triton", find_spec("triton") is not None),
+        "cpu": ("a C++ compiler", any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))),
+    }
+    name, there = needed.get(device.accelerator, ("torch.compile", False))
+    if not there:
+        raise UserError(f"compile=true needs {name} for {device.accelerator}, and there is none: give compile=false")
 
 
 def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:

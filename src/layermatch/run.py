@@ -225,9 +225,7 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
     quality = results["pseudo_labels"]
     if quality is not None:
         shown = {name: "unknown" if value is None else f"{value:.2%}" for name, value in quality.items()}
-        rows["pseudo-labels"] = (
-            f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last log interval)"
-        )
+        rows["pseudo-labels"] = f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last steps)"
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
 

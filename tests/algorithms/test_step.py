@@ -272,6 +272,32 @@ def test_split_and_joint_agree_without_batch_statistics(
         torch.testing.assert_close(found["split"][name], grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids", "decoupled", "conflict"])
+def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
+    rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    found, masks = {}, []
+    for skip in (False, True):
+        options: dict[str, Any] = {"kind": Recorder, "skip_masked": skip, "threshold": 0.15, "log_every": 1}
+        algorithm = without_batch_norm(make_algorithm(data, RULES[rule](), **options))
+        train(algorithm, data, tmp_path, max_steps=2)
+        found[skip] = algorithm.gradients
+        masks.append(algorithm.latest["pseudo_labels/mask_rate"])
+    assert 0 < masks[0] < 1  # some are masked, some are not
+    assert masks[0] == masks[1]
+    for with_all, with_some in zip(found[False], found[True], strict=True):
+        for name, grad in with_all.items():
+            torch.testing.assert_close(with_some[name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_skipping_when_every_view_is_masked(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, skip_masked=True, threshold=1.0)
+    train(algorithm, data, tmp_path, max_steps=2)
+    assert all(grad.isfinite().all() for gradients in algorithm.gradients for grad in gradients.values())
+
+
 def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: Make) -> None:
     data = make_data()
     algorithm = make_algorithm(data)
@@ -334,6 +360,8 @@ def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, 
         ({"clip_norm": 0}, "algorithm.clip_norm=0"),
         ({"accumulate": 0}, "algorithm.accumulate=0"),
         ({"forward": "both"}, "algorithm.forward='both'"),
+        ({"skip_masked": 1}, "algorithm.skip_masked=1"),
+        ({"skip_masked": True, "forward": "joint"}, "needs algorithm.forward=split"),
         ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
         ({"log_every": 0}, "trainer.log_every=0"),
     ],

@@ -257,6 +257,15 @@ def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_compiled_run_goes_on_uncompiled(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=out", "compile=true", "trainer.max_steps=3", "schedule=constant", "data.eval_batch_size=360", *SMALL)
+    keys = read_checkpoint(in_empty_folder / "out/checkpoints/step-0000003.ckpt")["state_dict"]
+    assert not [name for name in keys if "_orig_mod" in name]
+    cli("run_dir=out", "trainer.max_steps=5", "schedule=constant", *SMALL, "ckpt_path=last")
+    assert results_of(in_empty_folder / "out")["steps"] == 5
+
+
+@pytest.mark.slow
 def test_wandb_goes_offline_with_one_line(in_empty_folder: Path) -> None:
     """In a process of its own: wandb keeps global state."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}

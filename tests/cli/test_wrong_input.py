@@ -195,6 +195,14 @@ def test_nothing_of_the_users_is_overwritten(
     assert (in_empty_folder / "mine" / "config.yaml").read_text() == "precious"
 
 
+def test_compile_without_a_compiler(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(in_empty_folder))
+    line = refused(cli, capsys, "compile=true", "trainer.accelerator=cpu")
+    assert "compile=true needs a C++ compiler for cpu" in line
+
+
 def test_debug_shows_the_traceback(cli: Cli) -> None:
     with pytest.raises(ValueError, match=r"pseudo_labels\.threshold=2"):
         cli("debug=fast", "pseudo_labels.threshold=2")

@@ -42,7 +42,8 @@ def run_rule(rule: LayerwiseRule, problem: Problem) -> dict[str, Tensor]:
     """Gradients of all parameters by the rule's one backward."""
     network = problem.network
     out = network(torch.cat([problem.labelled, problem.strong]))
-    views = ForwardPass(out.features[:B], out.logits[:B], out.features[B:], network(problem.weak).features.detach())
+    views = ForwardPass(out.features[:B], out.logits[:B], out.features[B:])
+    rule.observe(network(problem.weak).features.detach(), problem.pseudo_labels)
     losses = rule(network, views, problem.label, problem.pseudo_labels)
     network.zero_grad()
     losses.total.backward()
@@ -216,7 +217,7 @@ def test_losses_report_the_value_that_each_group_learns_from() -> None:
     problem = make_problem()
     network = problem.network
     out = network(torch.cat([problem.labelled, problem.strong]))
-    views = ForwardPass(out.features[:B], out.logits[:B], out.features[B:], network(problem.weak).features.detach())
+    views = ForwardPass(out.features[:B], out.logits[:B], out.features[B:])
     losses = LayerMatch(avg_clustering="none", lambda_u=2.0)(network, views, problem.label, problem.pseudo_labels)
     supervised, pseudo, _ = plain_losses(problem)
     torch.testing.assert_close(losses.features, supervised + 2 * pseudo)

@@ -182,6 +182,10 @@ class Algorithm(LightningModule):
         means["lr"] = cast("Optimizer", self.optimizers()).param_groups[0]["lr"]
         self._log(means)
 
+    def on_train_end(self) -> None:
+        """Show the steps since the last log line. They stay in the meter: a resumed run's next line has them too."""
+        self.latest |= self.meter.look()
+
     def _log(self, values: dict[str, float]) -> None:
         self.latest |= values
         for logger in self.loggers:

@@ -40,11 +40,16 @@ class IntervalMeter:
 
     def read_out(self) -> dict[str, float]:
         """The means over all ranks since the last read-out. A ratio of nothing is left out. Starts afresh."""
+        means = self.look()
+        self._totals = {}
+        return means
+
+    def look(self) -> dict[str, float]:
+        """As :meth:`read_out`, but goes on adding."""
         if not self._totals:
             return {}
         names = sorted(self._totals)
         totals = all_reduce_sum_(torch.stack([self._totals[name] for name in names])).tolist()
-        self._totals = {}
         return {name: top / bottom for name, (top, bottom) in zip(names, totals, strict=True) if bottom}
 
     def state_dict(self) -> dict[str, Tensor]:

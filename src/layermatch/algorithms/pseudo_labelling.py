@@ -10,10 +10,10 @@ from torch import Tensor
 from layermatch.algorithms.base import Algorithm
 from layermatch.data.batch import Batch, UnlabelledBatch
 from layermatch.distributed import all_reduce_mean_
-from layermatch.errors import UserError, check_choice
+from layermatch.errors import UserError, check_bool, check_choice
 from layermatch.functional import probabilities
 from layermatch.layerwise import ForwardPass, LayerLosses, LayerwiseRule
-from layermatch.models import Network
+from layermatch.models import Network, NetworkOutput
 from layermatch.pseudo_labels import PseudoLabelPolicy, PseudoLabels
 
 __all__ = ["PseudoLabelling"]
@@ -40,6 +40,10 @@ class PseudoLabelling(Algorithm):
             a third of the work. ``joint`` sends labelled, weak and strong views through together, as the
             references do. They differ in BatchNorm: with ``split`` the weak views are normalised by their own
             statistics, the others by those of labelled and strong views, and the running statistics see both.
+        skip_masked: ours: strong views whose pseudo-label is masked are not sent through the network, as their loss is
+            zero. Without BatchNorm the gradient is the same; with it, labelled and strong views are normalised by
+            the statistics of fewer images, the confident ones. It saves most while the mask rate is low. Costs a
+            wait for the GPU each step, and with ``compile`` a new kernel for each number of images.
         **kwargs: those of :class:`~layermatch.algorithms.base.Algorithm`.
 
     Raises:
@@ -69,13 +73,18 @@ class PseudoLabelling(Algorithm):
         rule: LayerwiseRule,
         num_unlabelled: int,
         forward: str = "split",
+        skip_masked: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
         check_choice("algorithm.forward", forward, FORWARDS)
+        check_bool("algorithm.skip_masked", skip_masked)
+        if skip_masked and forward == "joint":
+            raise UserError("algorithm.skip_masked=true needs algorithm.forward=split: a joint forward has no mask yet")
         if rule.needs_pseudo_head and network.pseudo_classifier is None:
             raise UserError(f"{type(rule).__name__} needs a network with pseudo_head=True")
         self.forward_mode = forward
+        self.skip_masked = skip_masked
         self.policy = policy
         self.rule = rule
         policy.prepare(num_classes=network.classifier.out_features, num_unlabelled=num_unlabelled)
@@ -83,35 +92,51 @@ class PseudoLabelling(Algorithm):
 
     def losses(self, batch: Batch) -> LayerLosses:
         """The losses of one batch, by layer group."""
-        unlabelled = batch.unlabelled
+        labelled, unlabelled = batch
         if unlabelled is None:
             raise UserError("this algorithm needs unlabelled images, and the batch has none")
-        forward = self.forward_joint if self.forward_mode == "joint" else self.forward_split
-        views, logits_weak = forward(batch.labelled.image, unlabelled.weak, unlabelled.strong)
-        probs_weak = self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices)
-        pseudo_labels = self.policy(probs_weak, unlabelled.indices)
-        self.record_quality(pseudo_labels, unlabelled)
-        return cast("LayerLosses", self.rule(self.network, views, batch.labelled.label, pseudo_labels))
+        strong = unlabelled.strong
+        if self.forward_mode == "joint":
+            views, out_weak = self.forward_joint(labelled.image, unlabelled.weak, strong)
+            pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
+        else:
+            out_weak = self.forward_weak(unlabelled.weak)
+            pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
+            if self.skip_masked:
+                strong, pseudo_labels = leave_out_masked(strong, pseudo_labels)
+            views = self.forward_labelled_and_strong(labelled.image, strong)
+        return cast("LayerLosses", self.rule(self.network, views, labelled.label, pseudo_labels))
 
-    def forward_split(self, labelled: Tensor, weak: Tensor, strong: Tensor) -> tuple[ForwardPass, Tensor]:
-        """Weak views alone and without gradient, then labelled and strong views together."""
-        with torch.no_grad():
-            out_weak = self.network(weak)
+    def make_pseudo_labels(self, out_weak: NetworkOutput, unlabelled: UnlabelledBatch) -> PseudoLabels:
+        """Targets and mask from the weak views, which the rule sees as well."""
+        probs_weak = self.rule.average_outputs(probabilities(out_weak.logits), unlabelled.indices)
+        pseudo_labels = cast("PseudoLabels", self.policy(probs_weak, unlabelled.indices))
+        self.rule.observe(out_weak.features, pseudo_labels)
+        self.record_quality(pseudo_labels, unlabelled)
+        return pseudo_labels
+
+    @torch.no_grad()
+    def forward_weak(self, weak: Tensor) -> NetworkOutput:
+        """Weak views alone and without gradient."""
+        out_weak = cast("NetworkOutput", self.network(weak))
         # Autocast keeps its bf16 copies of the weights, and those made under no_grad carry no gradient.
         torch.clear_autocast_cache()
+        return out_weak
+
+    def forward_labelled_and_strong(self, labelled: Tensor, strong: Tensor) -> ForwardPass:
+        """Labelled and strong views together, with gradient."""
         out = self.network(torch.cat([labelled, strong]))
         features_labelled, features_strong = out.features.split([len(labelled), len(strong)])
-        logits_labelled = out.logits[: len(labelled)]
-        return ForwardPass(features_labelled, logits_labelled, features_strong, out_weak.features), out_weak.logits
+        return ForwardPass(features_labelled, out.logits[: len(labelled)], features_strong)
 
-    def forward_joint(self, labelled: Tensor, weak: Tensor, strong: Tensor) -> tuple[ForwardPass, Tensor]:
+    def forward_joint(self, labelled: Tensor, weak: Tensor, strong: Tensor) -> tuple[ForwardPass, NetworkOutput]:
         """All views in one forward, as in the references: joint BatchNorm statistics."""
         out = self.network(torch.cat([labelled, weak, strong]))
         sizes = [len(labelled), len(weak), len(strong)]
         features_labelled, features_weak, features_strong = out.features.split(sizes)
         logits_labelled, logits_weak, _ = out.logits.split(sizes)
-        views = ForwardPass(features_labelled, logits_labelled, features_strong, features_weak.detach())
-        return views, logits_weak.detach()
+        views = ForwardPass(features_labelled, logits_labelled, features_strong)
+        return views, NetworkOutput(features_weak.detach(), logits_weak.detach())
 
     def backward_by_group(self, losses: LayerLosses, *, sync: bool) -> None:
         """Add each parameter's gradient of its own group's loss to ``.grad``; see :class:`Algorithm`."""
@@ -160,3 +185,19 @@ class PseudoLabelling(Algorithm):
     def evaluation_logits(self, network: Network, images: Tensor) -> Tensor:
         """Logits of the head that the rule evaluates."""
         return self.rule.evaluation_logits(network, network(images).features)
+
+
+def leave_out_masked(strong: Tensor, pseudo_labels: PseudoLabels) -> tuple[Tensor, PseudoLabels]:
+    """The strong views that count, and their pseudo-labels, weighted so that a mean over them is the mean over all.
+
+    Args:
+        strong: ``(N, C, H, W)``.
+        pseudo_labels: of the ``N`` images.
+
+    Returns:
+        ``(M, C, H, W)`` with ``M`` at most ``N``, and the pseudo-labels of these.
+    """
+    kept = pseudo_labels.weight.nonzero()[:, 0]
+    share = len(kept) / max(len(strong), 1)
+    target, weight, label, confidence = (tensor[kept] for tensor in pseudo_labels)
+    return strong[kept], PseudoLabels(target, weight * share, label, confidence)

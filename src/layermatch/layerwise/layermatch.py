@@ -94,12 +94,15 @@ class LayerMatch(LayerwiseRule):
         """The probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
         return self.avg_clustering.average_outputs(probs_weak, index)
 
+    def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
+        """Let the centres see confident weak features; see :class:`LayerwiseRule`."""
+        self.avg_clustering.observe(features_weak, pseudo_labels)
+
     def forward(self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels) -> LayerLosses:
         """The losses of one batch; see the class."""
         loss_supervised = supervised_loss(views.logits_labelled, label)
         to_features, to_classifier = head_losses(network.classifier, views.features_strong, pseudo_labels)
         loss_clustering = self.avg_clustering.loss(views.features_strong, pseudo_labels)
-        self.avg_clustering.observe(views.features_weak, pseudo_labels)
 
         share = self.avg_clustering.weight
         pseudo_features = (1 - share) * to_features + share * loss_clustering if share else to_features

@@ -23,13 +23,11 @@ class ForwardPass(NamedTuple):
         features_labelled: ``(B, D)``, with gradient.
         logits_labelled: ``(B, K)``, with gradient.
         features_strong: ``(N, D)``, with gradient.
-        features_weak: ``(N, D)``, without gradient.
     """
 
     features_labelled: Tensor
     logits_labelled: Tensor
     features_strong: Tensor
-    features_weak: Tensor
 
 
 class LayerLosses(NamedTuple):
@@ -136,6 +134,14 @@ class LayerwiseRule(nn.Module, ABC):
     def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
         """The probabilities that pseudo-labels are made from; here, those of this step."""
         return probs_weak
+
+    def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
+        """See the weak views of one batch; by default they are not looked at.
+
+        Args:
+            features_weak: ``(N, D)``, without gradient.
+            pseudo_labels: those of the ``N`` images.
+        """
 
     @abstractmethod
     def forward(self, network: Network, views: ForwardPass, label: Tensor, pseudo_labels: PseudoLabels) -> LayerLosses:
