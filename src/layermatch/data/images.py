@@ -119,23 +119,27 @@ class ArrayImages:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the images ``indices`` ``(n,)`` as ``(n, C, H, W)``; see :meth:`Images.read`."""
         _check_indices(indices, len(self))
+        if self._file is not None:
+            return self._read_file(*self._file, indices)
         # np.asarray: picking from a memmap must give a plain array, not a memmap that no file is behind.
-        picked = np.asarray(self._array)[indices] if self._file is None else self._read_file(*self._file, indices)
+        picked = np.asarray(self._array)[indices]
         return np.ascontiguousarray(picked.transpose(_AXES[self._layout]))
 
     def _read_file(self, path: str, offset: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        rows = np.empty((len(indices), *self._array.shape[1:]), np.uint8)
-        size = self._array[:1].nbytes
+        batch = np.empty((len(indices), *self.shape), np.uint8)
+        as_stored = batch.transpose(np.argsort(_AXES[self._layout]))
+        image = np.empty(self._array.shape[1:], np.uint8)
         try:
             # Opened for each batch: a worker process that inherits an open file would share its position.
             with Path(path).open("rb", buffering=0) as file:
                 for row in np.argsort(indices):  # in the order of the file, which a slow disk is glad of
-                    file.seek(offset + int(indices[row]) * size)
-                    if file.readinto(rows[row].data) != size:
+                    file.seek(offset + int(indices[row]) * image.nbytes)
+                    if file.readinto(image.data) != image.nbytes:
                         raise UserError(f"{path} became shorter while it was being read")
+                    as_stored[row] = image
         except OSError as error:
             raise UserError(f"cannot read {path}: {one_line(error)}") from error
-        return rows
+        return batch
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = _file_of(self._array)
