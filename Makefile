@@ -68,7 +68,7 @@ require-notebooks:
 	@test -n "$(NOTEBOOKS)" || { echo "make notebooks: there is no notebook in notebooks/ yet" >&2; exit 1; }
 
 require-%:
-	@test -f src/layermatch/$*.py \
+	@test -f src/layermatch/$*.py || test -f src/layermatch/$*/__main__.py \
 	|| { echo "make: src/layermatch/$*.py, which this command runs, does not exist yet" >&2; exit 1; }
 
 # Stamp files: a step is done again when the files it depends on change.

@@ -107,7 +107,7 @@ def build_data(
     source_class = find_target("data.source", options.pop("source", None), plugins=settings["plugins"])
     given = {
         "weak": None, "strong": None, "seed": settings["seed"], "use_unlabelled": use_unlabelled,
-        "channels_last": device.channels_last,
+        "channels_last": device.channels_last, "device": device.torch_device,
     }  # fmt: skip
     of_source, of_module = option_names(source_class), option_names(SemiSupervisedData) - {"source", *given}
     check_keys("data", options, of_source | of_module)

@@ -36,6 +36,11 @@ class Device:
     channels_last: bool
 
     @property
+    def torch_device(self) -> torch.device:
+        """The first of its kind, as torch names it."""
+        return torch.device("cuda:0" if self.accelerator == "gpu" else self.accelerator)
+
+    @property
     def name(self) -> str:
         """The device's name, for people."""
         return torch.cuda.get_device_name() if self.accelerator == "gpu" else self.accelerator.upper()

@@ -1,7 +1,6 @@
 """Images to compare on, and the conventional PIL pipeline as the oracle."""
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 PER_KIND = 1000
 

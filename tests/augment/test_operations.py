@@ -3,13 +3,13 @@
 import platform
 import sys
 
-import pil_pipeline
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from layermatch.augment import OPERATIONS, RANDAUGMENT, apply_operation, geometry, ops
+from layermatch.bench import pil_pipeline
 from layermatch.errors import UserError
 
 # Worst difference in levels and smallest share of equal values that are allowed. On x86 everything is equal to the

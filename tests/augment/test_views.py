@@ -3,7 +3,6 @@
 import platform
 import sys
 
-import pil_pipeline
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from layermatch.augment import OPERATIONS, RANDAUGMENT, StrongView, WeakView, geometry, ops
 from layermatch.augment.randaugment import rand_augment
+from layermatch.bench import pil_pipeline
 from layermatch.errors import UserError
 
 LAST = 1 - 2**-24  # the largest float32 below 1

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 
 from layermatch.augment import StrongView, WeakView
 from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
-from layermatch.data.images import ConcatImages, FileImages, take
+from layermatch.data.images import ConcatImages, take
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.splits import Split, make_split
 from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
+from layermatch.data.storage import DevicePool, Storage, check_device_fits, reads_files
+from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
 
 __all__ = ["SemiSupervisedData"]
@@ -44,13 +46,18 @@ class SemiSupervisedData(LightningDataModule):
         batch_size: labelled images per device and step.
         mu: unlabelled images per labelled one, at least 1.
         eval_batch_size: images per device and evaluation batch.
-        num_workers: processes that read images; None is 0 for images in memory and up to 8 for image files.
+        num_workers: processes that read images; None is 0, and up to 8 where image files are decoded.
+        storage: where images are kept: ``device``, ``ram``, ``disk``, ``lazy`` or ``auto``; see
+            :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
+        cache_dir: where decoded image files are kept, an absolute path; None is the user's cache directory.
         overfit: whether every step trains on the batch of step 0, for debugging.
         mean: of each channel, in ``[0, 1]``, for normalisation.
         std: of each channel, above 0.
         seed: of the split, the order and the views.
         use_unlabelled: whether training batches have unlabelled images.
         channels_last: whether images are laid out channels last.
+        device: what training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not fit; None
+            leaves that to the first batch.
 
     Raises:
         UserError: a value is out of range.
@@ -86,12 +93,15 @@ class SemiSupervisedData(LightningDataModule):
         mu: int = 7,
         eval_batch_size: int = 512,
         num_workers: int | None = None,
+        storage: str = "auto",
+        cache_dir: str | Path | None = None,
         overfit: bool = False,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
         use_unlabelled: bool = True,
         channels_last: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         check_number("data.batch_size", batch_size, low=1, integer=True)
@@ -116,13 +126,16 @@ class SemiSupervisedData(LightningDataModule):
         self.mu = mu
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
         self.overfit = overfit
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.seed = seed
         self.use_unlabelled = use_unlabelled
         self.channels_last = channels_last
+        self.device = device
         self._loaded: SourceData | None = None
+        self._device_pool: DevicePool | None = None
 
     # --------------------------------------------------------------------------------------------------------- sets
 
@@ -160,10 +173,22 @@ class SemiSupervisedData(LightningDataModule):
                 f"{channels} channels"
             )
         self.split = self._make_split(content)
+        self._check_device(content)
+        content = self.storage.keep(content)
         self.labelled = _part(content.labelled, self.split.labelled)
         self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
+
+    def _check_device(self, content: SourceData) -> None:
+        """Refuse a pool that does not fit, before any image is read."""
+        # Rank 0 alone: the other ranks do not know their device yet.
+        if self.storage.kind != "device" or self.device is None or not is_rank_zero():
+            return
+        count = len(self.split.labelled)
+        if self.use_unlabelled:
+            count = len(content.labelled) - len(self.split.validation) + len(content.unlabelled or ())
+        check_device_fits(count, content.labelled.images.shape, self.device)
 
     def _make_split(self, content: SourceData) -> Split:
         pool = content.labelled
@@ -211,8 +236,12 @@ class SemiSupervisedData(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def training_steps(self) -> TrainingSteps:
-        """Random access to this rank's raw batches."""
+    def training_steps(self, *, read_images: bool = True) -> TrainingSteps:
+        """Random access to this rank's raw batches.
+
+        Args:
+            read_images: False gives batches that :class:`~layermatch.data.storage.DevicePool` puts the images into.
+        """
         rank, world_size = self._rank_and_world
         return TrainingSteps(
             self.labelled,
@@ -223,6 +252,7 @@ class SemiSupervisedData(LightningDataModule):
             rank=rank,
             world_size=world_size,
             draws=(self.weak.num_draws, self.strong.num_draws),
+            read_images=read_images,
         )
 
     def batch_of_step(self, step: int) -> Batch:
@@ -235,7 +265,9 @@ class SemiSupervisedData(LightningDataModule):
         if self.trainer is not None:
             # A checkpoint is written between optimizer steps, each of which takes `accumulate` batches.
             first = self.trainer.global_step * getattr(self.trainer.lightning_module, "accumulate", 1)
-        return self._loader(self.training_steps(), sampler=StepsFrom(first, stand_still=self.overfit))
+        on_device = self.storage.kind == "device"
+        steps = self.training_steps(read_images=not on_device)
+        return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
         """The validation set; nothing where ``num_val`` is 0."""
@@ -251,11 +283,10 @@ class SemiSupervisedData(LightningDataModule):
         rank, world_size = self._rank_and_world
         return self._loader(EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size))
 
-    def _loader(self, steps: Any, sampler: StepsFrom | None = None) -> DataLoader[Any]:
+    def _loader(self, steps: Any, sampler: StepsFrom | None = None, *, decodes: bool = True) -> DataLoader[Any]:
         workers = self.num_workers
         if workers is None:
-            from_files = isinstance(self.content.labelled.images, FileImages)
-            workers = min(os.cpu_count() or 1, 8) if from_files else 0
+            workers = min(os.cpu_count() or 1, 8) if decodes and reads_files(self.content) else 0
         return DataLoader(
             steps,
             sampler=sampler,
@@ -270,10 +301,22 @@ class SemiSupervisedData(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Make the views, on the device that the raw batch was moved to."""
         if isinstance(batch, RawBatch):
-            return self.make_views(batch)
+            has_images = len(batch.labelled.images) > 0
+            return self.make_views(batch if has_images else self._pool_on(batch.labelled.label.device).fill(batch))
         if isinstance(batch, RawEvalBatch):
             return EvalBatch(self.normalise(batch.images), batch.label, batch.indices)
         return batch
+
+    def _pool_on(self, device: torch.device) -> DevicePool:
+        """The training images on a device; copied there at the first batch."""
+        if self._device_pool is None or self._device_pool.device != device:
+            labelled, pool = np.asarray(self.split.labelled), _kept(len(self.content.labelled), self.split)
+            # Labelled images are in the pool too; alone they are all that an algorithm without it needs.
+            rows = np.searchsorted(pool, labelled) if self.use_unlabelled else np.arange(len(labelled))
+            images = self.unlabelled.images if self.use_unlabelled else self.labelled.images
+            self._device_pool = None  # frees another device's, before memory is looked at
+            self._device_pool = DevicePool(images, labelled_rows=rows, device=device)
+        return self._device_pool
 
     def make_views(self, raw: RawBatch) -> Batch:
         """Weak views of labelled images; weak and strong views of unlabelled ones."""
@@ -325,9 +368,13 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
     """The unlabelled pool: the training pool without the validation images, and the source's further images."""
-    kept = np.setdiff1d(np.arange(len(content.labelled)), np.asarray(split.validation, np.int64))
-    pool = _part(content.labelled, kept.tolist())
+    pool = _part(content.labelled, _kept(len(content.labelled), split).tolist())
     more = content.unlabelled
     if more is None:
         return pool
     return ImageSet(ConcatImages([pool.images, more.images]), np.concatenate([pool.labels, more.labels]))
+
+
+def _kept(pool_size: int, split: Split) -> NDArray[np.int64]:
+    """Positions of the training pool that are not held out, in order."""
+    return np.setdiff1d(np.arange(pool_size), np.asarray(split.validation, np.int64))

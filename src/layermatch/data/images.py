@@ -7,7 +7,7 @@ augmented: images stay ``uint8`` until they are on the device.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ __all__ = [
     "SubsetImages",
     "check_channels",
     "one_line",
+    "replace_leaves",
     "take",
 ]
 
@@ -69,6 +70,9 @@ class Images(Protocol):
 class ArrayImages:
     """Images over a numpy array or a memory map; only what is read is copied.
 
+    A read-only map is a description of its file: :meth:`read` reads the file itself. Pages that are touched through
+    the map would count as this process's memory, until one epoch has brought in the whole file.
+
     Args:
         array: ``(N, ., ., .)`` ``uint8``, the last three axes as ``layout`` says. A ``np.memmap`` stays on
             disk, and is pickled as its file name, so that a worker process maps the file again instead of
@@ -96,9 +100,15 @@ class ArrayImages:
             )
         self._array = array
         self._layout = layout
+        self._file = _file_of(array) if getattr(array, "mode", None) == "r" else None
 
     def __len__(self) -> int:
         return len(self._array)
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the images are read from a file, and not in memory."""
+        return isinstance(self._array, np.memmap)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,17 +119,42 @@ class ArrayImages:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the images ``indices`` ``(n,)`` as ``(n, C, H, W)``; see :meth:`Images.read`."""
         _check_indices(indices, len(self))
+        if self._file is not None:
+            return self._read_file(*self._file, indices)
         # np.asarray: picking from a memmap must give a plain array, not a memmap that no file is behind.
         picked = np.asarray(self._array)[indices]
         return np.ascontiguousarray(picked.transpose(_AXES[self._layout]))
 
+    def _read_file(self, path: str, offset: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        batch = np.empty((len(indices), *self.shape), np.uint8)
+        as_stored = batch.transpose(np.argsort(_AXES[self._layout]))
+        image = np.empty(self._array.shape[1:], np.uint8)
+        try:
+            # Opened for each batch: a worker process that inherits an open file would share its position.
+            with Path(path).open("rb", buffering=0) as file:
+                for row in np.argsort(indices):  # in the order of the file, which a slow disk is glad of
+                    file.seek(offset + int(indices[row]) * image.nbytes)
+                    if file.readinto(image.data) != image.nbytes:
+                        raise UserError(f"{path} became shorter while it was being read")
+                    as_stored[row] = image
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {one_line(error)}") from error
+        return batch
+
     def __reduce__(self) -> tuple[Any, ...]:
-        array = self._array
-        base: object = array.base
-        # Only a memmap made straight from its file has the mapping itself as its base, a slice has not.
-        if isinstance(array, np.memmap) and isinstance(base, mmap.mmap) and array.flags.c_contiguous:
-            return _map_again, (array.filename, array.offset, array.shape, self._layout)
-        return _wrap_again, (np.asarray(array), self._layout)
+        place = _file_of(self._array)
+        if place is not None:
+            return _map_again, (*place, self._array.shape, self._layout)
+        return _wrap_again, (np.asarray(self._array), self._layout)
+
+
+def _file_of(array: NDArray[np.uint8]) -> tuple[str, int] | None:
+    """The file that all of ``array`` maps, row after row, and where in it the rows begin."""
+    base: object = array.base
+    # Only a memmap made straight from its file has the mapping itself as its base, a slice has not.
+    if isinstance(array, np.memmap) and isinstance(base, mmap.mmap) and array.flags.c_contiguous:
+        return str(array.filename), array.offset
+    return None
 
 
 def _map_again(path: str, offset: int, shape: tuple[int, ...], layout: str) -> ArrayImages:
@@ -161,6 +196,11 @@ class FileImages:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The file of each image."""
+        return self._paths
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -232,6 +272,11 @@ class ConcatImages:
         return int(self._ends[-1])
 
     @property
+    def parts(self) -> tuple[Images, ...]:
+        """The sets that follow one another."""
+        return self._parts
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """``(C, H, W)`` of every image."""
         return self._parts[0].shape
@@ -282,6 +327,15 @@ class SubsetImages:
         _check_indices(indices, len(self))
         return self._images.read(self._indices[indices])
 
+    def over(self, images: Images) -> SubsetImages:
+        """The same choice from other ``images``, such as a copy of the underlying set."""
+        return SubsetImages(images, self._indices)
+
+    @property
+    def whole(self) -> Images:
+        """The underlying set."""
+        return self._images
+
     def take(self, indices: NDArray[np.int64]) -> SubsetImages:
         """The images at ``indices`` ``(n,)`` of this subset, as one subset of the underlying set."""
         _check_indices(indices, len(self))
@@ -308,6 +362,29 @@ def take(images: Images, indices: NDArray[np.int64]) -> SubsetImages:
         1
     """
     return images.take(indices) if isinstance(images, SubsetImages) else SubsetImages(images, indices)
+
+
+def replace_leaves(images: Images, make: Callable[[Images], Images]) -> Images:
+    """Put other sets in the place of those that subsets and concatenations are made of.
+
+    Args:
+        images: any set of images.
+        make: gives the set to use instead of one that is neither a subset nor a concatenation.
+
+    Returns:
+        The same images in the same order, read from what ``make`` gave.
+
+    Example:
+        >>> stored = ArrayImages(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1))
+        >>> inverted = ArrayImages(255 - stored.read(np.arange(4)))
+        >>> replace_leaves(take(stored, np.array([3])), lambda images: inverted).read(np.array([0])).item()
+        252
+    """
+    if isinstance(images, ConcatImages):
+        return ConcatImages([replace_leaves(part, make) for part in images.parts])
+    if isinstance(images, SubsetImages):
+        return images.over(replace_leaves(images.whole, make))
+    return make(images)
 
 
 def check_channels(name: str, value: object) -> None:

@@ -25,7 +25,8 @@ class ViewedSet(NamedTuple):
     """Raw images and the random numbers of their views, of the labelled or the unlabelled part of a batch.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8; ``(0, C, H, W)`` where the device has them, see
+            :class:`~layermatch.data.storage.DevicePool`.
         label: ``(N,)`` int64, -1 where unknown.
         indices: ``(N,)`` int64, positions in the set.
         draws: for each view ``(N, D)`` float32 in ``[0, 1)``.
@@ -79,6 +80,7 @@ class TrainingSteps(Dataset[RawBatch]):
         rank: of this process.
         world_size: number of processes, ``R``.
         draws: random numbers per sample for (weak, strong).
+        read_images: False leaves the images out: the device has them.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class TrainingSteps(Dataset[RawBatch]):
         rank: int,
         world_size: int,
         draws: tuple[int, int],
+        read_images: bool = True,
     ) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
@@ -101,6 +104,7 @@ class TrainingSteps(Dataset[RawBatch]):
         self.rank = rank
         self.world_size = world_size
         self.draws = draws
+        self.read_images = read_images
 
     def __getitem__(self, step: int) -> RawBatch:
         """The batch of one step of this rank."""
@@ -118,7 +122,7 @@ class TrainingSteps(Dataset[RawBatch]):
             torch.from_numpy(uniforms(seed=self.seed, stream=stream + 1 + v, start=start, count=size, width=width))
             for v, width in enumerate(widths)
         )
-        return ViewedSet(*_read(images, index), draws)
+        return ViewedSet(*_read(images, index, read_images=self.read_images), draws)
 
 
 class EvalSteps(Dataset[RawEvalBatch]):
@@ -162,6 +166,6 @@ class StepsFrom(Sampler[int]):
         return repeat(0) if self.stand_still else count(self.first)
 
 
-def _read(images: ImageSet, index: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    pixels = torch.from_numpy(images.images.read(index))
+def _read(images: ImageSet, index: NDArray[np.int64], *, read_images: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    pixels = torch.from_numpy(images.images.read(index if read_images else index[:0]))
     return pixels, torch.from_numpy(images.labels[index]), torch.from_numpy(index)

@@ -101,7 +101,7 @@ class PilPipeline:
         self.pad = pad
         self.num_ops = num_ops
         self.cutout = cutout
-        self.operations = [OPERATIONS[name] for name in operations]
+        self.operations = tuple(operations)  # names: functions without a name cannot be sent to a worker process
 
     def weak(self, image: Image.Image, draws: Sequence[float]) -> Image.Image:
         """Crop and flip; draws are (top, left, flip)."""
@@ -119,7 +119,7 @@ class PilPipeline:
         image = self.weak(image, draws[:3])
         for slot in range(self.num_ops):
             choice, uniform = draws[3 + 2 * slot : 5 + 2 * slot]
-            operation, low, high = self.operations[int(choice * len(self.operations))]
+            operation, low, high = OPERATIONS[self.operations[int(choice * len(self.operations))]]
             image = operation(image, low + (high - low) * uniform)
         size, x, y = draws[3 + 2 * self.num_ops :]
         return cutout(image, size=self.cutout * size, x=x, y=y)

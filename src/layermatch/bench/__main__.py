@@ -1,0 +1,103 @@
+"""The command line of the bench."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from layermatch.bench import augment, data, step
+from layermatch.bench.report import Section, check_json_path, machine, show, write_json
+from layermatch.cli import EXIT_USER_ERROR
+from layermatch.console import Reporter
+from layermatch.errors import UserError, check_number
+
+__all__ = ["main"]
+
+SUBJECTS = ("augment", "step", "data")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Leave it to :func:`main` to print one line, without the usage."""
+        raise UserError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m layermatch.bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("subject", choices=(*SUBJECTS, "all"), help="what to measure")
+    parser.add_argument("--quick", action="store_true", help="within a minute on two CPU cores; smaller batch")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the result goes (%(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--threads", type=int, help="of torch on the CPU; default: torch's own choice")
+    return parser
+
+
+def _choose_device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda, but this machine has no CUDA GPU: choose auto or cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def measure(subject: str, *, device: torch.device, quick: bool) -> Section:
+    """Measure one subject.
+
+    Args:
+        subject: ``augment``, ``step`` or ``data``.
+        device: what computes.
+        quick: the short form.
+    """
+    if subject == "augment":
+        return augment.measure(device=device, quick=quick)
+    if subject == "step":
+        effort = step.choose_effort(device, quick=quick)
+        return step.measure(device=device, cases=step.choose_cases(device), effort=effort)
+    return data.measure(device=device, quick=quick)
+
+
+def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
+    """Measure, print and write.
+
+    Args:
+        arguments: of the command line; None takes the process's.
+        reporter: what prints.
+
+    Raises:
+        UserError: an argument is not legal. Nothing has been measured then.
+    """
+    given = _parser().parse_args(arguments)
+    device = _choose_device(given.device)
+    if given.threads is not None:
+        check_number("--threads", given.threads, low=1, integer=True)
+        torch.set_num_threads(given.threads)
+    check_json_path(given.json)
+    about = machine(device=device)
+    sections = []
+    for subject in SUBJECTS if given.subject == "all" else (given.subject,):
+        reporter.show(f"measuring {subject} ...")
+        sections.append(measure(subject, device=device, quick=given.quick))
+    show(sections, about=about, reporter=reporter)
+    write_json(given.json, sections, about=about, quick=given.quick)
+    reporter.show(f"written to {given.json}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; a mistake of the user is one line on standard error and status 2.
+
+    Args:
+        arguments: of the command line; None takes the process's.
+    """
+    try:
+        bench(arguments, Reporter())
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

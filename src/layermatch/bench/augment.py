@@ -1,0 +1,120 @@
+"""Weak and strong views of a batch against PIL, one image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+from layermatch.augment import OPERATIONS, RANDAUGMENT, StrongView, WeakView
+from layermatch.bench import pil_pipeline
+from layermatch.bench.images import RandomImages, photograph_crops
+from layermatch.bench.report import Figure, Ratio, Section
+from layermatch.bench.timing import alternate, timed
+from layermatch.data import SemiSupervisedData
+
+__all__ = ["measure"]
+
+#: 7 unlabelled images for each of 64 labelled ones (FixMatch, Sohn et al. 2020).
+NUM_IMAGES = 448
+#: Size to the least ratio on one core that the project aims at.
+TARGETS = {32: ">= 10", 96: ">= 4"}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+
+
+def measure(*, device: torch.device, quick: bool, num_images: int = NUM_IMAGES) -> Section:
+    """Both views with normalisation, at 32x32 and 96x96, on one thread; in the full form each operation too.
+
+    Args:
+        device: what our views are computed on; PIL's are always on the CPU.
+        quick: whether to leave the single operations out and repeat less.
+        num_images: unlabelled images in a batch.
+    """
+    rounds = 3 if quick else 9
+    section = Section("augment", {"images": num_images, "views": "weak + strong, normalised", "threads": 1})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for size in TARGETS:
+            _measure_pair(section, photograph_crops(num_images, size=size), device=device, rounds=rounds)
+        if not quick:
+            for size in TARGETS:
+                _measure_operations(section, photograph_crops(num_images, size=size), device=device, rounds=3)
+    finally:
+        torch.set_num_threads(threads)
+    return section
+
+
+def _measure_pair(section: Section, images: Tensor, *, device: torch.device, rounds: int) -> None:
+    size = images.shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    weak, strong = WeakView(), StrongView()
+    draws = [torch.rand(len(images), view.num_draws, generator=generator) for view in (weak, strong)]
+    variants = {
+        "ours": timed(_batched(images.to(device), draws, weak, strong), device),
+        "PIL": timed(_one_by_one(pil_pipeline.to_images(images), draws), torch.device("cpu")),
+    }
+    times = alternate(variants, rounds=rounds, warmups=1)
+    ours, pil = (Figure.in_ms(f"{name}, {size}x{size}", times[name]) for name in variants)
+    section.figures += [ours, pil]
+    target = TARGETS[size] if device.type == "cpu" else ""
+    section.ratios.append(Ratio(f"times as fast as PIL, {size}x{size}", pil, ours, target))
+
+
+def _batched(images: Tensor, draws: list[Tensor], weak: WeakView, strong: StrongView) -> Callable[[], object]:
+    """What the data module does with the unlabelled part of a batch."""
+    source = RandomImages(10, size=images.shape[-1])
+    data = SemiSupervisedData(source, weak=weak, strong=strong, num_labels=10, mean=MEAN, std=STD, seed=0)
+    draws_weak = draws[0].to(images.device)
+
+    def make() -> object:
+        return data.normalise(weak(images, draws_weak)), data.normalise(strong(images, draws[1]))
+
+    return make
+
+
+def _one_by_one(images: list[Image], draws: list[Tensor]) -> Callable[[], object]:
+    """What a loader's worker does with the same images and draws."""
+    pipeline = pil_pipeline.PilPipeline()
+    rows = list(zip(images, draws[0].tolist(), draws[1].tolist(), strict=True))
+
+    def make() -> object:
+        pairs = [pipeline.pair(image, row_weak, row_strong) for image, row_weak, row_strong in rows]
+        return [torch.stack([transforms.normalize(v, MEAN, STD) for v in view]) for view in zip(*pairs, strict=True)]
+
+    return make
+
+
+def _measure_operations(section: Section, images: Tensor, *, device: torch.device, rounds: int) -> None:
+    """Each operation on the whole batch; the slowest of them, relative to PIL, becomes a ratio."""
+    size = images.shape[-1]
+    on_device, pictures = images.to(device), pil_pipeline.to_images(images)
+    uniform = torch.rand(len(images), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pairs: list[tuple[Figure, Figure]] = []
+    for name in RANDAUGMENT:
+        if name == "identity":
+            continue
+        variants = {
+            f"ours: {name}, {size}x{size}": timed(_ours(name, on_device, uniform), device),
+            f"PIL: {name}, {size}x{size}": timed(_pil(name, pictures, uniform), torch.device("cpu")),
+        }
+        times = alternate(variants, rounds=rounds, warmups=1)
+        ours, pil = (Figure.in_ms(label, times[label]) for label in variants)
+        pairs.append((ours, pil))
+        section.figures += [ours, pil]
+    ours, pil = min(pairs, key=lambda pair: pair[1].value / pair[0].value)
+    section.ratios.append(Ratio(f"worst operation against PIL ({ours.name.removeprefix('ours: ')})", pil, ours))
+
+
+def _ours(name: str, images: Tensor, uniform: Tensor) -> Callable[[], object]:
+    function, low, high = OPERATIONS[name]
+    return lambda: function(images, low + (high - low) * uniform)
+
+
+def _pil(name: str, pictures: list[Image], uniform: Tensor) -> Callable[[], object]:
+    function, low, high = pil_pipeline.OPERATIONS[name]
+    magnitudes = (low + (high - low) * uniform).tolist()
+    return lambda: [function(picture, m) for picture, m in zip(pictures, magnitudes, strict=True)]

@@ -1,0 +1,271 @@
+"""The whole training step against pure compute, and against the conventional recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from layermatch.algorithms import PseudoLabelling
+from layermatch.augment import StrongView, WeakView
+from layermatch.bench import conventional
+from layermatch.bench.images import RandomImages
+from layermatch.bench.report import Figure, Ratio, Section
+from layermatch.bench.timing import Stopwatch, alternate, peak_mib, start_peak
+from layermatch.data import SemiSupervisedData
+from layermatch.functional import cosine
+from layermatch.layerwise import LayerMatch
+from layermatch.models import Network, wrn_28_2, wrn_37_2
+from layermatch.pseudo_labels import FixedThreshold
+from layermatch.run import quiet_libraries
+from layermatch.trainer import Device, choose_device, make_trainer
+
+__all__ = ["Case", "Effort", "choose_cases", "choose_effort", "measure"]
+
+NUM_IMAGES = 2048
+NUM_LABELS = 40
+NUM_CLASSES = 10
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+FORWARDS = ("split", "joint")
+#: The published batch, which targets are stated for (FixMatch, Sohn et al. 2020).
+BATCH_SIZE, MU = 64, 7
+
+Block = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the size of its images.
+
+    Attributes:
+        name: for people.
+        network: makes it, given ``num_classes``.
+        size: side of the images.
+    """
+
+    name: str
+    network: Callable[..., Network]
+    size: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        batch_size: labelled images per step.
+        mu: unlabelled images per labelled one.
+        warmups: steps of each block that do not count.
+        steps: steps of each block that do.
+        rounds: blocks of each variant.
+    """
+
+    batch_size: int
+    mu: int
+    warmups: int
+    steps: int
+    rounds: int
+
+    @property
+    def total(self) -> int:
+        """Steps of a block."""
+        return self.warmups + self.steps
+
+
+def choose_cases(device: torch.device) -> list[Case]:
+    """The networks that a device is measured with.
+
+    Args:
+        device: what computes.
+    """
+    cases = [Case("WRN-28-2", wrn_28_2, 32)]
+    return [*cases, Case("WRN-37-2", wrn_37_2, 96)] if device.type == "cuda" else cases
+
+
+def choose_effort(device: torch.device, *, quick: bool) -> Effort:
+    """How much a device is measured.
+
+    On a GPU the warm-up steps are more than the batches that the conventional loaders hold ready.
+
+    Args:
+        device: what computes.
+        quick: the short form: on a CPU with a quarter of the published batch.
+    """
+    if device.type == "cuda":
+        return Effort(BATCH_SIZE, MU, warmups=10, steps=10 if quick else 30, rounds=1 if quick else 3)
+    if quick:
+        return Effort(BATCH_SIZE // 4, MU, warmups=1, steps=2, rounds=2)
+    return Effort(BATCH_SIZE, MU, warmups=1, steps=2, rounds=4)
+
+
+def measure(*, device: torch.device, cases: list[Case], effort: Effort) -> Section:
+    """Seconds per step of each variant, in blocks that take turns.
+
+    Args:
+        device: what computes.
+        cases: networks.
+        effort: how much.
+    """
+    chosen = choose_device(
+        accelerator="gpu" if device.type == "cuda" else "cpu", precision="auto", channels_last="auto"
+    )
+    settings = {
+        "B": effort.batch_size, "mu": effort.mu, "precision": chosen.precision, "channels_last": chosen.channels_last,
+        "steps": f"{effort.rounds} x {effort.steps}",
+    }  # fmt: skip
+    section = Section("step", settings)
+    for case in cases:
+        _measure_case(section, case, device=device, chosen=chosen, effort=effort)
+    return section
+
+
+def _measure_case(section: Section, case: Case, *, device: torch.device, chosen: Device, effort: Effort) -> None:
+    source = RandomImages(NUM_IMAGES, size=case.size)
+    data = SemiSupervisedData(
+        source, weak=WeakView(), strong=StrongView(), num_labels=NUM_LABELS, batch_size=effort.batch_size,
+        mu=effort.mu, mean=MEAN, std=STD, seed=0, channels_last=chosen.channels_last,
+    )  # fmt: skip
+    data.setup()
+    options: dict[str, Any] = {"device": device, "effort": effort}
+    blocks: dict[str, Block] = {}
+    for forward in FORWARDS:
+        blocks[f"whole step, {forward}"] = partial(_our_block, case, data, chosen, forward=forward, **options)
+        blocks[f"pure compute, {forward}"] = partial(_pure_block, case, data, chosen, forward=forward, **options)
+    blocks["conventional step"] = partial(_conventional_block, case, source, data, **options)
+    memory: dict[str, list[float]] = {name: [] for name in blocks}
+    times = alternate({n: partial(_watched, b, memory[n], device) for n, b in blocks.items()}, rounds=effort.rounds)
+    figures = {name: Figure.in_ms(f"{case.name} {name}", times[name]) for name in blocks}
+    section.figures += figures.values()
+    _add_ratios(section, case, figures, is_published=_is_published(effort, device))
+    for forward in FORWARDS:
+        whole, pure = figures[f"whole step, {forward}"], figures[f"pure compute, {forward}"]
+        share = 100 * (1 - pure.value / whole.value)
+        section.figures.append(Figure(f"{case.name} share outside the network, {forward}", "%", (share,)))
+    if device.type == "cuda":
+        section.figures += [Figure(f"{case.name} memory: {n}", "MiB", tuple(used)) for n, used in memory.items()]
+
+
+def _is_published(effort: Effort, device: torch.device) -> bool:
+    return device.type == "cpu" and (effort.batch_size, effort.mu) == (BATCH_SIZE, MU)
+
+
+def _add_ratios(section: Section, case: Case, figures: dict[str, Figure], *, is_published: bool) -> None:
+    for forward in FORWARDS:
+        whole = figures[f"whole step, {forward}"]
+        name = f"{case.name} whole step / pure compute, {forward}"
+        pure = figures[f"pure compute, {forward}"]
+        section.ratios.append(Ratio(name, whole, pure, "<= 1.15" if is_published else ""))
+    for forward in FORWARDS:
+        whole = figures[f"whole step, {forward}"]
+        name = f"{case.name} steps/s against the conventional recipe, {forward}"
+        section.ratios.append(Ratio(name, figures["conventional step"], whole, ">= 5" if is_published else ""))
+
+
+def _watched(block: Block, memory: list[float], device: torch.device) -> float:
+    before = start_peak(device)
+    seconds = block()
+    memory.append(peak_mib(device, before))
+    return seconds
+
+
+# ---------------------------------------------------------------------------------------------------------- variants
+
+
+class _Window(Callback):
+    """Times the steps after the warm-up of a fit, everything between them included."""
+
+    def __init__(self, device: torch.device, effort: Effort) -> None:
+        self.watch = Stopwatch(device)
+        self.effort = effort
+        self.seconds = 0.0
+
+    def after(self, step: int) -> None:
+        """Note that so many steps are done."""
+        if step == self.effort.warmups:
+            self.watch.start()
+        if step == self.effort.total:
+            self.seconds = self.watch.stop() / self.effort.steps
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 -- Lightning's
+        self.after(batch_idx + 1)
+
+
+def _our_block(
+    case: Case, data: SemiSupervisedData, chosen: Device, *, forward: str, device: torch.device, effort: Effort
+) -> float:
+    """A real fit: Lightning's loop, our batches and views, LayerMatch, weight average, metrics."""
+    torch.manual_seed(0)
+    algorithm = PseudoLabelling(
+        case.network(num_classes=NUM_CLASSES),
+        policy=FixedThreshold(threshold=0.95),
+        rule=LayerMatch(),
+        num_unlabelled=len(data.unlabelled),
+        forward=forward,
+        optimizer=partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        schedule=cosine,
+    )
+    if chosen.channels_last:
+        algorithm = algorithm.to(memory_format=torch.channels_last)
+    window = _Window(device, effort)
+    with quiet_libraries():
+        trainer = make_trainer(
+            accelerator=chosen.accelerator, precision=chosen.precision, channels_last=chosen.channels_last,
+            max_steps=effort.total, eval_every=effort.total + 1, accumulate=1, run_dir=Path(tempfile.gettempdir()),
+            callbacks=[window], loggers=[],
+        )  # fmt: skip
+        trainer.fit(algorithm, datamodule=data)
+    return window.seconds
+
+
+def _pure_block(
+    case: Case, data: SemiSupervisedData, chosen: Device, *, forward: str, device: torch.device, effort: Effort
+) -> float:
+    """The same network's forward and backward on tensors that are there already; nothing else."""
+    torch.manual_seed(0)
+    network = case.network(num_classes=NUM_CLASSES).to(device)
+    if chosen.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    batch = data.batch_of_step(0)
+    if batch.unlabelled is None:
+        raise ValueError("the batch has no unlabelled images")
+    labelled, weak, strong = (
+        t.to(device) for t in (batch.labelled.image, batch.unlabelled.weak, batch.unlabelled.strong)
+    )
+    with_gradient = torch.cat([labelled, strong] if forward == "split" else [labelled, weak, strong])
+    without = weak if forward == "split" else None
+    window = _Window(device, effort)
+    for step in range(1, effort.total + 1):
+        _forward_and_backward(network, with_gradient, without, autocast=chosen.precision == "bf16-mixed")
+        window.after(step)
+    return window.seconds
+
+
+def _forward_and_backward(network: Network, images: Tensor, without: Tensor | None, *, autocast: bool) -> None:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+        if without is not None:
+            with torch.no_grad():
+                network(without)
+            torch.clear_autocast_cache()
+        network(images).logits.mean().backward()
+    network.zero_grad()
+
+
+def _conventional_block(
+    case: Case, source: RandomImages, data: SemiSupervisedData, *, device: torch.device, effort: Effort
+) -> float:
+    """The same images, batch sizes and network in the conventional loop."""
+    torch.manual_seed(0)
+    window = _Window(device, effort)
+    conventional.train(
+        case.network(num_classes=NUM_CLASSES), source.pixels.transpose(0, 2, 3, 1).copy(), source.labels,
+        data.split.labelled, batch_size=effort.batch_size, mu=effort.mu, max_steps=effort.total, mean=MEAN, std=STD,
+        device=device, on_step=lambda step, _: window.after(step),
+    )  # fmt: skip
+    return window.seconds

@@ -1,0 +1,151 @@
+"""The command and its three subjects, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from layermatch.bench import augment, data, step
+from layermatch.bench.__main__ import main
+from layermatch.bench.report import Section
+from layermatch.models import wrn_small
+
+CPU = torch.device("cpu")
+
+
+def names(section: Section) -> set[str]:
+    return {figure.name for figure in section.figures}
+
+
+def check(section: Section) -> None:
+    """Every figure is sound, and each ratio is of two figures of the section."""
+    assert len(names(section)) == len(section.figures)
+    for ratio in section.ratios:
+        assert {ratio.numerator.name, ratio.denominator.name} <= names(section)
+        assert ratio.numerator.unit == ratio.denominator.unit
+        assert ratio.value == ratio.numerator.value / ratio.denominator.value > 0
+
+
+def test_augment_measures_pairs_and_operations() -> None:
+    threads = torch.get_num_threads()
+    section = augment.measure(device=CPU, quick=False, num_images=3)
+    check(section)
+    assert {"ours, 32x32", "PIL, 96x96", "ours: equalize, 32x32", "PIL: rotate, 96x96"} <= names(section)
+    assert len(section.figures) == 4 + 2 * 2 * 13
+    assert [ratio.target for ratio in section.ratios] == [">= 10", ">= 4", "", ""]
+    assert torch.get_num_threads() == threads
+
+
+def test_what_augment_compares_is_the_same_work() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    weak, strong = augment.WeakView(), augment.StrongView()
+    draws = [torch.rand(5, view.num_draws, generator=generator) for view in (weak, strong)]
+    ours = augment._batched(images, draws, weak, strong)()
+    theirs = augment._one_by_one(augment.pil_pipeline.to_images(images), draws)()
+    for a, b in zip(ours, theirs, strict=True):  # type: ignore[call-overload]
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_step_measures_every_variant() -> None:
+    effort = step.Effort(batch_size=2, mu=2, warmups=1, steps=1, rounds=2)
+    section = step.measure(device=CPU, cases=[step.Case("small", wrn_small, 16)], effort=effort)
+    check(section)
+    assert len(section.ratios) == 4
+    assert {ratio.target for ratio in section.ratios} == {""}  # no target is stated for such a batch
+    assert all(len(figure.measured) == 2 for figure in section.figures if figure.unit == "ms")
+    values = {figure.name: figure.value for figure in section.figures}
+    share = 100 * (1 - values["small pure compute, joint"] / values["small whole step, joint"])
+    assert values["small share outside the network, joint"] == pytest.approx(share)
+
+
+def test_the_whole_form_has_the_published_batch() -> None:
+    effort = step.choose_effort(CPU, quick=False)
+    assert (effort.batch_size, effort.mu) == (64, 7)
+    assert step.choose_effort(CPU, quick=True).batch_size == 16
+    assert [case.name for case in step.choose_cases(CPU)] == ["WRN-28-2"]
+
+
+def test_data_measures_every_way_to_hold_images() -> None:
+    section = Section("data", {})
+    data.measure_reading(section, num_images=40, size=8, batch_size=2, rounds=3)
+    check(section)
+    assert len(section.ratios) == len(data.READINGS)
+    assert {f"reading a batch, {reading.name}" for reading in data.READINGS} < names(section)
+
+
+@pytest.mark.slow
+def test_data_measures_the_start_of_a_run() -> None:
+    section = Section("data", {})
+    data.measure_start(section, device=CPU, rounds=1)
+    check(section)
+    values = {figure.name: figure.value for figure in section.figures}
+    assert 0 < values["start of a run to its first step"] < values["whole run of one step"]
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.json"
+    main(["augment", "--quick", "--device", "cpu", "--threads", "1", "--json", str(path)])
+    shown = capsys.readouterr().out
+    assert shown.index("Ratios") < shown.index("PIL, 96x96") < shown.index("Machine")
+    content = json.loads(path.read_text())
+    assert content["machine"]["threads"] == 1
+    assert set(content["sections"]) == {"augment"}
+    figures = {figure["name"]: figure["value"] for figure in content["sections"]["augment"]["figures"]}
+    for ratio in content["sections"]["augment"]["ratios"]:
+        assert ratio["value"] == figures[ratio["numerator"]] / figures[ratio["denominator"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: subject"),
+        (["nope"], "invalid choice: 'nope'"),
+        (["step", "--quik"], "unrecognized arguments: --quik"),
+        (["step", "--threads", "0"], "--threads=0 is not legal"),
+        (["step", "--threads", "two"], "invalid int value: 'two'"),
+        (["step", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["step", "--json", "missing/bench.json"], "there is no folder"),
+        (["step", "--json", "notes.txt"], "no bench result"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not captured.out
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["step", "--device", "cuda"])
+    assert stopped.value.code == 2
+    assert "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "layermatch.bench", "nope"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
