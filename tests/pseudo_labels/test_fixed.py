@@ -29,7 +29,7 @@ def test_hard_labels_where_the_confidence_reaches_the_threshold(threshold: float
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, "0.9", None, float("nan"), True])
 def test_thresholds_that_are_refused(threshold: object) -> None:
-    with pytest.raises(UserError, match="pseudo_labels.threshold="):
+    with pytest.raises(UserError, match=r"pseudo_labels\.threshold="):
         FixedThreshold(threshold=threshold)  # type: ignore[arg-type]
 
 
