@@ -71,12 +71,12 @@ def test_the_whole_form_has_the_published_batch() -> None:
     assert [case.name for case in step.choose_cases(CPU)] == ["WRN-28-2"]
 
 
-def test_data_measures_every_way_to_hold_images() -> None:
+def test_data_measures_every_storage() -> None:
     section = Section("data", {})
     data.measure_reading(section, num_images=40, size=8, batch_size=2, rounds=3)
     check(section)
-    assert len(section.ratios) == len(data.READINGS)
-    assert {f"reading a batch, {reading.name}" for reading in data.READINGS} < names(section)
+    assert len(section.ratios) == 1 + len(data.STORAGES)
+    assert {f"reading a batch, storage={storage}" for storage in data.STORAGES} < names(section)
 
 
 @pytest.mark.slow

@@ -77,12 +77,13 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
         torch.set_num_threads(given.threads)
     check_json_path(given.json)
     about = machine(device=device)
-    sections = []
+    sections: list[Section] = []
     for subject in SUBJECTS if given.subject == "all" else (given.subject,):
         reporter.show(f"measuring {subject} ...")
         sections.append(measure(subject, device=device, quick=given.quick))
+        # After each, so that a long measurement that is cut short leaves what it has.
+        write_json(given.json, sections, about=about, quick=given.quick)
     show(sections, about=about, reporter=reporter)
-    write_json(given.json, sections, about=about, quick=given.quick)
     reporter.show(f"written to {given.json}")
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,30 +22,14 @@ from layermatch.bench.timing import alternate, timed
 from layermatch.data import SemiSupervisedData
 from layermatch.functional.streams import shuffled_positions
 
-__all__ = ["READINGS", "Reading", "measure", "measure_reading", "measure_start"]
+__all__ = ["STORAGES", "measure", "measure_reading", "measure_start"]
 
 BATCH_SIZE, MU, SIZE = 64, 7, 96
 CPU = torch.device("cpu")
-#: What a run must import before it can do anything.
-IMPORTS = "import torch, torchvision, lightning.pytorch, torchmetrics, hydra"
-
-
-class Reading(NamedTuple):
-    """A way to hold the images.
-
-    Attributes:
-        name: for people.
-        is_file: whether the pixels lie in a mapped file rather than in memory.
-        options: further arguments of :class:`~layermatch.data.SemiSupervisedData`.
-    """
-
-    name: str
-    is_file: bool
-    options: dict[str, Any]
-
-
-#: Every way that is measured.
-READINGS = (Reading("memory", False, {}), Reading("mapped file", True, {}))
+#: Imports what a run must import before it can do anything, and says when that is done.
+IMPORTS = "import time, torch, torchvision, lightning.pytorch, torchmetrics, hydra; print(time.time())"
+#: Values of ``data.storage`` that are measured, of a data set that lies in a mapped file.
+STORAGES = ("ram", "disk")
 
 
 def measure(*, device: torch.device, quick: bool) -> Section:
@@ -59,34 +42,36 @@ def measure(*, device: torch.device, quick: bool) -> Section:
     section = Section("data", {"B": BATCH_SIZE, "mu": MU, "size": f"{SIZE}x{SIZE}"})
     num_images, rounds = (1024, 5) if quick else (4096, 20)
     measure_reading(section, num_images=num_images, size=SIZE, batch_size=BATCH_SIZE, rounds=rounds)
-    measure_start(section, device=device, rounds=2 if quick else 3)
+    measure_start(section, device=device, rounds=1 if quick else 3)
     return section
 
 
 def measure_reading(section: Section, *, num_images: int, size: int, batch_size: int, rounds: int) -> None:
-    """Raw batches of ``training_steps()``, each way in :data:`READINGS`, and a bare copy of as many pixels.
+    """Raw batches of ``training_steps()`` from each of :data:`STORAGES`, and a bare copy of as many pixels.
 
     Args:
         section: gets the figures.
         num_images: images in the set.
         size: of an image.
         batch_size: labelled images of a batch.
-        rounds: batches read each way.
+        rounds: batches read from each.
     """
     with tempfile.TemporaryDirectory() as folder:
         variants = {"copying its pixels": timed(_copy(num_images, size, batch_size), CPU)}
-        for reading in READINGS:
-            source = RandomImages(num_images, size=size, folder=Path(folder) if reading.is_file else None)
+        source = RandomImages(num_images, size=size, folder=Path(folder))
+        for storage in STORAGES:
             data = SemiSupervisedData(
                 source, weak=WeakView(), strong=StrongView(), num_labels=10, batch_size=batch_size, mu=MU,
-                mean=(0.5,) * 3, std=(0.25,) * 3, seed=0, **reading.options,
+                mean=(0.5,) * 3, std=(0.25,) * 3, seed=0, storage=storage,
             )  # fmt: skip
             data.setup()
-            variants[f"reading a batch, {reading.name}"] = timed(_read_on(data), CPU)
+            variants[f"reading a batch, storage={storage}"] = timed(_read_on(data), CPU)
         times = alternate(variants, rounds=rounds, warmups=2)
         del variants, data, source  # a mapped file cannot be removed everywhere
     floor, *others = (Figure.in_ms(name, times[name]) for name in times)
     section.figures += [floor, *others]
+    ram, disk = others
+    section.ratios.append(Ratio("batches/s of storage=ram against storage=disk", disk, ram))
     section.ratios += [Ratio(f"{figure.name} / copying its pixels", figure, floor) for figure in others]
 
 
@@ -112,11 +97,13 @@ def measure_start(section: Section, *, device: torch.device, rounds: int) -> Non
     """
     whole: list[float] = []
     variants = {
-        "importing the libraries": lambda: _seconds_of([sys.executable, "-c", IMPORTS]),
+        "importing the libraries": _import_libraries,
         "first step": lambda: _first_step(device, whole),
     }
     times = alternate(variants, rounds=rounds)
-    imports = Figure("process that imports the libraries", "s", tuple(times["importing the libraries"]))
+    imports = Figure(
+        "start of a process to the libraries' being imported", "s", tuple(times["importing the libraries"])
+    )
     first = Figure("start of a run to its first step", "s", tuple(times["first step"]))
     section.figures += [imports, first, Figure("whole run of one step", "s", tuple(whole))]
     section.ratios.append(Ratio("start to first step / importing the libraries", first, imports))
@@ -131,7 +118,8 @@ def _first_step(device: torch.device, whole: list[float]) -> float:
             sys.executable, "-m", "layermatch.run", "experiment=digits", "trainer.max_steps=1", f"run_dir={folder}/run",
             "checkpoint.every_n_steps=1", f"trainer.accelerator={accelerator}",
         ]  # fmt: skip
-        whole.append(_seconds_of(command))
+        _run(command)
+        whole.append(time.time() - started)
         steps = json.loads((Path(folder) / "run" / "results.json").read_text(encoding="utf-8"))["steps"]
         if steps != 1:
             raise RuntimeError(f"a run of one step made {steps}")
@@ -139,11 +127,16 @@ def _first_step(device: torch.device, whole: list[float]) -> float:
         return min(written) - started
 
 
-def _seconds_of(command: list[str]) -> float:
+def _import_libraries() -> float:
+    started = time.time()
+    return float(_run([sys.executable, "-c", IMPORTS])) - started
+
+
+def _run(command: list[str]) -> str:
+    """What a command writes to standard output."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    started = time.perf_counter()
     # Our own interpreter with our own arguments.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
-    return time.perf_counter() - started
+    return done.stdout

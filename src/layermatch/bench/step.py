@@ -101,8 +101,8 @@ def choose_effort(device: torch.device, *, quick: bool) -> Effort:
     if device.type == "cuda":
         return Effort(BATCH_SIZE, MU, warmups=10, steps=10 if quick else 30, rounds=1 if quick else 3)
     if quick:
-        return Effort(BATCH_SIZE // 4, MU, warmups=1, steps=2, rounds=2)
-    return Effort(BATCH_SIZE, MU, warmups=1, steps=2, rounds=4)
+        return Effort(BATCH_SIZE // 4, MU, warmups=1, steps=1, rounds=2)
+    return Effort(BATCH_SIZE, MU, warmups=1, steps=2, rounds=3)
 
 
 def measure(*, device: torch.device, cases: list[Case], effort: Effort) -> Section:
