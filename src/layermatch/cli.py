@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from layermatch.errors import UserError
+from layermatch.freed_memory import keep_freed_memory
 
 __all__ = ["config_dir", "plain", "run_app"]
 
@@ -59,6 +60,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         task: takes the composed configuration.
         config_name: the root file in ``conf/``.
     """
+    keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)

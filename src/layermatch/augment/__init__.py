@@ -1,12 +1,13 @@
 """Weak and strong views of a whole batch, on the batch's device.
 
-Four layers: pixel operations (:mod:`~layermatch.augment.ops`) and geometric ones
+Layers: pixel operations (:mod:`~layermatch.augment.ops`) and geometric ones
 (:mod:`~layermatch.augment.geometry`) as pure batched functions, the named table with their ranges and the
 dispatcher (:mod:`~layermatch.augment.randaugment`), and the views made of them
-(:mod:`~layermatch.augment.views`).
+(:mod:`~layermatch.augment.views`). :mod:`~layermatch.augment.normalise` makes a network's input of a view.
 """
 
+from layermatch.augment.normalise import normalise
 from layermatch.augment.randaugment import OPERATIONS, RANDAUGMENT, Operation, apply_operation
 from layermatch.augment.views import StrongView, WeakView
 
-__all__ = ["OPERATIONS", "RANDAUGMENT", "Operation", "StrongView", "WeakView", "apply_operation"]
+__all__ = ["OPERATIONS", "RANDAUGMENT", "Operation", "StrongView", "WeakView", "apply_operation", "normalise"]

@@ -122,7 +122,7 @@ def rand_augment(images: Tensor, *, choice: Tensor, uniform: Tensor, operations:
         draws = torch.split(uniform[members, slot], counts)
         groups = torch.split(members.to(images.device, non_blocking=True), counts)
         for name, group, draw in zip(operations, groups, draws, strict=True):
-            if len(group):
+            if len(group) and name != "identity":
                 function, low, high = OPERATIONS[name]
                 result = function(images.index_select(0, group), low + (high - low) * draw)
                 pixels.index_copy_(0, group, _as_words(result))

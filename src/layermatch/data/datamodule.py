@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layermatch.augment import StrongView, WeakView
+from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
 from layermatch.data.images import ConcatImages, take
 from layermatch.data.sources import ImageSet, Source, SourceData
@@ -345,10 +345,7 @@ class SemiSupervisedData(LightningDataModule):
         Returns:
             The same shape, float32.
         """
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.to(torch.float32, memory_format=layout).sub_(mean * 255).div_(std * 255)
+        return normalise(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
 
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again by ``data.split``."""
