@@ -9,11 +9,15 @@ from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
-__all__ = ["UserError", "check_bool", "check_choice", "check_number"]
+__all__ = ["RunError", "UserError", "check_bool", "check_choice", "check_number"]
 
 
 class UserError(ValueError):
     """A wrong value, path or combination. The message is one line: what was given, and what is legal."""
+
+
+class RunError(Exception):
+    """Something happened to the run that its settings did not cause: one line, exit status 1."""
 
 
 def check_choice(name: str, value: object, legal: Collection[str]) -> None:
