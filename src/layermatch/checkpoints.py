@@ -60,8 +60,12 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         path: of the new file, which may replace one.
 
     Raises:
-        RunError: the disk is full, or the file cannot be written for another reason. Nothing has changed then.
+        RunError: the disk is full, or the file cannot be written for another reason, or a value of the model is not
+            finite. Nothing has changed then.
     """
+    for name, value in checkpoint.get("state_dict", {}).items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise RunError(f"{path} is not written: {name} is not finite: earlier checkpoints are good")
     content = io.BytesIO()
     torch.save(checkpoint, content)
     unfinished = path.with_name(path.name + UNFINISHED)

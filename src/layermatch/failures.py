@@ -13,7 +13,7 @@ from layermatch.errors import RunError
 __all__ = ["explain_failure", "one_line_failures"]
 
 #: What the system says of a disk.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 #: How the libraries under torch.distributed say that another process is gone.
 LOST = ("gloo", "Connection reset", "Connection closed", "NCCL", "Broken pipe", "ProcessGroup", "TCPStore")
 GO_ON = "go on with ckpt_path=last"

@@ -336,6 +336,8 @@ def quiet_libraries() -> Iterator[None]:
             r".*module\(s\) in eval mode.*",
             ".*treespec, LeafSpec.*",
             ".*across ranks is zero.*",
+            # The new name of the argument is unknown to older versions of torch.
+            ".*`broadcast_buffers` is deprecated.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
         ):
             warnings.filterwarnings("ignore", message=message)

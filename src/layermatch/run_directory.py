@@ -54,7 +54,14 @@ def replace_text(path: Path, text: str) -> None:
     Args:
         path: of the file.
         text: its new content.
+
+    Raises:
+        OSError: it cannot be written. The old one is still there.
     """
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

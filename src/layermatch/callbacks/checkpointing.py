@@ -30,8 +30,8 @@ class CheckpointWriter(Checkpoint):
     Args:
         folder: where to.
         every_n_steps: optimizer steps between two checkpoints, at least 1.
-        keep: newest checkpoints kept, at least 1. Those of later steps, of a run that was set back, are left alone
-            until they are written again.
+        keep: newest checkpoints kept, at least 1, beside the last step's. Those of later steps, of a run that was set
+            back, are left alone until they are written again.
         track_best: whether ``best_val.ckpt`` is kept, of the best validation accuracy of the EMA weights.
         signals: what asks the run to stop.
     """
@@ -89,8 +89,10 @@ class CheckpointWriter(Checkpoint):
     def _save_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         stop = step < trainer.max_steps and self.signals.agreed(pl_module.device)
-        if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        is_due = step % self.every_n_steps == 0
+        if stop or is_due or step == trainer.max_steps:
             trainer.save_checkpoint(self.path_of(step))
+        if is_due:
             self._remove_old(step)
         if stop:
             name = self.signals.received or "a signal to another process"
