@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -163,9 +163,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except UNREADABLE as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise UserError(f"ckpt_path={path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint or "state_dict" not in checkpoint:
+    if not _is_ours(checkpoint):
         raise UserError(f"ckpt_path={path} is not a checkpoint of layermatch: give a .ckpt file of a run")
     return checkpoint
+
+
+def _is_ours(checkpoint: object) -> TypeGuard[dict[str, Any]]:
+    """Whether everything is there that is read before the network is known."""
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        return False
+    ours = checkpoint.get(CHECKPOINT_KEY)
+    kinds = {"classes": list, "settings": dict, "split": dict}
+    if not isinstance(ours, dict) or not isinstance(checkpoint.get("global_step"), int):
+        return False
+    return all(isinstance(ours.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(value, torch.Tensor) for value in checkpoint["state_dict"].values()
+    )
 
 
 def _check_sums(path: Path) -> None:

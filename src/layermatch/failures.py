@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layermatch.distributed import world_size
-from layermatch.errors import RunError
+from layermatch.distributed import leave_processes, world_size
+from layermatch.errors import RunError, StoppedError
 
 __all__ = ["explain_failure", "one_line_failures"]
 
@@ -53,6 +53,9 @@ def one_line_failures() -> Iterator[None]:
     observer.setLevel(logging.INFO)
     try:
         yield
+    except StoppedError:
+        leave_processes()  # all stop together; otherwise torch complains that they did not part
+        raise
     except Exception as error:
         line = explain_failure(error)
         if line is None:

@@ -39,15 +39,20 @@ ALGORITHMS = {
 }
 #: Of the run in one go; the stopped ones stop long before.
 STEPS = 40
-ON_TEST = {"test/accuracy"}
 TABLE = "resumed training equals training in one go, to the bit"
 
 
-def rows_after(run_dir: Path, step: int) -> list[dict[str, str]]:
-    """The rows of the metrics, without the clock's and the machine's."""
+def rows_between(run_dir: Path, first: int, last: int) -> list[dict[str, str]]:
+    """The rows of training, without the clock's and the machine's quantities and without those of the results."""
     with (run_dir / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) > step]
-    return [{n: v for n, v in row.items() if v and n.split("/")[0] not in {"time", "memory"}} for row in rows]
+        rows = [row for row in csv.DictReader(file) if first < int(row["step"]) <= last]
+    rows = [{n: v for n, v in row.items() if v and n.split("/")[0] not in {"time", "memory"}} for row in rows]
+    during = [row for row in rows if "test/accuracy" not in row and ("val/accuracy" not in row or is_evaluated(row))]
+    return [row for number, row in enumerate(during) if row not in during[:number]]
+
+
+def is_evaluated(row: dict[str, str]) -> bool:
+    return int(row["step"]) % 3 == 0
 
 
 def send_to_this_process(number: int, sign: Path) -> threading.Thread:
@@ -79,11 +84,8 @@ class Matrix:
     def compare(self, run_dir: str, step: int, *, since: int, column: str) -> None:
         whole, out = self.folder / "whole", self.folder / run_dir
         name = f"checkpoints/step-{step:07d}.ckpt"
-        rows = [
-            [r for r in rows_after(f, since) if int(r["step"]) <= step and not ON_TEST & set(r)] for f in (whole, out)
-        ]
-        # The last evaluation of a run is made twice: during training, and for the results.
-        equal = same_training(whole / name, out / name) and rows[0] == rows[1][: len(rows[0])]
+        equal = rows_between(whole, since, step) == rows_between(out, since, step)
+        equal = equal and same_training(whole / name, out / name)
         self.record(TABLE, row=self.algorithm, column=column, equal=equal)
 
 
