@@ -121,9 +121,7 @@ def test_a_stop_signal_to_either_process(tmp_path: Path, fault: Callable[..., No
         status, text = finish(process)
         assert status == 75, text
         assert len(text.splitlines()) == 1, text
-        assert text.startswith(f"stopped by {'a signal to another process' if to_child else 'SIGTERM'} at step "), (
-            number
-        )
+        assert text.startswith(f"stopped by {'a signal to another process' if to_child else 'SIGTERM'} at step ")
     steps = newest_step(tmp_path / "out") + 2
     # The same images a step in one process: the number of processes may change.
     alone = ("run_dir=out", *SMALL, f"trainer.max_steps={steps}", "ckpt_path=last")
