@@ -336,6 +336,8 @@ def quiet_libraries() -> Iterator[None]:
             r".*module\(s\) in eval mode.*",
             ".*treespec, LeafSpec.*",
             ".*across ranks is zero.*",
+            # torchmetrics has put the ranks' parts together by then.
+            ".*It is recommended to use `self.log.*sync_dist=True.*",
             # The new name of the argument is unknown to older versions of torch.
             ".*`broadcast_buffers` is deprecated.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
