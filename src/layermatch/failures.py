@@ -33,8 +33,6 @@ def explain_failure(error: Exception) -> str | None:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error.strerror}: {error.filename or 'a file of the run'}: make room, then {GO_ON}"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return f"a process that reads images has ended ({line}): {GO_ON}"
     if isinstance(error, RuntimeError) and world_size() > 1 and any(word in str(error) for word in LOST):
         return f"another process of this run has ended or cannot be reached ({line[:200]}): {GO_ON}"
     return None

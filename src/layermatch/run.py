@@ -29,6 +29,7 @@ from layermatch.callbacks import CHECKPOINT_KEY, CheckpointWriter, ProgressDispl
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
+from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
 from layermatch.failures import one_line_failures
@@ -286,7 +287,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
     settings["run_dir"] = str(run_dir)
-    with quiet_libraries():
+    with quiet_libraries(), loader_errors():
         results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
     return run_dir, results
 
