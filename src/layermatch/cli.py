@@ -15,7 +15,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from layermatch.errors import RunError, UserError
+from layermatch.distributed import is_rank_zero
+from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
 
 __all__ = ["config_dir", "plain", "run_app"]
@@ -25,8 +26,6 @@ SHARED = "base"
 
 #: Exit status of a run that was refused for what the user gave.
 EXIT_USER_ERROR = 2
-#: Exit status of a run that something happened to.
-EXIT_RUN_ERROR = 1
 
 
 def config_dir() -> Path:
@@ -78,11 +77,16 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (RunError, UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
         if any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv):
             raise
         sys.stderr.write(f"error: {explain(error)}\n")
-        sys.exit(EXIT_RUN_ERROR if isinstance(error, RunError) else EXIT_USER_ERROR)
+        sys.exit(EXIT_USER_ERROR)
+    except RunError as error:
+        if is_rank_zero():
+            sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
+        # The first process ends all others when one of them ends with a status; to be stopped is none.
+        sys.exit(error.status if is_rank_zero() or not isinstance(error, StoppedError) else 0)
 
 
 def explain(error: Exception) -> str:
@@ -91,7 +95,7 @@ def explain(error: Exception) -> str:
     Args:
         error: ours, Hydra's or OmegaConf's.
     """
-    if isinstance(error, RunError | UserError):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")

@@ -36,6 +36,8 @@ class IntervalMeter:
         pairs = {name: (value, torch.ones_like(value)) for name, value in means.items()} | (ratios or {})
         for name, pair in pairs.items():
             total = torch.stack(pair).detach().float()
+            # One value that is not finite, of a step that is not applied, would spoil the whole interval.
+            total = torch.where(total.isfinite().all(), total, 0.0)
             self._totals[name] = self._totals[name] + total if name in self._totals else total
 
     def read_out(self) -> dict[str, float]:

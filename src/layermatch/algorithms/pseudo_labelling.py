@@ -178,6 +178,11 @@ class PseudoLabelling(Algorithm):
             {"pseudo_labels/accuracy": (correct.sum(), counted.sum())},
         )
 
+    def discard_step(self) -> None:
+        """Forget a step that is not applied."""
+        super().discard_step()
+        self.rule.discard_step()
+
     def after_step(self, *, num_updates: int) -> None:
         """Move the rule's centres."""
         self.rule.after_step(self.network, num_updates=num_updates)

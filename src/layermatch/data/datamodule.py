@@ -279,8 +279,8 @@ class SemiSupervisedData(LightningDataModule):
         """Endless batches, from the step that the trainer stands at."""
         first = 0
         if self.trainer is not None:
-            # A checkpoint is written between optimizer steps, each of which takes `accumulate` batches.
-            first = self.trainer.global_step * getattr(self.trainer.lightning_module, "accumulate", 1)
+            # A checkpoint is written between optimizer steps, each of which takes one batch or more.
+            first = getattr(self.trainer.lightning_module, "next_batch", self.trainer.global_step)
         on_device = self.storage.kind == "device"
         steps = self.training_steps(read_images=not on_device)
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
