@@ -8,17 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.data import stand_ins
+from tests.faults.runs import finish, newest_step, start, wait_for
 
 from layermatch import run as run_module
 from layermatch.augment import StrongView, WeakView
-from layermatch.checkpoints import newest_checkpoint, read_checkpoint
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import Folder
 from layermatch.errors import RunError
@@ -51,39 +50,25 @@ def settings(folder: Path, storage: str) -> tuple[str, ...]:
 @contextmanager
 def endless_run(folder: Path, storage: str) -> Iterator[subprocess.Popen[str]]:
     """A run that only a fault will end, once it has written its first checkpoints."""
-    command = [sys.executable, "-m", "layermatch.run", *settings(folder, storage), "trainer.max_steps=1000000"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(folder, *settings(folder, storage), "trainer.max_steps=1000000")
     try:
-        wait_for(process, lambda: last_step(folder) >= 2 * EVERY)
+        wait_for(lambda: newest_step(folder / "out") >= 2 * EVERY, process)
         yield process
     finally:
         process.kill()
 
 
-def last_step(folder: Path) -> int:
-    return max((int(path.stem.partition("-")[2]) for path in folder.glob("out/checkpoints/step-*.ckpt")), default=0)
-
-
-def wait_for(process: subprocess.Popen[str], is_there: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if is_there():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise TimeoutError("the run does not get on")
-
-
 def one_line_of(process: subprocess.Popen[str]) -> str:
     """What a run said that ended by itself, and for something that happened to it."""
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    (line,) = said.splitlines()
+    status, text = finish(process)
+    assert status == 1, text
+    (line,) = text.splitlines()
     return line
 
 
 def goes_on(folder: Path, storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resume in this process, which has loaded all that the command line needs, and finish."""
-    at = int(read_checkpoint(newest_checkpoint(folder / "out"))["global_step"])
+    at = newest_step(folder / "out")
     assert at >= 2 * EVERY
     options = (*settings(folder, storage), f"trainer.max_steps={at + 2}", "ckpt_path=last")
     monkeypatch.setattr(sys, "argv", ["layermatch.run", *options])
@@ -113,9 +98,9 @@ def test_the_cache_is_deleted_and_then_cut_off(folder: Path, monkeypatch: pytest
         os.link(caches[1], folder / "the same file")
         shutil.rmtree(folder / "cache")
         shutil.rmtree(folder / "pictures")
-        so_far = last_step(folder)
-        wait_for(process, lambda: last_step(folder) >= so_far + 3 * EVERY)
-        fault("the cache and the images are deleted while the cache is read", tried=1, survived=1)
+        so_far = newest_step(folder / "out")
+        wait_for(lambda: newest_step(folder / "out") >= so_far + 3 * EVERY, process)
+        fault("the cache and the images are deleted while the cache is read", tried=1, survived=1, lost="nothing")
         os.truncate(folder / "the same file", 300)
         line = one_line_of(process)
     assert line == (

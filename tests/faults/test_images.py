@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from signal import SIGKILL
 import numpy as np
 import pytest
 from tests.data import odd_images, stand_ins
+from tests.faults.runs import finish, start
 
 from layermatch.data.file_images import FileImages
 from layermatch.data.sources import Folder, ImageSet, SourceData
@@ -35,10 +34,10 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def run(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    """``python -m layermatch.run`` as a user starts it."""
-    command = [sys.executable, "-m", "layermatch.run", *SETTINGS, f"data.cache_dir={folder / 'cache'}", *settings]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+def run(folder: Path) -> tuple[int, str]:
+    """Status and standard error of a run that decodes each time, by two processes."""
+    lazy = ("data.storage=lazy", "data.num_workers=2", f"data.cache_dir={folder / 'cache'}", "run_dir=out")
+    return finish(start(folder, *SETTINGS, *lazy))
 
 
 def write_pictures(root: Path) -> None:
@@ -51,11 +50,10 @@ def test_a_run_trains_and_tests_on_every_kind_of_image(tmp_path: Path, fault: Fa
     for name, write in (odd_images.HANDLED | LARGE).items():
         write(tmp_path / "pictures" / "train" / "cat" / name)
         write(tmp_path / "pictures" / "test" / "dog" / name)  # all of these are decoded, whatever training draws
-    done = run(tmp_path, "data.storage=lazy", "data.num_workers=2", "run_dir=out")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run(tmp_path) == (0, "")
     assert (tmp_path / "out" / "results.json").is_file()
     count = len(odd_images.HANDLED | LARGE)
-    fault("image files of unusual kinds, decoded each time", tried=count, survived=count)
+    fault("image files of unusual kinds, decoded each time", tried=count, survived=count, lost="nothing")
 
 
 @pytest.mark.slow
@@ -63,16 +61,16 @@ def test_a_run_names_all_bad_images_before_it_starts(tmp_path: Path, fault: Faul
     write_pictures(tmp_path / "pictures")
     for number, (name, (write, _)) in enumerate(odd_images.REFUSED.items()):
         write(tmp_path / "pictures" / ("train", "test")[number % 2] / "cat" / name)
-    done = run(tmp_path, "data.storage=lazy", "data.num_workers=2", "run_dir=out")
-    assert done.returncode == 2
+    status, text = run(tmp_path)
+    assert status == 2
     count = len(odd_images.REFUSED)
     head = f"error: {count} of {count + 10} image files below {tmp_path}/pictures cannot be used: remove or repair them"
-    said = done.stderr.splitlines()
+    said = text.splitlines()
     assert said[-count - 1] == head  # before it libtiff may have its say
     named = {line.partition(": ")[0].rpartition("/")[2].rstrip("'") for line in said[-count:]}
     assert named == {name.replace("\n", "\\n") for name in odd_images.REFUSED}
     assert not (tmp_path / "out").exists()
-    fault("bad image files, named before training", tried=count, survived=count)
+    fault("bad image files, named before training", tried=count, survived=count, lost="nothing")
 
 
 @pytest.mark.parametrize("storage", ["disk", "ram", "lazy"])
