@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +13,77 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layermatch.callbacks import PredictionTable
 from layermatch.data import SemiSupervisedData
+from layermatch.data.sources import ImageSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_curves", "draw_pairs", "read_metrics"]
+__all__ = ["draw_confusion", "draw_curves", "draw_mistakes", "draw_pairs", "read_metrics"]
 
-#: Panels of the two curve figures: title -> {metric: name in the legend}.
-LOSSES = {
-    "Loss of each layer group": {"loss/features": "extractor", "loss/classifier": "classifier"},
-    "Its parts": {
-        "loss/supervised": "supervised",
-        "loss/pseudo": "pseudo-label",
-        "loss/avg_clustering": "Avg-Clustering",
-    },
-    "Validation accuracy": {"val/accuracy": "live weights", "val/accuracy_ema": "EMA weights"},
+#: (steps, values).
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Curves = dict[str, Curve]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes of a figure of curves.
+
+    Attributes:
+        title: above it.
+        lines: metric -> name in the legend. A metric may be a pattern with one ``*``; its lines are named by what that
+            stands for.
+        scale: ``linear``, ``log``, or ``share`` for what lies in ``[0, 1]``.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    scale: str = "linear"
+
+
+#: Figure -> its panels.
+FIGURES = {
+    "curves": (
+        Panel("Loss of each layer group", {"loss/features": "extractor", "loss/classifier": "classifier"}),
+        Panel(
+            "Its parts",
+            {"loss/supervised": "supervised", "loss/pseudo": "pseudo-label", "loss/avg_clustering": "Avg-Clustering"},
+        ),
+        Panel("Validation accuracy", {"val/accuracy": "live weights", "val/accuracy_ema": "EMA weights"}, "share"),
+    ),
+    "pseudo_labels": (
+        Panel(
+            "Share of pseudo-labels that count",
+            {"pseudo_labels/mask_rate": "mask rate", "pseudo_labels/confidence": "mean confidence"},
+            "share",
+        ),
+        Panel(
+            "Share of pseudo-labels that are right",
+            {"pseudo_labels/accuracy_accepted": "of those that count", "pseudo_labels/accuracy": "of all"},
+            "share",
+        ),
+        Panel("Accepted per step, by class", {"pseudo_labels/per_class_counts/*": ""}),
+    ),
+    "layers": (
+        Panel("Norm of the supervised gradient", {"layers/*/grad_norm_supervised": ""}, "log"),
+        Panel("Norm of the pseudo-label gradient", {"layers/*/grad_norm_pseudo": ""}, "log"),
+        Panel("Cosine between the two", {"layers/*/cosine": ""}),
+    ),
+    "features": (
+        Panel("Scatter of features", {"features/within": "within classes", "features/between": "between them"}, "log"),
+        Panel("Neural collapse (0: collapsed)", {"features/nc1": "NC1"}, "log"),
+        Panel("Nearest class centre is right", {"features/nearest_centre_accuracy": "accuracy"}, "share"),
+        Panel("Change of centres per log line", {"centres/drift": "relative change"}, "log"),
+    ),
 }
-PSEUDO_LABELS = {
-    "Share of pseudo-labels that count": {"pseudo_labels/mask_rate": "mask rate"},
-    "Accuracy of those that count": {"pseudo_labels/accuracy": "pseudo-label accuracy"},
-}
+
+#: More lines than this have no legend: nobody tells them apart.
+MOST_NAMED = 12
 
 
-def read_metrics(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def read_metrics(path: Path) -> Curves:
     """The curves in a ``metrics.csv``.
 
     Args:
@@ -54,35 +104,49 @@ def read_metrics(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
 
 
 def draw_curves(metrics_csv: Path, folder: Path) -> None:
-    """Draw ``curves.png`` (losses, accuracy) and ``pseudo_labels.png`` (mask rate, accuracy).
+    """Draw each of :data:`FIGURES` that the metrics have something of.
 
     Args:
         metrics_csv: of the run.
         folder: where to.
     """
     curves = read_metrics(metrics_csv)
-    for name, panels in (("curves", LOSSES), ("pseudo_labels", PSEUDO_LABELS)):
-        drawn = {t: {m: label for m, label in lines.items() if m in curves} for t, lines in panels.items()}
-        drawn = {title: lines for title, lines in drawn.items() if lines}
+    for name, panels in FIGURES.items():
+        drawn = [(panel, lines) for panel in panels if (lines := _named_curves(curves, panel))]
         if drawn:
-            _save(_curve_panels(curves, drawn), folder / f"{name}.png")
+            _save(_curve_panels(drawn), folder / f"{name}.png")
 
 
-def _curve_panels(curves: dict[str, Any], panels: dict[str, dict[str, str]]) -> Figure:
+def _named_curves(curves: Curves, panel: Panel) -> dict[str, Curve]:
+    """The curves of a panel, by their names in the legend."""
+    found = {}
+    for pattern, label in panel.lines.items():
+        start, star, end = pattern.partition("*")
+        for metric, curve in curves.items():
+            if star and metric.startswith(start) and metric.endswith(end):
+                found[metric[len(start) : len(metric) - len(end)]] = curve
+            elif metric == pattern:
+                found[label] = curve
+    return found
+
+
+def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
     figure, axes = _subplots(1, len(panels), size=(4.6 * len(panels), 3.4))
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
-        for (metric, label), style in zip(lines.items(), ("-", "--", ":"), strict=False):
-            steps, values = curves[metric]
+    for axis, (panel, lines) in zip(axes.flat, panels, strict=True):
+        styles = cycle(("-", "--", ":", "-."))
+        for (label, (steps, values)), style in zip(lines.items(), styles, strict=False):
             # One point makes no line: show it as a dot.
-            axis.plot(
-                steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6, linestyle=style
-            )
-        axis.set_title(title, fontsize=10)
+            marker = "o" if len(steps) < 3 else None
+            axis.plot(steps, values, label=label, marker=marker, linewidth=1.6, linestyle=style)
+        axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)
-        if not title.startswith(("Loss", "Its")):
+        if panel.scale == "share":
             axis.set_ylim(-0.02, 1.02)
-        axis.legend(fontsize=8)
+        elif panel.scale == "log" and all((values > 0).any() for _, values in lines.values()):
+            axis.set_yscale("log")
+        if len(lines) <= MOST_NAMED:
+            axis.legend(fontsize=8, ncols=2 if len(lines) > 6 else 1)
     return figure
 
 
@@ -131,15 +195,55 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     for row, (name, images) in enumerate({"image": raw.images, "weak": weak, "strong": strong}.items()):
         for column in range(num_images):
             axis = axes[row, column]
-            pixels = images[column].permute(1, 2, 0).cpu()
-            axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            _show_image(axis, images[column].cpu().numpy())
             if column == 0:
                 axis.set_ylabel(name)
             if row == 0:
                 axis.set_title(_label(data, int(raw.label[column])), fontsize=8)
     _save(figure, path)
+
+
+def draw_mistakes(
+    table: PredictionTable, images: ImageSet, classes: tuple[str, ...], path: Path, *, rows: int = 5, columns: int = 5
+) -> None:
+    """Draw the wrong predictions that are most confident, the worst first; nothing where all are right.
+
+    Args:
+        table: what is predicted for the test images.
+        images: the test set.
+        classes: names.
+        path: of the picture.
+        rows: of pictures, at most.
+        columns: of pictures.
+    """
+    worst = table.worst_mistakes(rows * columns)
+    count = len(worst.indices)
+    if not count:
+        return
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, axes = _subplots(rows, columns, size=(1.7 * columns, 2.1 * rows + 0.5))
+    figure.suptitle("Most confident mistakes on the test set, EMA weights", fontsize=10)
+    pixels = images.images.read(worst.indices.numpy())
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for number, axis in enumerate(axes.flat[:count]):
+        _show_image(axis, pixels[number])
+        true, predicted = (_short_name(classes[int(column[number])]) for column in (worst.label, worst.prediction))
+        axis.set_title(f"{predicted}, {worst.confidence[number]:.1%}", fontsize=8, color="tab:red")
+        axis.set_xlabel(f"is {true}", fontsize=8)
+    _save(figure, path)
+
+
+def _short_name(name: str, width: int = 16) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
+    """Show ``(C, H, W)`` uint8."""
+    axis.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 
 def _label(data: SemiSupervisedData, label: int) -> str:

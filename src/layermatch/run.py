@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -26,19 +27,34 @@ from omegaconf import DictConfig
 from layermatch import __version__
 from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
-from layermatch.callbacks import CHECKPOINT_KEY, ProgressDisplay, Provenance
+from layermatch.callbacks import (
+    CHECKPOINT_KEY,
+    CostMonitor,
+    FeatureClustering,
+    Guards,
+    PredictionTable,
+    ProgressDisplay,
+    Provenance,
+    TestPredictions,
+)
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
-from layermatch.figures import draw_confusion, draw_curves, draw_pairs
+from layermatch.figures import draw_confusion, draw_curves, draw_mistakes, draw_pairs
 from layermatch.plan import plan_rows
 
 __all__ = ["main", "quiet_libraries", "run"]
 
 #: What a run writes into its directory; none of it may be there before a new run.
-OUTPUTS = ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", FOLDER, "figures")
+OUTPUTS = (
+    "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
+)  # fmt: skip
+
+
+#: What ``results.json`` says of the pseudo-labels.
+PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
 
 
 def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
@@ -60,19 +76,20 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
     parts = build_parts(settings)
     first_step = _check_resume(parts, settings, ckpt_path)
     loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
-    callbacks = _callbacks(settings, parts, run_dir)
+    predictions = TestPredictions()
+    callbacks = [*_callbacks(settings, parts, run_dir), predictions]
     trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
     # All checks are behind us: from here on the run writes.
     _start_run_dir(run_dir, settings, parts)
     reporter = Reporter(run_dir / "run.log")
-    progress = ProgressDisplay(reporter)
-    trainer.callbacks.append(progress)  # type: ignore[attr-defined]
+    trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
     try:
         reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
         reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
         trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
         results = _finish(settings, parts, trainer, run_dir=run_dir)
         results["seconds"] = round(time.monotonic() - started, 1)
+        _write_predictions(predictions.table, parts, run_dir)
         _report(results, reporter, run_dir)
         _draw(parts, run_dir)
     finally:
@@ -124,6 +141,8 @@ def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list
     checkpoint = settings["checkpoint"]
     callbacks: list[Callback] = [
         Provenance(settings=settings, classes=parts.data.classes, split=parts.data.split),
+        FeatureClustering(eval_every=settings["eval_every"]),
+        CostMonitor(),
         ModelCheckpoint(
             run_dir / FOLDER,
             filename="step-{step:07d}",
@@ -159,7 +178,7 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     if not last.exists():
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
-    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in ("mask_rate", "accuracy")}
+    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
     val = test = None
     if data.validation is not None:
         trainer.validate(algorithm, datamodule=data, verbose=False)
@@ -167,7 +186,9 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     if data.test is not None:
         trainer.test(algorithm, datamodule=data, verbose=False)
         test = _accuracies(algorithm, "test") | {"selection": selection}
+    confusion = algorithm.test_confusion
     return {
+        "status": "finished",
         "algorithm": settings["algorithm"]["name"],
         "experiment": settings["name"],
         "seed": settings["seed"],
@@ -178,6 +199,8 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
         "pseudo_labels": pseudo_labels if algorithm.uses_unlabelled else None,
         "seconds": 0.0,
         "versions": _versions(),
+        "classes": list(data.classes),
+        "confusion": None if confusion is None else confusion.tolist(),
     }
 
 
@@ -206,10 +229,17 @@ def _versions() -> dict[str, str]:
 def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
     path = run_dir / "results.json"
     unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.write_text(_readable_json(results))
     unfinished.replace(path)
     reporter.show(table("Results", _result_rows(results)))
     reporter.show(f"run directory: {run_dir}")
+
+
+def _readable_json(results: dict[str, Any]) -> str:
+    """Indented, but a list of numbers or names in one line: a confusion matrix has a line for each class."""
+    text = json.dumps(results, indent=2)
+    # Only breaks between values go: a text in JSON has none.
+    return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
 
 
 def _result_rows(results: dict[str, Any]) -> dict[str, str]:
@@ -224,10 +254,20 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         rows["selected by"] = results["test"]["selection"]
     quality = results["pseudo_labels"]
     if quality is not None:
-        shown = {name: "unknown" if value is None else f"{value:.2%}" for name, value in quality.items()}
-        rows["pseudo-labels"] = f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last steps)"
+        mask, all_right, right = (
+            "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
+        )
+        rows["pseudo-labels"] = f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
+
+
+@rank_zero_only
+def _write_predictions(table: PredictionTable | None, parts: RunParts, run_dir: Path) -> None:
+    if table is None or parts.data.test is None:
+        return
+    table.write_csv(run_dir / "predictions.csv")
+    draw_mistakes(table, parts.data.test, parts.data.classes, run_dir / "figures" / "mistakes.png")
 
 
 @rank_zero_only

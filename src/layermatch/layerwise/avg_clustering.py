@@ -49,6 +49,10 @@ class AvgClustering(nn.Module):
     def after_step(self, network: Network, *, num_updates: int) -> None:
         """Update the state, after each optimizer step."""
 
+    def centres(self, network: Network) -> Tensor:
+        """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
+        return network.classifier.weight
+
 
 class EmaClassifier(AvgClustering):
     r"""Centres are an exponential moving average of the classifier's rows.
@@ -90,6 +94,10 @@ class EmaClassifier(AvgClustering):
         decay = warmup_decay(self.decay, num_updates)
         self.centre_weight.copy_(ema(self.centre_weight, network.classifier.weight, decay))
         self.centre_bias.copy_(ema(self.centre_bias, network.classifier.bias, decay))
+
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged rows of the classifier."""
+        return self.centre_weight
 
 
 class EmaOutputs(AvgClustering):
@@ -195,6 +203,10 @@ class EmaCentroids(AvgClustering):
         self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))
         self.sums.zero_()
         self.counts.zero_()
+
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged class means; 0 for a class that has none yet."""
+        return self.centroids
 
 
 #: The readings of Avg-Clustering, by the name that ``layerwise.avg_clustering`` takes, and the options of each.
