@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,23 +130,46 @@ def _named_curves(curves: Curves, panel: Panel) -> dict[str, Curve]:
 
 
 def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
-    figure, axes = _subplots(1, len(panels), size=(4.6 * len(panels), 3.4))
+    columns = 2 if len(panels) == 4 else len(panels)
+    rows = -(-len(panels) // columns)
+    figure, axes = _subplots(rows, columns, size=(4.6 * columns, 3.4 * rows))
+    looks: dict[str, int] = {}
+    last = max(float(steps[-1]) for _, lines in panels for steps, _ in lines.values())
     for axis, (panel, lines) in zip(axes.flat, panels, strict=True):
-        styles = cycle(("-", "--", ":", "-."))
-        for (label, (steps, values)), style in zip(lines.items(), styles, strict=False):
-            # One point makes no line: show it as a dot.
-            marker = "o" if len(steps) < 3 else None
-            axis.plot(steps, values, label=label, marker=marker, linewidth=1.6, linestyle=style)
+        for number, (name, curve) in enumerate(lines.items()):
+            # What has one name has one look in every panel.
+            look = looks.setdefault(name, number)
+            _draw_line(axis, curve, name, look=look, is_log=panel.scale == "log")
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
+        axis.set_xlim(0, 1.04 * last)
         axis.grid(alpha=0.3)
         if panel.scale == "share":
             axis.set_ylim(-0.02, 1.02)
-        elif panel.scale == "log" and all((values > 0).any() for _, values in lines.values()):
-            axis.set_yscale("log")
         if len(lines) <= MOST_NAMED:
             axis.legend(fontsize=8, ncols=2 if len(lines) > 6 else 1)
     return figure
+
+
+def _draw_line(axis: Any, curve: Curve, name: str, *, look: int, is_log: bool) -> None:
+    steps, values = curve
+    style = ("-", "--", ":", "-.")[look % 4]
+    if is_log and not (values > 0).any():
+        name = f"{name}: 0"  # which a logarithmic axis does not have
+    elif is_log:
+        _make_logarithmic(axis)
+    # One point makes no line: show it as a dot.
+    marker = "o" if len(steps) < 3 else None
+    axis.plot(steps, values, label=name, color=f"C{look}", linestyle=style, marker=marker, linewidth=1.6)
+
+
+def _make_logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_yscale("log")
+    # Plain numbers rather than powers; those between powers of ten where there are few of these.
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
@@ -222,16 +244,18 @@ def draw_mistakes(
         return
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = _subplots(rows, columns, size=(1.7 * columns, 2.1 * rows + 0.5))
-    figure.suptitle("Most confident mistakes on the test set, EMA weights", fontsize=10)
+    figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), 1.9 * rows + 0.6))
+    figure.suptitle(
+        "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth", fontsize=10
+    )
     pixels = images.images.read(worst.indices.numpy())
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for number, axis in enumerate(axes.flat[:count]):
         _show_image(axis, pixels[number])
         true, predicted = (_short_name(classes[int(column[number])]) for column in (worst.label, worst.prediction))
-        axis.set_title(f"{predicted}, {worst.confidence[number]:.1%}", fontsize=8, color="tab:red")
-        axis.set_xlabel(f"is {true}", fontsize=8)
+        axis.set_title(f"{predicted} ({worst.confidence[number]:.1%})", fontsize=8, color="tab:red")
+        axis.set_xlabel(true, fontsize=8)
     _save(figure, path)
 
 

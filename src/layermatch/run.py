@@ -238,8 +238,8 @@ def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
 def _readable_json(results: dict[str, Any]) -> str:
     """Indented, but a list of numbers or names in one line: a confusion matrix has a line for each class."""
     text = json.dumps(results, indent=2)
-    # Only breaks between values go: a text in JSON has none.
-    return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+    # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
+    return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"
 
 
 def _result_rows(results: dict[str, Any]) -> dict[str, str]:

@@ -62,7 +62,8 @@ class Algorithm(LightningModule):
         log_every: optimizer steps between two log lines, at least 1.
         layer_gradients_every: optimizer steps between two measurements of ``layers/*``, see
             :func:`~layermatch.algorithms.layer_gradients.measure_layer_gradients`; 0 or None measures none. Training
-            is the same to the bit. Each costs two backward passes, about the time of one more step.
+            is the same to the bit. Each costs two backward passes: the time of 1.1 to 1.3 steps (CPU time, small and
+            wide networks), so about 0.6 percent at 200.
 
     Raises:
         UserError: a value is out of range.

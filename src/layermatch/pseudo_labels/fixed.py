@@ -44,7 +44,7 @@ class FixedThreshold(PseudoLabelPolicy):
 
     def thresholds(self) -> Tensor:
         """The same for every class."""
-        return torch.full((self.num_classes,), self.threshold)
+        return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
     def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need the index
         """Pseudo-labels of a batch; see :class:`PseudoLabelPolicy`."""
