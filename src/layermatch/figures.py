@@ -34,7 +34,7 @@ class Panel:
         title: above it.
         lines: metric -> name in the legend. A metric may be a pattern with one ``*``; its lines are named by what that
             stands for.
-        scale: ``linear``, ``log``, or ``share`` for what lies in ``[0, 1]``.
+        scale: ``linear``; ``log`` where the values span more than a decade; ``share`` for what lies in ``[0, 1]``.
     """
 
     title: str
@@ -139,37 +139,34 @@ def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
         for number, (name, curve) in enumerate(lines.items()):
             # What has one name has one look in every panel.
             look = looks.setdefault(name, number)
-            _draw_line(axis, curve, name, look=look, is_log=panel.scale == "log")
+            _draw_line(axis, curve, name, look=look)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.set_xlim(0, 1.04 * last)
         axis.grid(alpha=0.3)
         if panel.scale == "share":
             axis.set_ylim(-0.02, 1.02)
+        elif panel.scale == "log" and _spans_a_decade(lines):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
         if len(lines) <= MOST_NAMED:
             axis.legend(fontsize=8, ncols=2 if len(lines) > 6 else 1)
     return figure
 
 
-def _draw_line(axis: Any, curve: Curve, name: str, *, look: int, is_log: bool) -> None:
+def _spans_a_decade(lines: dict[str, Curve]) -> bool:
+    values = np.concatenate([values for _, values in lines.values()])
+    values = values[values > 0]
+    return len(values) > 0 and float(values.max() / values.min()) > 10
+
+
+def _draw_line(axis: Any, curve: Curve, name: str, *, look: int) -> None:
     steps, values = curve
     style = ("-", "--", ":", "-.")[look % 4]
-    if is_log and not (values > 0).any():
-        name = f"{name}: 0"  # which a logarithmic axis does not have
-    elif is_log:
-        _make_logarithmic(axis)
+    label = name if values.any() else f"{name}: 0"  # a logarithmic axis has no 0
     # One point makes no line: show it as a dot.
     marker = "o" if len(steps) < 3 else None
-    axis.plot(steps, values, label=name, color=f"C{look}", linestyle=style, marker=marker, linewidth=1.6)
-
-
-def _make_logarithmic(axis: Any) -> None:
-    from matplotlib.ticker import LogFormatter
-
-    axis.set_yscale("log")
-    # Plain numbers rather than powers; those between powers of ten where there are few of these.
-    axis.yaxis.set_major_formatter(LogFormatter())
-    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axis.plot(steps, values, label=label, color=f"C{look}", linestyle=style, marker=marker, linewidth=1.6)
 
 
 def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
@@ -244,7 +241,10 @@ def draw_mistakes(
         return
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), 1.9 * rows + 0.6))
+    height = 1.9 * rows + 0.7
+    figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), height), layout=None)
+    # Placed by hand: to find the places for so many pictures takes longer than to draw them.
+    figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.4)
     figure.suptitle(
         "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth", fontsize=10
     )
@@ -274,11 +274,13 @@ def _label(data: SemiSupervisedData, label: int) -> str:
     return data.classes[label] if label >= 0 else "?"
 
 
-def _subplots(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, Any]:
+def _subplots(
+    rows: int, columns: int, *, size: tuple[float, float], layout: str | None = "constrained"
+) -> tuple[Figure, Any]:
     # Figure itself rather than pyplot: no global state, and no display is looked for.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=layout)  # type: ignore[arg-type]
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 

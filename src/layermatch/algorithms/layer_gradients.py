@@ -53,7 +53,9 @@ def measure_layer_gradients(
     values = {}
     for group, parameters in network.layer_groups().items():
         names = [name for name, _ in parameters if name in named]
-        grad_supervised = torch.cat([supervised[name] for name in names] or [torch.zeros(1)])
+        if not names:
+            continue  # frozen
+        grad_supervised = torch.cat([supervised[name] for name in names])
         values[f"layers/{group}/grad_norm_supervised"] = grad_supervised.norm()
         if pseudo is not None:
             grad_pseudo = torch.cat([pseudo[name] for name in names])

@@ -60,6 +60,10 @@ class FeatureClustering(Callback):
         algorithm = cast("Algorithm", pl_module)
         algorithm.log_with_next(self._measure(algorithm))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See where the run starts: that step has been evaluated, or is not one."""
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

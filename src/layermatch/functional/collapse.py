@@ -82,12 +82,15 @@ def nc1(features: Tensor, label: Tensor) -> Tensor:
         >>> nc1(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]))
         tensor(0.0833)
     """
+    # Around 0, so that what is left over by rounding is small beside the means' differences.
+    features = features - features.mean(dim=0)
     centres, of_sample, _ = _class_centres(features, label)
     # With centred means as the rows of M, S_B is M^T M / K: M's right singular vectors are S_B's eigenvectors. S_W is
     # needed in their directions only, so no D x D matrix is made.
     _, singular, directions = torch.linalg.svd(centres - centres.mean(dim=0), full_matrices=False)
     rounding = singular[0] * max(centres.shape) * torch.finfo(features.dtype).eps
     kept = singular > rounding
+    kept[len(centres) - 1 :] = False  # K centred means span K - 1 directions
     if not bool(kept.any()):
         return features.new_full((), float("nan"))
     scaled: Tensor = (features - centres[of_sample]) @ directions[kept].T / singular[kept]
