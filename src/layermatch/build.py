@@ -220,7 +220,12 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     if settings["compile"]:
+        from torch._functorch import config as functorch_config
+
         check_compiler(device)
+        # By default a compiled backward overwrites what it has read, and a second one through the same graph is
+        # refused: layers/* and rules that take gradients apart need one.
+        functorch_config.donated_buffer = False
         algorithm.network.compile()  # in place: the names in checkpoints stay
     return RunParts(data, algorithm, device)
 

@@ -47,6 +47,15 @@ class Reporter:
         self.log(content)
 
     @rank_zero_only
+    def warn(self, text: str) -> None:
+        """Write a warning, in one line however long it is."""
+        line = f"warning: {text}"
+        self.terminal.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if self._file is not None:
+            self._file.write(f"{line}\n")
+            self._file.flush()
+
+    @rank_zero_only
     def log(self, content: RenderableType) -> None:
         """Write to the log file only."""
         if self._file is None:

@@ -6,9 +6,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 __all__ = [
     "all_gather_rows",
+    "all_gather_uneven_rows",
     "all_reduce_mean_",
     "all_reduce_sum_",
     "broadcast_from_zero_",
@@ -60,6 +62,18 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     rows = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(rows, tensor.contiguous())
     return torch.cat(rows)
+
+
+def all_gather_uneven_rows(tensor: Tensor) -> Tensor:
+    """As :func:`all_gather_rows`, but ranks may have different numbers of rows.
+
+    Args:
+        tensor: ``(N, ...)`` on each rank, with an ``N`` of its own.
+
+    Returns:
+        The rows of every rank, in rank order.
+    """
+    return torch.cat(gather_all_tensors(tensor)) if world_size() > 1 else tensor
 
 
 def broadcast_from_zero_(tensors: list[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,17 @@ from omegaconf import DictConfig
 from layermatch import __version__
 from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
-from layermatch.callbacks import CHECKPOINT_KEY, CheckpointWriter, ProgressDisplay, Provenance
+from layermatch.callbacks import (
+    CHECKPOINT_KEY,
+    CheckpointWriter,
+    CostMonitor,
+    FeatureClustering,
+    Guards,
+    PredictionTable,
+    ProgressDisplay,
+    Provenance,
+    TestPredictions,
+)
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
@@ -33,7 +44,7 @@ from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
 from layermatch.failures import one_line_failures
-from layermatch.figures import draw_confusion, draw_curves, draw_pairs
+from layermatch.figures import draw_confusion, draw_curves, draw_mistakes, draw_pairs
 from layermatch.plan import plan_rows
 from layermatch.run_directory import lock_run_dir, replace_text
 
@@ -42,7 +53,13 @@ __all__ = ["main", "quiet_libraries", "run"]
 _log = logging.getLogger(__name__)
 
 #: What a run writes into its directory; none of it may be there before a new run.
-OUTPUTS = ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", FOLDER, "figures")
+OUTPUTS = (
+    "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
+)  # fmt: skip
+
+
+#: What ``results.json`` says of the pseudo-labels.
+PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
 
 
 def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
@@ -66,7 +83,8 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
     with lock_run_dir(run_dir):
         _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
         loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
-        callbacks = _callbacks(settings, parts, run_dir)
+        predictions = TestPredictions()
+        callbacks = [*_callbacks(settings, parts, run_dir), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         with one_line_failures():
@@ -76,7 +94,7 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
                 results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
                 results["seconds"] = round(time.monotonic() - started, 1)
                 _report(results, reporter, run_dir)
-                _draw(parts, run_dir)
+                _draw(parts, predictions.table, run_dir)
             finally:
                 for logger in loggers:
                     logger.finalize("success")
@@ -94,7 +112,7 @@ def _train_and_evaluate(
     run_dir: Path,
     ckpt_path: Path | None,
 ) -> dict[str, Any]:
-    trainer.callbacks.append(ProgressDisplay(reporter))  # type: ignore[attr-defined]
+    trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
     reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
     reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
     trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
@@ -157,6 +175,8 @@ def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list
     checkpoint = settings["checkpoint"]
     return [
         Provenance(settings=settings, classes=parts.data.classes, split=parts.data.split),
+        FeatureClustering(eval_every=settings["eval_every"]),
+        CostMonitor(),
         CheckpointWriter(
             run_dir / FOLDER,
             every_n_steps=checkpoint["every_n_steps"],
@@ -185,7 +205,7 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     if not last.exists():  # a run in another directory that had nothing left to train
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
-    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in ("mask_rate", "accuracy")}
+    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
     val = test = None
     if data.validation is not None:
         trainer.validate(algorithm, datamodule=data, verbose=False)
@@ -193,7 +213,9 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     if data.test is not None:
         trainer.test(algorithm, datamodule=data, verbose=False)
         test = _accuracies(algorithm, "test") | {"selection": selection}
+    confusion = algorithm.test_confusion
     return {
+        "status": "finished",
         "algorithm": settings["algorithm"]["name"],
         "experiment": settings["name"],
         "seed": settings["seed"],
@@ -204,6 +226,8 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
         "pseudo_labels": pseudo_labels if algorithm.uses_unlabelled else None,
         "seconds": 0.0,
         "versions": _versions(),
+        "classes": list(data.classes),
+        "confusion": None if confusion is None else confusion.tolist(),
     }
 
 
@@ -231,8 +255,15 @@ def _versions() -> dict[str, str]:
 @rank_zero_only
 def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
     reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
-    replace_text(run_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    replace_text(run_dir / "results.json", _readable_json(results))
     reporter.show(f"run directory: {run_dir}")
+
+
+def _readable_json(results: dict[str, Any]) -> str:
+    """Indented, but a list of numbers or names in one line: a confusion matrix has a line for each class."""
+    text = json.dumps(results, indent=2)
+    # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
+    return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"
 
 
 def _result_rows(results: dict[str, Any]) -> dict[str, str]:
@@ -247,20 +278,26 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         rows["selected by"] = results["test"]["selection"]
     quality = results["pseudo_labels"]
     if quality is not None:
-        shown = {name: "unknown" if value is None else f"{value:.2%}" for name, value in quality.items()}
-        rows["pseudo-labels"] = f"accuracy {shown['accuracy']} of the {shown['mask_rate']} that count (last steps)"
+        mask, all_right, right = (
+            "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
+        )
+        rows["pseudo-labels"] = f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
 
 
 @rank_zero_only
-def _draw(parts: RunParts, run_dir: Path) -> None:
+def _draw(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -> None:
+    data, figures = parts.data, run_dir / "figures"
     metrics = run_dir / "metrics.csv"
     try:
+        if predictions is not None and data.test is not None:
+            predictions.write_csv(run_dir / "predictions.csv")
+            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
-            draw_curves(metrics, run_dir / "figures")
+            draw_curves(metrics, figures)
         if parts.algorithm.test_confusion is not None:
-            draw_confusion(parts.algorithm.test_confusion, parts.data.classes, run_dir / "figures" / "confusion.png")
+            draw_confusion(parts.algorithm.test_confusion, data.classes, figures / "confusion.png")
     except OSError as error:
         _log.warning("cannot write the figures: %s", error)  # the results are written already
 

@@ -28,7 +28,7 @@ def test_a_bar_on_a_terminal_and_lines_in_the_log(
     assert "L_feat" in screen.getvalue()
     log = (tmp_path / "run.log").read_text()
     assert "step 2/4" in log
-    assert "val-ema" in log
+    assert "ema 0." in log
     assert "\x1b" not in log
 
 

@@ -52,6 +52,10 @@ class AvgClustering(nn.Module):
     def discard_step(self) -> None:
         """Forget what was observed since the last optimizer step."""
 
+    def centres(self, network: Network) -> Tensor:
+        """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
+        return network.classifier.weight
+
 
 class EmaClassifier(AvgClustering):
     r"""Centres are an exponential moving average of the classifier's rows.
@@ -93,6 +97,10 @@ class EmaClassifier(AvgClustering):
         decay = warmup_decay(self.decay, num_updates)
         self.centre_weight.copy_(ema(self.centre_weight, network.classifier.weight, decay))
         self.centre_bias.copy_(ema(self.centre_bias, network.classifier.bias, decay))
+
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged rows of the classifier."""
+        return self.centre_weight
 
 
 class EmaOutputs(AvgClustering):
@@ -206,6 +214,10 @@ class EmaCentroids(AvgClustering):
         """Forget what was observed since the last optimizer step."""
         self.sums.zero_()
         self.counts.zero_()
+
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged class means; 0 for a class that has none yet."""
+        return self.centroids
 
 
 #: The readings of Avg-Clustering, by the name that ``layerwise.avg_clustering`` takes, and the options of each.

@@ -153,6 +153,10 @@ class LayerMatch(LayerwiseRule):
         """Move the centres; see :class:`LayerwiseRule`."""
         self.avg_clustering.after_step(network, num_updates=num_updates)
 
+    def centres(self, network: Network) -> Tensor:
+        """The centres of Avg-Clustering; see :class:`LayerwiseRule`."""
+        return self.avg_clustering.centres(network)
+
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
         """Logits of the head that is evaluated."""
         head = network.classifier
