@@ -116,7 +116,8 @@ def build_data(
     given["weak"] = WeakView(flip=views["flip"], pad=views["pad"])
     given["strong"] = StrongView(**views)
     if split is not None:
-        options["split"] = split
+        # What the section says of labels was for drawing it.
+        options |= {"split": split, "num_labels": None, "fold": None}
     source = source_class(**{key: value for key, value in options.items() if key in of_source})
     return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
 

@@ -15,6 +15,7 @@ __all__ = [
     "all_reduce_sum_",
     "broadcast_from_zero_",
     "is_rank_zero",
+    "leave_processes",
     "world_size",
 ]
 
@@ -22,6 +23,12 @@ __all__ = [
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave_processes() -> None:
+    """End the exchange with the other processes; all must do so together."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_rank_zero() -> bool:

@@ -3,53 +3,104 @@
 from __future__ import annotations
 
 import csv as csv_format
+import io
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice
+from layermatch.run_directory import replace_text
 
 __all__ = ["MetricsCsv", "csv", "none", "tensorboard", "wandb"]
 
 _log = logging.getLogger(__name__)
 
 
-class MetricsCsv(CSVLogger):
-    """Lightning's CSVLogger, which goes on with the rows of the run that is resumed instead of deleting them.
+class MetricsCsv(Logger):
+    """``metrics.csv``: one row for each log line, whole at any time.
+
+    Not Lightning's CSVLogger, which deletes the rows of the run that is resumed, and loses rows when it is killed while
+    it adds a column. A disk that is full costs rows, and a warning; the run goes on.
 
     Args:
         run_dir: where ``metrics.csv`` is written.
         first_step: rows of later steps belong to steps that will be made again, and are dropped.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     logger = MetricsCsv(folder)
+        ...     logger.log_metrics({"loss": 1.5}, step=1)
+        ...     logger.path.read_text().split()
+        ['step,loss', '1,1.5']
     """
 
     def __init__(self, run_dir: str | Path, *, first_step: int = 0) -> None:
-        super().__init__(run_dir, name="", version="", flush_logs_every_n_steps=1)
-        self._kept = self._read_rows(Path(run_dir) / "metrics.csv", first_step)
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self.first_step = first_step
+        #: The columns; None until the file has been looked at, which only a run that logs does.
+        self._columns: list[str] | None = None
+        self._failed = False
 
-    @staticmethod
-    @rank_zero_only
-    def _read_rows(path: Path, first_step: int) -> list[dict[str, Any]]:
-        if not path.is_file():
-            return []
-        with path.open(newline="") as file:
-            rows: list[dict[str, Any]] = [row for row in csv_format.DictReader(file) if int(row["step"]) <= first_step]
-        path.unlink()  # read, and written again with the first new row
-        return rows
+    @property
+    def name(self) -> str:
+        """Of Lightning's: nothing, as the file lies in the run directory itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Of Lightning's: nothing, as above."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``config.yaml`` has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write one row."""
-        if self._kept:
-            self.experiment.metrics.extend(self._kept)
-            self._kept = []
-        super().log_metrics(metrics, step)
-        self.save()
+        row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items()}
+        try:
+            self._write(row)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("%s cannot be written (%s): rows are lost, the run goes on", self.path, error.strerror)
+            self._failed = True
+            self._columns = None  # what is there must be looked at again
+
+    def _write(self, row: dict[str, str]) -> None:
+        if self._columns is None or not set(row) <= set(self._columns):
+            rows = [*self._rows(), row]
+            columns = list(dict.fromkeys(name for each in rows for name in each))
+            self._replace(columns, rows)
+            self._columns, self.first_step = columns, sys.maxsize
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv_format.DictWriter(file, self._columns).writerow(row)
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows that stay, without a last one that a kill cut short."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = csv_format.DictReader(line for line in lines if line.endswith("\n"))
+        whole = ({name: value for name, value in row.items() if value} for row in rows if None not in row.values())
+        return [row for row in whole if row.get("step", "").isdigit() and int(row["step"]) <= self.first_step]
+
+    def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv_format.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(self.path, text.getvalue())
 
 
 def csv(*, run_dir: Path, first_step: int) -> list[Logger]:

@@ -20,7 +20,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -29,6 +28,7 @@ from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
     CHECKPOINT_KEY,
+    CheckpointWriter,
     CostMonitor,
     FeatureClustering,
     Guards,
@@ -40,12 +40,17 @@ from layermatch.callbacks import (
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
+from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
+from layermatch.failures import one_line_failures
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes, draw_pairs
 from layermatch.plan import plan_rows
+from layermatch.run_directory import lock_run_dir, replace_text
 
 __all__ = ["main", "quiet_libraries", "run"]
+
+_log = logging.getLogger(__name__)
 
 #: What a run writes into its directory; none of it may be there before a new run.
 OUTPUTS = (
@@ -74,30 +79,44 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
     started = time.monotonic()
     _check_run_dir(run_dir, ckpt_path)
     parts = build_parts(settings)
-    first_step = _check_resume(parts, settings, ckpt_path)
-    loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
-    predictions = TestPredictions()
-    callbacks = [*_callbacks(settings, parts, run_dir), predictions]
-    trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
-    # All checks are behind us: from here on the run writes.
-    _start_run_dir(run_dir, settings, parts)
-    reporter = Reporter(run_dir / "run.log")
-    trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
-    try:
-        reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
-        reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
-        trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
-        results = _finish(settings, parts, trainer, run_dir=run_dir)
-        results["seconds"] = round(time.monotonic() - started, 1)
-        _write_predictions(predictions.table, parts, run_dir)
-        _report(results, reporter, run_dir)
-        _draw(parts, run_dir)
-    finally:
-        for logger in loggers:
-            logger.finalize("success")
-        _finish_wandb()
-        reporter.close()
+    first_step = _check_resume(parts, settings, run_dir=run_dir, ckpt_path=ckpt_path)
+    with lock_run_dir(run_dir):
+        _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
+        loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
+        predictions = TestPredictions()
+        callbacks = [*_callbacks(settings, parts, run_dir), predictions]
+        trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
+        # All checks are behind us: from here on the run writes.
+        with one_line_failures():
+            _start_run_dir(run_dir, settings, parts)
+            reporter = Reporter(run_dir / "run.log")
+            try:
+                results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
+                results["seconds"] = round(time.monotonic() - started, 1)
+                _report(results, reporter, run_dir)
+                _draw(parts, predictions.table, run_dir)
+            finally:
+                for logger in loggers:
+                    logger.finalize("success")
+                _finish_wandb()
+                reporter.close()
     return results
+
+
+def _train_and_evaluate(
+    settings: dict[str, Any],
+    parts: RunParts,
+    trainer: Trainer,
+    reporter: Reporter,
+    *,
+    run_dir: Path,
+    ckpt_path: Path | None,
+) -> dict[str, Any]:
+    trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
+    reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
+    reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
+    trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
+    return _finish(settings, parts, trainer, run_dir=run_dir)
 
 
 # ----------------------------------------------------------------------------------------------------------- before
@@ -120,49 +139,57 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
         )
 
 
-def _check_resume(parts: RunParts, settings: dict[str, Any], ckpt_path: Path | None) -> int:
+def _check_resume(parts: RunParts, settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None) -> int:
     """The step that the run starts at."""
     if ckpt_path is None:
         return 0
     checkpoint = read_checkpoint(ckpt_path)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
-    if step >= max_steps:
+    # One that was stopped between its last step and its results has its evaluation left.
+    is_finished = ckpt_path.parent.resolve() != (run_dir / FOLDER).resolve() or (run_dir / "results.json").exists()
+    if step > max_steps or (step == max_steps and is_finished):
         raise UserError(
             f"ckpt_path={ckpt_path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"
         )
     its_split, split = checkpoint[CHECKPOINT_KEY]["split"], parts.data.split
     if (tuple(its_split["labelled"]), tuple(its_split["validation"])) != (split.labelled, split.validation):
         raise UserError(f"ckpt_path={ckpt_path} has other labelled images: give its seed, or data.split of its run")
+    its_batch, batch = (_images_of_step(s) for s in (checkpoint[CHECKPOINT_KEY]["settings"], settings))
+    if its_batch != batch:
+        raise UserError(
+            f"ckpt_path={ckpt_path} is of a run with {its_batch}, this one has {batch}: the number of devices may "
+            f"change, with data.batch_size such that the rest stays"
+        )
     return step
+
+
+def _images_of_step(settings: dict[str, Any]) -> str:
+    """What places a run in its sequence of batches."""
+    processes = settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
+    labelled, mu = settings["data"]["batch_size"] * processes, settings["data"]["mu"]
+    return f"{settings['algorithm']['accumulate']} x {labelled} labelled images a step and mu={mu}"
 
 
 def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list[Callback]:
     checkpoint = settings["checkpoint"]
-    callbacks: list[Callback] = [
+    return [
         Provenance(settings=settings, classes=parts.data.classes, split=parts.data.split),
         FeatureClustering(eval_every=settings["eval_every"]),
         CostMonitor(),
-        ModelCheckpoint(
+        CheckpointWriter(
             run_dir / FOLDER,
-            filename="step-{step:07d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=checkpoint["every_n_steps"],
-            monitor="step",
-            mode="max",
-            save_top_k=checkpoint["keep"],
+            every_n_steps=checkpoint["every_n_steps"],
+            keep=checkpoint["keep"],
+            track_best=checkpoint["selection"] == "best_val",
         ),
     ]
-    if checkpoint["selection"] == "best_val":
-        best = ModelCheckpoint(run_dir / FOLDER, filename="best_val", monitor="val/accuracy_ema", mode="max")
-        callbacks.append(best)
-    return callbacks
 
 
 @rank_zero_only
 def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    replace_text(run_dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     parts.data.save_split(run_dir / "split.json")
     draw_pairs(parts.data, run_dir / "figures" / "views.png")
 
@@ -175,7 +202,7 @@ def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_
     algorithm, data = parts.algorithm, parts.data
     steps = trainer.global_step
     last = run_dir / FOLDER / f"step-{steps:07d}.ckpt"
-    if not last.exists():
+    if not last.exists():  # a run in another directory that had nothing left to train
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
     pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
@@ -209,8 +236,8 @@ def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) ->
     if settings["checkpoint"]["selection"] == "last":
         return "last step"
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/accuracy_ema":
-            checkpoint = read_checkpoint(callback.best_model_path)
+        if isinstance(callback, CheckpointWriter):
+            checkpoint = read_checkpoint(callback.best_path)
             algorithm.load_state_dict(checkpoint["state_dict"])
             return f"best val/accuracy_ema, step {checkpoint['global_step']}"
     raise RuntimeError("no evaluation chose a checkpoint")
@@ -227,11 +254,8 @@ def _versions() -> dict[str, str]:
 
 @rank_zero_only
 def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
-    path = run_dir / "results.json"
-    unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(_readable_json(results))
-    unfinished.replace(path)
-    reporter.show(table("Results", _result_rows(results)))
+    reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
+    replace_text(run_dir / "results.json", _readable_json(results))
     reporter.show(f"run directory: {run_dir}")
 
 
@@ -263,20 +287,19 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
 
 
 @rank_zero_only
-def _write_predictions(table: PredictionTable | None, parts: RunParts, run_dir: Path) -> None:
-    if table is None or parts.data.test is None:
-        return
-    table.write_csv(run_dir / "predictions.csv")
-    draw_mistakes(table, parts.data.test, parts.data.classes, run_dir / "figures" / "mistakes.png")
-
-
-@rank_zero_only
-def _draw(parts: RunParts, run_dir: Path) -> None:
+def _draw(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -> None:
+    data, figures = parts.data, run_dir / "figures"
     metrics = run_dir / "metrics.csv"
-    if metrics.is_file():
-        draw_curves(metrics, run_dir / "figures")
-    if parts.algorithm.test_confusion is not None:
-        draw_confusion(parts.algorithm.test_confusion, parts.data.classes, run_dir / "figures" / "confusion.png")
+    try:
+        if predictions is not None and data.test is not None:
+            predictions.write_csv(run_dir / "predictions.csv")
+            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
+        if metrics.is_file():
+            draw_curves(metrics, figures)
+        if parts.algorithm.test_confusion is not None:
+            draw_confusion(parts.algorithm.test_confusion, data.classes, figures / "confusion.png")
+    except OSError as error:
+        _log.warning("cannot write the figures: %s", error)  # the results are written already
 
 
 def _finish_wandb() -> None:
@@ -301,7 +324,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
     settings["run_dir"] = str(run_dir)
-    with quiet_libraries():
+    with quiet_libraries(), loader_errors():
         results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
     return run_dir, results
 
@@ -351,8 +374,10 @@ def quiet_libraries() -> Iterator[None]:
             r".*module\(s\) in eval mode.*",
             ".*treespec, LeafSpec.*",
             ".*across ranks is zero.*",
-            # A checkpoint holds the weights after its step, with the optimizer's state of the same moment.
-            "Using ModelCheckpoint with manual optimization.*",
+            # torchmetrics has put the ranks' parts together by then.
+            ".*It is recommended to use `self.log.*sync_dist=True.*",
+            # The new name of the argument is unknown to older versions of torch.
+            ".*`broadcast_buffers` is deprecated.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from layermatch.algorithms.guard import StepGuard
 from layermatch.algorithms.layer_gradients import measure_layer_gradients
 from layermatch.algorithms.meter import IntervalMeter
 from layermatch.data.batch import Batch, EvalBatch
@@ -47,6 +48,8 @@ class Algorithm(LightningModule):
 
         backward -> accumulate -> clip -> optimizer step -> schedule -> zero -> weight average -> :meth:`after_step`
 
+    A step with a loss or gradient that is not finite is not applied (:class:`~layermatch.algorithms.guard.StepGuard`).
+
     Lightning refuses ``gradient_clip_val`` and ``accumulate_grad_batches`` under manual optimization, so ``clip_norm``
     and ``accumulate`` do the same here. One optimizer holds all parameters: ``trainer.global_step`` counts its steps.
 
@@ -59,6 +62,8 @@ class Algorithm(LightningModule):
         ema_warmup: see :class:`~layermatch.ema.WeightAverage`.
         clip_norm: largest L2 norm of the gradient of all parameters together, above 0; None does not clip.
         accumulate: batches whose mean gradient makes one optimizer step, at least 1.
+        max_nonfinite: a step whose loss or gradient is not finite is not applied; the run ends when so many come one
+            after another, at least 1.
         log_every: optimizer steps between two log lines, at least 1.
         layer_gradients_every: optimizer steps between two measurements of ``layers/*``, see
             :func:`~layermatch.algorithms.layer_gradients.measure_layer_gradients`; 0 or None measures none. Training
@@ -82,6 +87,7 @@ class Algorithm(LightningModule):
         ema_warmup: bool = False,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        max_nonfinite: int = 10,
         log_every: int = 50,
         layer_gradients_every: int | None = 200,
     ) -> None:
@@ -100,6 +106,7 @@ class Algorithm(LightningModule):
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.log_every = log_every
+        self.guard = StepGuard(max_nonfinite=max_nonfinite)
         self.layer_gradients_every = layer_gradients_every or 0
         self.meter = IntervalMeter()
         #: Values that callbacks want in the next log line.
@@ -131,10 +138,21 @@ class Algorithm(LightningModule):
             self.record_layer_gradients(losses)
         self.backward_by_group(losses, sync=is_step)
         self.record(losses)
-        if is_step:
+        self.guard.see(losses)
+        if is_step and self.guard.accepts(self.network, step=self.global_step, lr=self._learning_rate()):
             self.optimizer_step_and_after()
             if self.global_step % self.log_every == 0:
                 self.log_interval()
+        elif is_step:
+            self.discard_step()
+
+    def discard_step(self) -> None:
+        """Forget a step that is not applied: its gradients, and what its forward did to BatchNorm's statistics."""
+        cast("Optimizer", self.optimizers()).zero_grad()
+        with torch.no_grad():
+            # The average holds the buffers of the last step that was applied.
+            for live, kept in zip(self.network.buffers(), self.ema.network.buffers(), strict=True):
+                live.copy_(kept)
 
     def backward_by_group(self, losses: LayerLosses, *, sync: bool) -> None:
         """Add each parameter's gradient of its own group's loss to ``.grad``.
@@ -185,6 +203,11 @@ class Algorithm(LightningModule):
         self._set_learning_rate(optimizer, 0)
         return optimizer
 
+    @property
+    def next_batch(self) -> int:
+        """Number of the batch that training goes on with: one after those of every step, applied or not."""
+        return (self.trainer.global_step + self.guard.num_rejected) * self.accumulate
+
     # ------------------------------------------------------------------------------------------------ what is logged
 
     def record(self, losses: LayerLosses) -> None:
@@ -212,11 +235,16 @@ class Algorithm(LightningModule):
             self.meter.add({"centres/drift": relative_change(self._last_centres, self.centres())})
         self._last_centres = self.centres().detach().clone()
 
+    def _learning_rate(self) -> float:
+        return float(cast("Optimizer", self.optimizers()).param_groups[0]["lr"])
+
     def log_interval(self) -> None:
         """Send the interval's means to the loggers."""
         self._record_drift()
         means = self.meter.read_out(self.class_names())
-        means["lr"] = cast("Optimizer", self.optimizers()).param_groups[0]["lr"]
+        means["lr"] = self._learning_rate()
+        if self.guard.num_rejected:
+            means["steps_not_applied"] = float(self.guard.num_rejected)
         self.log_values(means)
 
     def class_names(self) -> tuple[str, ...]:
@@ -316,11 +344,13 @@ class Algorithm(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the means and the centres since the last log line, and the last evaluations."""
         checkpoint["meter"] = self.meter.state_dict()
+        checkpoint["guard"] = self.guard.state_dict()
         checkpoint["last_centres"] = self._last_centres
         checkpoint["evaluations"] = list(self.evaluations)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the means and the centres since the last log line, and the last evaluations."""
         self.meter.load_state_dict(checkpoint["meter"])
+        self.guard.load_state_dict(checkpoint.get("guard", self.guard.state_dict()))
         self._last_centres = checkpoint["last_centres"]
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])

@@ -194,6 +194,11 @@ class PseudoLabelling(Algorithm):
             },
         )
 
+    def discard_step(self) -> None:
+        """Forget a step that is not applied."""
+        super().discard_step()
+        self.rule.discard_step()
+
     def record_layer_gradients(self, losses: LayerLosses) -> None:
         """Add ``layers/*`` of one batch, with the pseudo-label gradient that the rule lets through."""
         combine = self.rule.combine_gradients if self.rule.separates_gradients else None

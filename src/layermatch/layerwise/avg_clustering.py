@@ -49,6 +49,9 @@ class AvgClustering(nn.Module):
     def after_step(self, network: Network, *, num_updates: int) -> None:
         """Update the state, after each optimizer step."""
 
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step."""
+
     def centres(self, network: Network) -> Tensor:
         """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
         return network.classifier.weight
@@ -135,8 +138,11 @@ class EmaOutputs(AvgClustering):
         sums = probs_weak.new_zeros(len(seen), probs_weak.shape[1])
         sums.index_add_(0, position, all_gather_rows(probs_weak))
         mean = sums / position.bincount(minlength=len(seen))[:, None]
-        self.average[seen] = ema(self.average[seen], mean, self.decay)
-        self.num_updates[seen] += 1
+        # An output that is not finite would stay in the table for good.
+        is_finite = mean.isfinite().all(dim=1)
+        updated = ema(self.average[seen], mean, self.decay)
+        self.average[seen] = torch.where(is_finite[:, None], updated, self.average[seen])
+        self.num_updates[seen] += is_finite
         average = bias_corrected_ema(self.average[index], self.num_updates[index], self.decay)
         return (probs_weak + average) / 2
 
@@ -201,6 +207,11 @@ class EmaCentroids(AvgClustering):
         is_new = self.centroids.norm(dim=1, keepdim=True) == 0
         moved = torch.where(is_new, mean, ema(self.centroids, mean, self.decay))
         self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))
+        self.discard_step()
+
+    @torch.no_grad()
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step."""
         self.sums.zero_()
         self.counts.zero_()
 
