@@ -245,9 +245,8 @@ def draw_mistakes(
     figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), height), layout=None)
     # Placed by hand: to find the places for so many pictures takes longer than to draw them.
     figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.4)
-    figure.suptitle(
-        "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth", fontsize=10
-    )
+    title = "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth"
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / height, verticalalignment="top")
     pixels = images.images.read(worst.indices.numpy())
     for axis in axes.flat[count:]:
         axis.set_axis_off()

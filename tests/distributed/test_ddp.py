@@ -68,6 +68,41 @@ def test_two_processes_are_one(rule: str, runs: Path, cell: Callable[..., None])
     assert first["latest"]["test/accuracy"] == pytest.approx(one["latest"]["test/accuracy"], abs=2 / 360)
 
 
+#: What is logged of a step or an evaluation, beside accuracies, and how far rounding may move it.
+LOGGED = {
+    "layers/": 0.02, "features/": 0.02, "centres/": 0.02, "pseudo_labels/entropy": 0.01,
+    "pseudo_labels/per_class_counts/": 0.01, "pseudo_labels/thresholds/": 0.0, "pseudo_labels/mask_rate": 0.01,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_processes_log_what_one_does(rule: str, runs: Path) -> None:
+    one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    names = [name for name in one["latest"] if name.startswith(tuple(LOGGED))]
+    groups = {"features", "centres", "pseudo_labels"} | ({"layers"} if rule != "unmeasured" else set())
+    assert {name.partition("/")[0] for name in names} == groups
+    for name in names:
+        tolerance = next(tolerance for start, tolerance in LOGGED.items() if name.startswith(start))
+        value = one["latest"][name]
+        assert first["latest"][name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+        assert second["latest"][name] == pytest.approx(first["latest"][name], rel=1e-6), name
+    for run in (one, first, second):  # 360 images: one rank has 180, in batches that are not as large
+        assert run["predictions"]["indices"].tolist() == list(range(360))
+        confusion = torch.zeros_like(run["confusion"])
+        confusion.index_put_((run["predictions"]["label"], run["predictions"]["prediction"]), torch.tensor(1), True)
+        assert torch.equal(confusion, run["confusion"])
+    assert (one["predictions"]["prediction"] == first["predictions"]["prediction"]).sum() >= 358
+
+
+def test_to_measure_gradients_changes_no_bit_of_two_processes(runs: Path) -> None:
+    for rank in range(2):
+        measured, without = (
+            torch.load(runs / f"{rule}-2-{rank}.pt", weights_only=True) for rule in ("layermatch", "unmeasured")
+        )
+        for name, value in without["state"].items():
+            assert torch.equal(measured["state"][name], value), name
+
+
 def parts_of(state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
     """Names by what they are; after four steps equal weights mean equal gradients."""
     names = {

@@ -32,7 +32,7 @@ class Guards(Callback):
 
     Args:
         reporter: where to.
-        patience: optimizer steps; None is a fifth of the run, at most 1,000.
+        patience: optimizer steps; None is a fifth of the run, at least 200 and at most 1,000.
         largest_share: of one class, in ``(0, 1)``; None is 0.5, with fewer than four classes ``2 / K``, at most 0.95.
         few: mask rate, in ``[0, 1]``.
         largest_gap: of accuracies, in ``[0, 1]``.
@@ -88,7 +88,7 @@ class Guards(Callback):
             return
         now = time.monotonic()
         self._last_line = (step, now)
-        patience = self.patience or min(1000, max(trainer.max_steps // 5, 1))
+        patience = self.patience or min(max(trainer.max_steps // 5, 200), 1000)
         self._check_mask(algorithm, step, last_step, patience)
         self._check_classes(algorithm, step, last_step, patience)
         self._check_repeats(trainer, algorithm, steps_per_second=(step - last_step) / max(now - last_time, 1e-9))
