@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from layermatch import __version__
+from layermatch import __version__, dashboards
 from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import CHECKPOINT_KEY, ProgressDisplay, Provenance
+from layermatch.callbacks.panels import KeepRunId, Panels
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
@@ -41,13 +43,22 @@ __all__ = ["main", "quiet_libraries", "run"]
 OUTPUTS = ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", FOLDER, "figures")
 
 
-def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
+def run(
+    settings: dict[str, Any],
+    *,
+    run_dir: Path,
+    ckpt_path: Path | None = None,
+    overrides: Sequence[str] = (),
+    sweep: str = "",
+) -> dict[str, Any]:
     """One run: build, train, evaluate, write.
 
     Args:
         settings: the composed configuration as plain containers.
         run_dir: where everything is written.
         ckpt_path: a checkpoint to go on from; None starts afresh.
+        overrides: what the command line changed in the configuration, for the names on dashboards.
+        sweep: the name of the sweep that this is a job of, likewise.
 
     Returns:
         The content of ``results.json``.
@@ -60,14 +71,17 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
     parts = build_parts(settings)
     first_step = _check_resume(parts, settings, ckpt_path)
     loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
-    callbacks = _callbacks(settings, parts, run_dir)
+    callbacks = _callbacks(settings, parts, run_dir) + _dashboard_callbacks(loggers, parts)
     trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
     # All checks are behind us: from here on the run writes.
     _start_run_dir(run_dir, settings, parts)
+    failed = True
     reporter = Reporter(run_dir / "run.log")
     progress = ProgressDisplay(reporter)
     trainer.callbacks.append(progress)  # type: ignore[attr-defined]
     try:
+        run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
+        dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
         reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
         reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
         trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
@@ -75,10 +89,12 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
         results["seconds"] = round(time.monotonic() - started, 1)
         _report(results, reporter, run_dir)
         _draw(parts, run_dir)
+        dashboards.show_results(loggers, _confusion(parts) | results, run_dir / "figures")
+        failed = False
     finally:
         for logger in loggers:
             logger.finalize("success")
-        _finish_wandb()
+        dashboards.close(loggers, failed=failed)
         reporter.close()
     return results
 
@@ -138,6 +154,16 @@ def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list
         best = ModelCheckpoint(run_dir / FOLDER, filename="best_val", monitor="val/accuracy_ema", mode="max")
         callbacks.append(best)
     return callbacks
+
+
+def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callback]:
+    """Pictures at every evaluation; and the W&B run's id in every checkpoint, beside what Provenance writes."""
+    shown = dashboards.dashboards_of(loggers)
+    if not shown:
+        return []
+    data = parts.data
+    keepers = [KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)]
+    return [Panels(shown, classes=data.classes, mean=data.mean, std=data.std), *keepers]
 
 
 @rank_zero_only
@@ -239,10 +265,9 @@ def _draw(parts: RunParts, run_dir: Path) -> None:
         draw_confusion(parts.algorithm.test_confusion, parts.data.classes, run_dir / "figures" / "confusion.png")
 
 
-def _finish_wandb() -> None:
-    wandb = sys.modules.get("wandb")  # only where the logger imported it
-    if wandb is not None:
-        wandb.finish()
+def _confusion(parts: RunParts) -> dict[str, Any]:
+    confusion = parts.algorithm.test_confusion
+    return {"classes": list(parts.data.classes), "confusion": None if confusion is None else confusion.tolist()}
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -260,9 +285,11 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             return run_dir, _run_in_own_process(run_dir)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
+    sweep = Path(settings["run_dir"]).name if in_sweep else ""
     settings["run_dir"] = str(run_dir)
+    overrides = list(hydra_config.overrides.task)
     with quiet_libraries():
-        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
+        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path, overrides=overrides, sweep=sweep)
     return run_dir, results
 
 
