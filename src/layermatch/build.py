@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from layermatch.algorithms import Algorithm
 from layermatch.augment import StrongView, WeakView
+from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.layerwise import LayerwiseRule
@@ -249,10 +250,16 @@ def check_compiler(device: Device) -> None:
 
 
 def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:
-    """The loggers of a run."""
+    """The loggers of a run.
+
+    Raises:
+        UserError: a value is not legal, or does not go with the other settings.
+    """
     loggers: list[Logger] = make(
         "logger", settings["logger"], plugins=settings["plugins"], run_dir=run_dir, first_step=first_step
     )
+    for dashboard in dashboards_of(loggers):
+        dashboard.check(settings)
     return loggers
 
 

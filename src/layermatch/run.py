@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,11 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from layermatch import __version__
+from layermatch import __version__, dashboards
 from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
@@ -37,6 +38,7 @@ from layermatch.callbacks import (
     Provenance,
     TestPredictions,
 )
+from layermatch.callbacks.panels import KeepRunId, Panels
 from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
@@ -62,13 +64,22 @@ OUTPUTS = (
 PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
 
 
-def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = None) -> dict[str, Any]:
+def run(
+    settings: dict[str, Any],
+    *,
+    run_dir: Path,
+    ckpt_path: Path | None = None,
+    overrides: Sequence[str] = (),
+    sweep: str = "",
+) -> dict[str, Any]:
     """One run: build, train, evaluate, write.
 
     Args:
         settings: the composed configuration as plain containers.
         run_dir: where everything is written.
         ckpt_path: a checkpoint to go on from; None starts afresh.
+        overrides: what the command line changed in the configuration, for the names on dashboards.
+        sweep: the name of the sweep that this is a job of, likewise.
 
     Returns:
         The content of ``results.json``.
@@ -84,21 +95,26 @@ def run(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None = Non
         _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
         loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
         predictions = TestPredictions()
-        callbacks = [*_callbacks(settings, parts, run_dir), predictions]
+        callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         with one_line_failures():
             _start_run_dir(run_dir, settings, parts)
+            failed = True
             reporter = Reporter(run_dir / "run.log")
             try:
+                run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
+                dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
                 results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
                 results["seconds"] = round(time.monotonic() - started, 1)
                 _report(results, reporter, run_dir)
                 _draw(parts, predictions.table, run_dir)
+                dashboards.show_results(loggers, results, run_dir / "figures")
+                failed = False
             finally:
                 for logger in loggers:
                     logger.finalize("success")
-                _finish_wandb()
+                dashboards.close(loggers, failed=failed)
                 reporter.close()
     return results
 
@@ -184,6 +200,16 @@ def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list
             track_best=checkpoint["selection"] == "best_val",
         ),
     ]
+
+
+def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callback]:
+    """Pictures at every evaluation; and the W&B run's id in every checkpoint, beside what Provenance writes."""
+    shown = dashboards.dashboards_of(loggers)
+    if not shown:
+        return []
+    data = parts.data
+    keepers = [KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)]
+    return [Panels(shown, classes=data.classes, mean=data.mean, std=data.std), *keepers]
 
 
 @rank_zero_only
@@ -302,12 +328,6 @@ def _draw(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -
         _log.warning("cannot write the figures: %s", error)  # the results are written already
 
 
-def _finish_wandb() -> None:
-    wandb = sys.modules.get("wandb")  # only where the logger imported it
-    if wandb is not None:
-        wandb.finish()
-
-
 # ------------------------------------------------------------------------------------------------------ command line
 
 
@@ -323,9 +343,11 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             return run_dir, _run_in_own_process(run_dir)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
+    sweep = Path(settings["run_dir"]).name if in_sweep else ""
     settings["run_dir"] = str(run_dir)
+    overrides = list(hydra_config.overrides.task)
     with quiet_libraries(), loader_errors():
-        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path)
+        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path, overrides=overrides, sweep=sweep)
     return run_dir, results
 
 

@@ -22,7 +22,7 @@ from layermatch.trainer import make_trainer
 
 Make = Callable[..., Any]
 
-DELAY = 0.03
+DELAY = 0.2  # far above what a busy machine adds
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:

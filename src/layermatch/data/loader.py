@@ -98,7 +98,7 @@ def _handing_over() -> Iterator[None]:
             raise
         # torch's own error comes with the signal of the end, any moment: here, and not in the middle of what follows.
         time.sleep(_SIGNAL_TAKES)
-        raise RunError(_ended_text("while it handed over a batch")) from error
+        raise RunError(_ended_text("ended while it handed over a batch")) from error
 
 
 def explain_loader_error(error: BaseException) -> str | None:
@@ -111,22 +111,21 @@ def explain_loader_error(error: BaseException) -> str | None:
         What happened and what to do; None if ``error`` says something else.
 
     Example:
-        >>> explain_loader_error(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
-        'a process that reads images ended (pid 7): it is killed by signal: Killed; mostly the memory of the machine, \
-or /dev/shm, was full: go on with ckpt_path=last, and give fewer data.num_workers if it happens again'
+        >>> explain_loader_error(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))[:77]
+        'a process that reads images (pid 7) ended: it is killed by signal: Killed, as'
         >>> explain_loader_error(RuntimeError("something else")) is None
         True
     """
     found = _ENDED.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
         return None
-    return _ended_text(f"(pid {found['pids']}): it {' '.join(found['end'].split())}")
+    return _ended_text(f"(pid {found['pids']}) ended: it {' '.join(found['end'].split())}")
 
 
-def _ended_text(how: str) -> str:
+def _ended_text(what: str) -> str:
     return (
-        f"a process that reads images ended {how}; mostly the memory of the machine, or /dev/shm, was full: go on with "
-        "ckpt_path=last, and give fewer data.num_workers if it happens again"
+        f"a process that reads images {what}, as happens when memory or /dev/shm is full: go on with ckpt_path=last, "
+        "and with fewer data.num_workers if it happens again"
     )
 
 
@@ -144,7 +143,7 @@ def loader_errors() -> Iterator[None]:
         >>> with loader_errors():
         ...     raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.RunError: a process that reads images ended (pid 7): it exited unexpectedly; mostly ...
+        layermatch.errors.RunError: a process that reads images (pid 7) ended: it exited unexpectedly, as ...
     """
     try:
         yield
