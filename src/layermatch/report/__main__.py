@@ -9,16 +9,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
+
 from layermatch.cli import EXIT_USER_ERROR
-from layermatch.console import Reporter, table
 from layermatch.errors import UserError
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
 from layermatch.report.runs import find_runs, read_run
-from layermatch.report.tables import Table, comparison_table, result_table, run_table
+from layermatch.report.tables import comparison_table, on_terminal, result_table, run_table
 from layermatch.report.text import printable
 
 __all__ = ["main", "report"]
+
+PIPE_WIDTH = 120
 
 #: How far into a file its mark is looked for.
 MARK_WITHIN = 2000
@@ -77,12 +80,12 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def report(arguments: Sequence[str] | None, reporter: Reporter) -> None:
+def report(arguments: Sequence[str] | None, console: Console) -> None:
     """Read, compare and write.
 
     Args:
         arguments: of the command line; None takes the process's.
-        reporter: what prints.
+        console: what prints.
 
     Raises:
         UserError: an argument is not legal, or the files cannot be written.
@@ -96,12 +99,14 @@ def report(arguments: Sequence[str] | None, reporter: Reporter) -> None:
     page = render_html(runs, groups, baseline, written=datetime.now().astimezone())
     _write(given.out, page)
     _write(given.out.with_suffix(".md"), render_markdown(runs, groups, baseline))
+    shown = [run_table([run for run in runs if run.problems], groups)]
     if baseline is not None:
-        _show(result_table(groups, is_brief=True), reporter)
-        _show(comparison_table(groups, baseline), reporter)
-    wrong = run_table([run for run in runs if run.problems], groups)
-    _show(wrong, reporter)
-    reporter.show(f"written to {given.out} and {given.out.with_suffix('.md')}")
+        shown = [result_table(groups, is_brief=True), comparison_table(groups, baseline), *shown]
+    for table in shown:
+        if table.rows:
+            console.print(on_terminal(table), highlight=False)
+    text = f"written to {printable(given.out)} and {printable(given.out.with_suffix('.md'))}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:
@@ -113,12 +118,6 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
-def _show(content: Table, reporter: Reporter) -> None:
-    if content.rows:
-        rows = [tuple(cell.replace("[", r"\[") for cell in row) for row in content.rows]
-        reporter.show(table(content.caption.replace("[", r"\["), rows, header=content.header))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2.
 
@@ -126,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; None takes the process's.
     """
     try:
-        report(arguments, Reporter())
+        console = Console()
+        # A pipe has no width; 80 columns would cut the tables in two.
+        report(arguments, console if console.is_terminal else Console(width=PIPE_WIDTH))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)

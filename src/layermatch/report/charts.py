@@ -357,7 +357,9 @@ def draw_matrix(title: str, counts: NDArray[np.float64], classes: Sequence[str],
     for level in range(1, SHADES + 1):
         cells = np.argwhere(levels == level).tolist()
         if cells:
-            squares = [f"M{left + c * cell:.4g} {top + r * cell:.4g}h{cell:.4g}v{cell:.4g}h-{cell:.4g}z" for r, c in cells]
+            squares = [
+                f"M{left + c * cell:.4g} {top + r * cell:.4g}h{cell:.4g}v{cell:.4g}h-{cell:.4g}z" for r, c in cells
+            ]
             paths.append((level / SHADES, "".join(squares)))
     return Matrix(
         title=title,

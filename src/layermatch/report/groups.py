@@ -130,4 +130,6 @@ def choose_baseline(groups: Sequence[Group], name: str | None) -> Group | None:
         if group.name == name:
             return group
     legal = ", ".join(repr(group.name) for group in finished)
-    raise UserError(f"--baseline {name!r} is no setting with a finished run: {f'choose {legal}' if legal else 'none is'}")
+    raise UserError(
+        f"--baseline {name!r} is no setting with a finished run: {f'choose {legal}' if legal else 'none is'}"
+    )

@@ -12,7 +12,6 @@ from datetime import datetime
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from layermatch import __version__
 from layermatch.report.charts import (
@@ -175,7 +174,7 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters["parts"] = _parts
     finished = [group for group in groups if group.runs]
     with_confusion = [group for group in groups if confusion_of(group)]
     numbers = itertools.count(1)
@@ -208,9 +207,9 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
     )
 
 
-def _breakable(text: str) -> Markup:
-    """Let a long path or dotted name go on in the next line after its parts. ``join`` escapes what it joins."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._/=])(?=[^\d\s])", text))
+def _parts(text: str) -> list[str]:
+    """The parts of a long path or dotted name, after each of which it may go on in the next line."""
+    return re.split(r"(?<=[./=])(?=[^\d\s])|(?<=\w\w_)(?=\w)", text)
 
 
 def _title(groups: Sequence[Group]) -> str:
@@ -290,7 +289,9 @@ def _charts(groups: Sequence[Group], titles: Mapping[str, str]) -> list[LineChar
 
 def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> list[LineChart]:
     parts = [curves[start : start + MAX_LINES] for start in range(0, len(curves), MAX_LINES)]
-    names = [title if len(parts) == 1 else f"{title}, part {place} of {len(parts)}" for place in range(1, len(parts) + 1)]
+    names = [
+        title if len(parts) == 1 else f"{title}, part {place} of {len(parts)}" for place in range(1, len(parts) + 1)
+    ]
     drawn = (draw_lines(name, part, is_share=is_share) for name, part in zip(names, parts, strict=True))
     return [chart for chart in drawn if chart is not None]
 
@@ -300,7 +301,10 @@ def _layer_charts(groups: Sequence[Group]) -> list[LineChart]:
     charts = []
     for group in groups:
         names = dict.fromkeys(
-            name for run in group.shown for name in run.curves if name.startswith("layers/") and name.endswith("/cosine")
+            name
+            for run in group.shown
+            for name in run.curves
+            if name.startswith("layers/") and name.endswith("/cosine")
         )
         curves = []
         for style, name in enumerate(names):
@@ -348,7 +352,9 @@ def _matrix(group: Group) -> Matrix | None:
     largest = [divmod(int(place), len(classes)) for place in order if off.flat[place] > 0]
     texts = [f"{classes[row]} taken for {classes[column]} ({images(off[row, column])})" for row, column in largest]
     title = f"Confusion matrix of {group.name}: mean counts of test images, n {len(runs)}"
-    return draw_matrix(title, counts, classes, description=f"Most frequent: {'; '.join(texts) or 'no mistake'}.")
+    return draw_matrix(
+        title, counts, classes, description=f"Most frequent mistakes, mean counts: {'; '.join(texts) or 'none'}."
+    )
 
 
 def _data_uri(picture: bytes | None) -> str:
@@ -359,5 +365,3 @@ def _picture_text(run: Run | None) -> str:
     if run is None:
         return ""
     return f"The most confident mistakes on test images of {run.name}, seed {run.seed}, with true and predicted class"
-
-

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from layermatch.report.metrics import Curve, MetricsFile
+from layermatch.report.metrics import Curve, MetricsFile, present_names
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
 
-__all__ = ["Mistake", "Run", "find_runs", "read_plan", "read_run"]
+__all__ = ["Mistake", "Run", "find_runs", "leaves", "read_plan", "read_results", "read_run", "read_settings"]
 
 #: A folder with any of these is a run's.
 MARKS = ("config.yaml", "results.json", "metrics.csv", "split.json", "run.log")
@@ -34,9 +34,13 @@ PICTURE_LIMIT = 8 << 20
 #: Most confident mistakes of a run that are kept.
 MISTAKES = 200
 
+#: With it, a run has no metrics.csv.
+NO_LOGGER = "layermatch.loggers.none"
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
-T = TypeVar("T")
+#: What a broken file can raise.
+UNREADABLE = (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,8 @@ class _Reader:
         self._try("results.json", self._read_results)
         if run.figure("steps") is None and run.results:
             run.problems.append("results.json does not say how many steps were made")
-        self._try("metrics.csv", self._read_metrics, is_required=run.shown_settings.get("logger._target_") != _NO_LOGGER)
+        is_logged = run.shown_settings.get("logger._target_") != NO_LOGGER
+        self._try("metrics.csv", self._read_metrics, is_required=is_logged)
         self._try("split.json", self._read_split)
         self._try("run.log", self._read_log)
         self._try("predictions.csv", self._read_predictions)
@@ -185,30 +190,24 @@ class _Reader:
             return
         try:
             read(path)
-        except (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError) as error:
+        except UNREADABLE as error:
             self.run.problems.append(f"{name} cannot be read: {_one_line(error)}")
 
     def _read_settings(self, path: Path) -> None:
-        # `path` is the run's own. A loader of its own class is YAML's way to refuse what the safe one allows.
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
-        if not isinstance(settings, dict) or not settings:
-            raise ValueError("it holds no settings")
+        settings = read_settings(path)
         seed = settings.get("seed")
         if isinstance(seed, int) and not isinstance(seed, bool):
             self.run.seed = seed
         else:
             self.run.problems.append("config.yaml gives no seed")
-        self.run.shown_settings = dict(_leaves(settings))
-        compared = {key: value for key, value in settings.items() if key not in NOT_COMPARED}
-        self.run.settings = dict(_leaves(compared))
+        self.run.shown_settings = leaves(settings)
+        self.run.settings = leaves({key: value for key, value in settings.items() if key not in NOT_COMPARED})
 
     def _read_results(self, path: Path) -> None:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(results, dict):
-            raise ValueError("it holds no results")
+        results = read_results(path)
         quality = results.get("pseudo_labels")
         if isinstance(quality, dict) and "accuracy_accepted" not in quality:
-            quality["accuracy_accepted"] = quality.pop("accuracy", None)  # its former name, see _read_metrics
+            quality["accuracy_accepted"] = quality.pop("accuracy", None)  # as in present_names
         self.run.results = results
         classes, confusion = results.get("classes"), results.get("confusion")
         if isinstance(classes, list):
@@ -221,10 +220,7 @@ class _Reader:
     def _read_metrics(self, path: Path) -> None:
         run, file = self.run, MetricsFile(path)
         file.poll()
-        run.curves = file.curves
-        if "pseudo_labels/accuracy_accepted" not in run.curves and "pseudo_labels/accuracy" in run.curves:
-            # Its former name; there was no accuracy over all pseudo-labels then.
-            run.curves["pseudo_labels/accuracy_accepted"] = run.curves.pop("pseudo_labels/accuracy")
+        run.curves = present_names(file.curves)
         if not run.curves:
             run.problems.append("metrics.csv has no line")
         if file.bad_lines:
@@ -273,22 +269,65 @@ class _Reader:
             run.curves = {}
 
 
-_NO_LOGGER = "layermatch.loggers.none"
-
-
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases: a run writes none, and a few lines of them can stand for more than memory holds."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it holds an alias")
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
 
-def _leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def read_settings(path: Path) -> dict[Any, Any]:
+    """The configuration of a run.
+
+    Args:
+        path: of ``config.yaml``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no settings.
+        yaml.YAMLError: it is no YAML, or has aliases.
+    """
+    settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError("it holds no settings")
+    return settings
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a run ended with.
+
+    Args:
+        path: of ``results.json``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no results.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(results, dict):
+        raise ValueError("it holds no results")
+    return results
+
+
+def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
+    """Dotted name -> value, both as text.
+
+    Args:
+        settings: nested.
+
+    Example:
+        >>> leaves({"data": {"mu": 7, "split": None}, "layerwise": {}})
+        {'data.mu': '7', 'data.split': 'null'}
+    """
+    return dict(_walk(settings, ""))
+
+
+def _walk(settings: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in settings.items():
         name = f"{prefix}{printable(key)}"
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{name}.")
+            yield from _walk(value, f"{name}.")
         else:
             yield name, printable(value if isinstance(value, str) else json.dumps(value, default=str))
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.groups import Group, differing
@@ -23,6 +25,7 @@ __all__ = [
     "difference_table",
     "markdown",
     "mistake_table",
+    "on_terminal",
     "plan_table",
     "result_table",
     "run_table",
@@ -32,7 +35,7 @@ __all__ = [
     "worst_table",
 ]
 
-NONE = "–"
+NONE = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
 
 #: What is compared, by its name and where it is in ``results.json``: the test set, or validation images without one.
@@ -82,7 +85,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """A table as GitHub's Markdown.
+    r"""A table as GitHub's Markdown.
 
     Args:
         table: with untrusted text.
@@ -93,13 +96,28 @@ def markdown(table: Table) -> str:
         <BLANKLINE>
         | a | b |
         | --- | --- |
-        | x\\|y | &lt;b&gt; |
+        | x\|y | &lt;b&gt; |
     """
     edge = "---:" if table.is_numeric else "---"
     edges = tuple("---" if place < table.headings else edge for place in range(len(table.header)))
     rows = [table.header, edges, *table.rows]
     lines = [f"| {' | '.join(cells if n == 1 else map(_cell, cells))} |" for n, cells in enumerate(rows)]
     return "\n".join([f"**{_cell(table.caption)}**", "", *lines, *(("", _cell(table.note)) if table.note else ())])
+
+
+def on_terminal(table: Table) -> RichTable:
+    """A table for the terminal.
+
+    Args:
+        table: with untrusted text.
+    """
+    made = RichTable(title=Text(table.caption, style="bold"), title_justify="left")
+    for place, name in enumerate(table.header):
+        is_left = place < table.headings or not table.is_numeric
+        made.add_column(Text(name), justify="left" if is_left else "right", overflow="fold")
+    for row in table.rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
 
 
 def _cell(text: str) -> str:
@@ -132,8 +150,8 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False) -> Table:
         "Accuracy and pseudo-labels at the end of the runs",
         ("Setting", "n", *columns, "Time"),
         tuple(rows),
-        "Mean ± standard deviation over n seeds (n − 1 in the denominator) in percentage points; one seed has no "
-        f"deviation. Only finished runs count. Tested weights: checkpoint.selection={', '.join(selections)}.",
+        "Mean ± standard deviation over n seeds (n \N{MINUS SIGN} 1 in the denominator) in percentage points; one seed "
+        f"has no deviation. Only finished runs count. Tested weights: checkpoint.selection={', '.join(selections)}.",
     )
 
 
@@ -381,8 +399,8 @@ def worst_table(groups: Sequence[Group]) -> Table:
         "The worst classes: how many of their test images are recognised",
         ("Class", *recalls),
         tuple(rows),
-        f"The {WORST} worst classes of each setting. Recall with the EMA weights, mean ± standard deviation over seeds, "
-        "and what they are most often taken for.",
+        f"The {WORST} worst classes of each setting. Recall with the EMA weights, mean ± standard deviation over "
+        "seeds, and what they are most often taken for.",
         is_numeric=False,
     )
 
@@ -396,7 +414,9 @@ def _recalls(runs: Sequence[Run]) -> dict[str, tuple[Summary, str]]:
     mean = np.mean(matrices, axis=0)
     found = {}
     for number_of, name in enumerate(classes):
-        shares = [matrix[number_of, number_of] / matrix[number_of].sum() for matrix in matrices if matrix[number_of].sum()]
+        shares = [
+            matrix[number_of, number_of] / matrix[number_of].sum() for matrix in matrices if matrix[number_of].sum()
+        ]
         summary = summarise(shares)
         if summary is not None:
             found[name] = (summary, _taken_for(mean[number_of], number_of, classes))

