@@ -36,6 +36,9 @@ LOG_RATIO = 30.0
 #: Shades of a matrix.
 SHADES = 10
 
+#: From this one on, numbers are written in the other colour.
+DARK_SHADE = 7
+
 #: Above it, cells are too small for numbers and names.
 NAMED_CLASSES = 20
 
@@ -198,13 +201,13 @@ def _value_range(curves: Sequence[MeanCurve], *, is_share: bool, is_log: bool) -
             parts += [curve.mean - curve.std, curve.mean + curve.std]
     values = np.concatenate(parts)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if is_share:
-        low, high = max(low, 0.0), min(high, 1.0)
     if 0 < low < 0.4 * high:
         low = 0.0
-    if high <= low:
-        low, high = low - 0.5 * (abs(low) or 1.0), low + 0.5 * (abs(low) or 1.0)
-    return low, high
+    size = 1.0 if is_share else max(abs(low), abs(high), 1e-300)
+    if high - low < 1e-6 * size:  # nothing but rounding
+        room = 0.05 if is_share else 0.5 * (abs(low) or 1.0)
+        low, high = low - room, high + room
+    return (max(low, 0.0), min(high, 1.0)) if is_share else (low, high)
 
 
 def _nice_ticks(low: float, high: float, count: int) -> list[float]:
@@ -379,7 +382,7 @@ def _numbers(
 ) -> Iterator[tuple[float, float, str, bool]]:
     for row, column in np.argwhere(counts > 0).tolist():
         x, y = left + (column + 0.5) * cell, top + (row + 0.5) * cell
-        is_dark = int(levels[row, column]) > SHADES // 2
+        is_dark = int(levels[row, column]) >= DARK_SHADE
         yield round(x, 1), round(y, 1), images(float(counts[row, column])), is_dark
 
 

@@ -44,8 +44,11 @@ def summarise(figures: Iterable[float]) -> Summary | None:
     values = np.fromiter(figures, dtype=np.float64)
     if not len(values):
         return None
+    mean = float(values.mean())
     std = None if len(values) == 1 else float(values.std(ddof=1))
-    return Summary(float(values.mean()), std, len(values))
+    if std is not None and std < 1e-12 * abs(mean):
+        std = 0.0  # the same figure each time, but for the rounding of its mean
+    return Summary(mean, std, len(values))
 
 
 @dataclass(frozen=True)

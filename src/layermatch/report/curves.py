@@ -21,7 +21,7 @@ class MeanCurve:
     """A metric over the steps: its mean over the runs, and how far they spread.
 
     Args:
-        steps: ``(P,)`` optimizer steps.
+        steps: ``(P,)`` optimizer steps; of merged points the last one.
         mean: ``(P,)``.
         std: ``(P,)`` standard deviation over the runs (n - 1); None for one run.
         n: runs.
@@ -60,9 +60,10 @@ def mean_curve(curves: Sequence[Curve], *, max_points: int = MAX_POINTS) -> Mean
     values = np.array([_at(curve, steps) for curve in curves])  # (runs, P)
     values[~np.isfinite(values)] = np.nan
     size = -(-len(steps) // max_points)
-    merged = np.stack([_merge(row, size) for row in (np.array(steps, dtype=np.float64), *values)])
-    std = merged[1:].std(axis=0, ddof=1) if len(curves) > 1 else None
-    return MeanCurve(merged[0], merged[1:].mean(axis=0), std, len(curves), size)
+    merged = np.stack([_merge(row, size) for row in values])
+    std = merged.std(axis=0, ddof=1) if len(curves) > 1 else None
+    ends = [steps[min(start + size, len(steps)) - 1] for start in range(0, len(steps), size)]
+    return MeanCurve(np.array(ends, dtype=np.float64), merged.mean(axis=0), std, len(curves), size)
 
 
 def _at(curve: Curve, steps: Sequence[int]) -> list[float]:

@@ -35,6 +35,7 @@ from layermatch.report.tables import (
     confusion_of,
     difference_table,
     markdown,
+    markdown_text,
     mistake_table,
     plan_table,
     result_table,
@@ -154,7 +155,7 @@ def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Grou
     if len(groups) > 1:
         tables.append(difference_table(groups))
     tables += [run_table(runs, groups), version_table(runs)]
-    parts = [f"<!-- {GENERATOR} -->\n# {_title(groups)}", _summary(runs, groups)]
+    parts = [f"<!-- {GENERATOR} -->\n# {markdown_text(_title(groups))}", _summary(runs, groups)]
     return "\n\n".join([*parts, *(markdown(table) for table in tables if table.rows)]) + "\n"
 
 
@@ -209,7 +210,7 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
 
 def _parts(text: str) -> list[str]:
     """The parts of a long path or dotted name, after each of which it may go on in the next line."""
-    return re.split(r"(?<=[./=])(?=[^\d\s])|(?<=\w\w_)(?=\w)", text)
+    return re.split(r"(?<=[./=])(?=[^\d\s])", text)
 
 
 def _title(groups: Sequence[Group]) -> str:

@@ -20,7 +20,17 @@ from layermatch.report.metrics import Curve, MetricsFile, present_names
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
 
-__all__ = ["Mistake", "Run", "find_runs", "leaves", "read_plan", "read_results", "read_run", "read_settings"]
+__all__ = [
+    "Mistake",
+    "Run",
+    "find_runs",
+    "finite_number",
+    "leaves",
+    "read_plan",
+    "read_results",
+    "read_run",
+    "read_settings",
+]
 
 #: A folder with any of these is a run's.
 MARKS = ("config.yaml", "results.json", "metrics.csv", "split.json", "run.log")
@@ -126,7 +136,7 @@ class Run:
         value: Any = self.results
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return float(value) if _is_number(value) else None
+        return finite_number(value)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -264,6 +274,9 @@ class _Reader:
         if state.kind in {"running", "stopped"}:
             said = "still running" if state.kind == "running" else "stopped before its end"
             run.problems.insert(0, f"{said}: at step {run.last_step} of {end}")
+        elif steps is not None and end.isdecimal() and steps < int(end):
+            run.state = RunState("stopped", state.quiet)
+            run.problems.insert(0, f"results.json is of step {steps:.0f}, but the run went on, and not up to {end} yet")
         elif steps is not None and run.curves and run.last_step < steps:
             run.problems.append(f"metrics.csv ends at step {run.last_step}, the run at {steps:.0f}: no curves of it")
             run.curves = {}
@@ -346,13 +359,25 @@ def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
 def _square(confusion: object) -> NDArray[np.float64]:
     rows: Sequence[Any] = confusion if isinstance(confusion, list) else []
     good = bool(rows) and all(isinstance(row, list) and len(row) == len(rows) for row in rows)
-    if not good or not all(_is_number(count) and count >= 0 for row in rows for count in row):
+    counts = [finite_number(count) for row in rows for count in row] if good else []
+    if not counts or any(count is None or count < 0 for count in counts):
         raise ValueError("confusion is no square table of counts")
-    return np.array(rows, dtype=np.float64)
+    return np.array(counts, dtype=np.float64).reshape(len(rows), len(rows))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+def finite_number(value: object) -> float | None:
+    """A number of a JSON file; None for anything else.
+
+    Args:
+        value: as read.
+
+    Example:
+        >>> finite_number(3), finite_number(float("nan")), finite_number("3"), finite_number(True)
+        (3.0, None, None, None)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < 1e300 else None  # not so for NaN
 
 
 def read_plan(log: str) -> dict[str, str]:
@@ -370,7 +395,7 @@ def read_plan(log: str) -> dict[str, str]:
     for line in islice(lines, starts[-1] + 2 if starts else len(lines), None):
         if not line.startswith("│"):  # the lower edge
             break
-        name, _, text = (printable(part.strip()) for part in line.strip("│ ").partition("│"))
+        name, _, text = (printable(part.strip()) for part in line[1:].rstrip("│ ").partition("│"))
         if name:
             plan[name] = text
         elif plan:  # a long text goes on

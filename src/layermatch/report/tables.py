@@ -24,6 +24,7 @@ __all__ = [
     "confusion_of",
     "difference_table",
     "markdown",
+    "markdown_text",
     "mistake_table",
     "on_terminal",
     "plan_table",
@@ -101,8 +102,10 @@ def markdown(table: Table) -> str:
     edge = "---:" if table.is_numeric else "---"
     edges = tuple("---" if place < table.headings else edge for place in range(len(table.header)))
     rows = [table.header, edges, *table.rows]
-    lines = [f"| {' | '.join(cells if n == 1 else map(_cell, cells))} |" for n, cells in enumerate(rows)]
-    return "\n".join([f"**{_cell(table.caption)}**", "", *lines, *(("", _cell(table.note)) if table.note else ())])
+    lines = [f"| {' | '.join(cells if n == 1 else map(markdown_text, cells))} |" for n, cells in enumerate(rows)]
+    return "\n".join(
+        [f"**{markdown_text(table.caption)}**", "", *lines, *(("", markdown_text(table.note)) if table.note else ())]
+    )
 
 
 def on_terminal(table: Table) -> RichTable:
@@ -120,7 +123,12 @@ def on_terminal(table: Table) -> RichTable:
     return made
 
 
-def _cell(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Untrusted text without a meaning in Markdown or HTML.
+
+    Args:
+        text: one line.
+    """
     for special in "\\|*`[]":
         text = text.replace(special, f"\\{special}")
     return html.escape(text, quote=False)

@@ -196,7 +196,7 @@ def _class_bars(curves: Mapping[str, Curve], signs: _Signs, *, width: int, rows:
     counts = {name.removeprefix(CLASS_COUNTS): count for name, count in last.items() if math.isfinite(count)}
     if not counts:
         return []
-    title = "Pseudo-labels that count, per class and step"
+    title = "Accepted pseudo-labels of each class per step"
     columns = max(1, width // CLASS_WIDTH)
     room = len(counts) if rows is None else columns * rows
     shown = list(counts)
@@ -204,7 +204,7 @@ def _class_bars(curves: Mapping[str, Curve], signs: _Signs, *, width: int, rows:
         half = room // 2
         shown.sort(key=lambda name: counts[name])
         shown[half:-half] = []
-        title += f": the {half} fewest and the {half} most of {len(counts)} classes"
+        title += f": {half} fewest, {half} most of {len(counts)}"
     highest = max(*counts.values(), 1e-9)
     cells = []
     for name in shown:

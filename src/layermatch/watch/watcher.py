@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.report.metrics import Curve, MetricsFile, present_names
-from layermatch.report.runs import UNREADABLE, leaves, read_results, read_settings
+from layermatch.report.runs import UNREADABLE, finite_number, leaves, read_results, read_settings
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
 
@@ -128,7 +128,6 @@ class Watcher:
             self._pace.see(step, now=time.monotonic())
         finished = state.kind == "finished"
         max_steps = self._settings.get("trainer.max_steps", "")
-        seconds = self._results.get("seconds")
         return Snapshot(
             run_dir=self.run_dir,
             state=state,
@@ -136,7 +135,7 @@ class Watcher:
             step=step,
             max_steps=int(max_steps) if max_steps.isdecimal() else None,
             speed=self._speed(step, is_finished=finished),
-            seconds=float(seconds) if finished and isinstance(seconds, int | float) else None,
+            seconds=self._seconds() if finished else None,
             curves=present_names(self._metrics.curves),
             log=self._log(),
             problems=[f"{name} cannot be read: {error}" for name, error in self._problems.items()],
@@ -163,14 +162,18 @@ class Watcher:
 
     def _speed(self, step: int, *, is_finished: bool) -> float | None:
         """Of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
-        seconds = self._results.get("seconds")
+        seconds = self._seconds()
         if is_finished:
-            return step / seconds if isinstance(seconds, int | float) and seconds > 0 else None
+            return step / seconds if seconds else None
         if self._pace.speed is not None:
             return self._pace.speed
         parts = [curve.values[-1] for name, curve in self._metrics.curves.items() if name.startswith(TIMES)]
         total = sum(parts)
         return 1 / total if math.isfinite(total) and total > 0 else None
+
+    def _seconds(self) -> float | None:
+        seconds = finite_number(self._results.get("seconds"))
+        return seconds if seconds is not None and seconds >= 0 else None
 
     def _log(self) -> list[str]:
         with suppress(OSError), (self.run_dir / "run.log").open("rb") as file:
