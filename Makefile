@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed lint format bench notebooks wheel clean
+.PHONY: help install install-dev demo test test-fast test-distributed faults lint format bench notebooks wheel clean
 
 help: ## List the commands
 	@echo "make PYTHON=python3.12 ... chooses another interpreter; make demo ARGS='key=value ...' changes the run."
@@ -39,6 +39,10 @@ test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; 
 	@$(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
 	s = e.parse('$(DISTRIBUTED_REPORT)').find('testsuite'); sys.exit(s.get('tests') == s.get('skipped'))" \
 	|| { echo "make $@: every distributed test was skipped" >&2; exit 1; }
+
+faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be survived; print what was lost
+	$(PYTEST) -m "not distributed" tests/faults -n 0 --kills 20
+	$(PYTEST) -m distributed -n 0 tests/distributed
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(BIN)/ruff check

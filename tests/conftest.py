@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tests.tables import cell, fault, kills, pytest_addoption, pytest_terminal_summary
 
 from layermatch.algorithms import Algorithm, PseudoLabelling, Supervised
 from layermatch.augment import StrongView, WeakView
@@ -19,6 +20,9 @@ from layermatch.layerwise import LayerwiseRule, Uniform
 from layermatch.models import wrn_small
 from layermatch.pseudo_labels import FixedThreshold
 from layermatch.trainer import make_trainer
+
+# What this names is found by pytest here.
+__all__ = ["cell", "fault", "kills", "pytest_addoption", "pytest_terminal_summary"]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from layermatch.algorithms import Algorithm
 from layermatch.augment import StrongView, WeakView
+from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.layerwise import LayerwiseRule
@@ -116,7 +117,8 @@ def build_data(
     given["weak"] = WeakView(flip=views["flip"], pad=views["pad"])
     given["strong"] = StrongView(**views)
     if split is not None:
-        options["split"] = split
+        # What the section says of labels was for drawing it.
+        options |= {"split": split, "num_labels": None, "fold": None}
     source = source_class(**{key: value for key, value in options.items() if key in of_source})
     return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
 
@@ -219,7 +221,12 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     if settings["compile"]:
+        from torch._functorch import config as functorch_config
+
         check_compiler(device)
+        # By default a compiled backward overwrites what it has read, and a second one through the same graph is
+        # refused: layers/* and rules that take gradients apart need one.
+        functorch_config.donated_buffer = False
         algorithm.network.compile()  # in place: the names in checkpoints stay
     return RunParts(data, algorithm, device)
 
@@ -243,10 +250,16 @@ def check_compiler(device: Device) -> None:
 
 
 def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:
-    """The loggers of a run."""
+    """The loggers of a run.
+
+    Raises:
+        UserError: a value is not legal, or does not go with the other settings.
+    """
     loggers: list[Logger] = make(
         "logger", settings["logger"], plugins=settings["plugins"], run_dir=run_dir, first_step=first_step
     )
+    for dashboard in dashboards_of(loggers):
+        dashboard.check(settings)
     return loggers
 
 

@@ -1,20 +1,42 @@
-"""Finding and reading checkpoints."""
+"""Writing, finding and reading checkpoints.
+
+A checkpoint is a zip file with a checksum for each of its parts. It is written under another name, brought to the disk
+and then renamed, so that a file that bears a checkpoint's name is whole, whatever happened while it was written; what
+happens to it later, its checksums show.
+"""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import pickle
 import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
-from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.errors import UserError
+from layermatch.callbacks.provenance import CHECKPOINT_KEY
+from layermatch.distributed import is_rank_zero
+from layermatch.errors import RunError, UserError
 
-__all__ = ["FOLDER", "check_fits", "newest_checkpoint", "newest_run", "read_checkpoint"]
+__all__ = [
+    "FOLDER",
+    "CheckpointFiles",
+    "check_fits",
+    "newest_checkpoint",
+    "newest_run",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
+_log = logging.getLogger(__name__)
 
 #: What torch raises at a file that is no checkpoint: there is no end to how bytes can be wrong.
 UNREADABLE = (
@@ -26,18 +48,83 @@ UNREADABLE = (
 FOLDER = "checkpoints"
 
 
-def newest_checkpoint(run_dir: Path) -> Path:
-    """The checkpoint that was written last in a run directory.
+#: Ending of a checkpoint that is being written.
+UNFINISHED = ".tmp"
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint so that ``path`` is either whole or not there, and what was there before stays until then.
+
+    Args:
+        checkpoint: tensors and plain values.
+        path: of the new file, which may replace one.
 
     Raises:
-        UserError: there is none.
+        RunError: the disk is full, or the file cannot be written for another reason, or a value of the model is not
+            finite. Nothing has changed then.
+    """
+    for name, value in checkpoint.get("state_dict", {}).items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise RunError(f"{path} is not written: {name} is not finite: earlier checkpoints are good")
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}: earlier checkpoints are whole; make room or repair the "
+            f"disk, then go on with ckpt_path=last"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where folders can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoints, by :func:`write_checkpoint`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Write a checkpoint."""
+        write_checkpoint(checkpoint, Path(path))
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """The valid checkpoint that was written last in a run directory. Damaged ones are named in a warning.
+
+    Raises:
+        UserError: there is none, or none is valid.
     """
     found = sorted((run_dir / FOLDER).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if not found:
         raise UserError(
             f"ckpt_path=last: there is no checkpoint in {run_dir / FOLDER}: give ckpt_path=FILE or run_dir=DIR"
         )
-    return found[-1]
+    damaged = []
+    for path in reversed(found):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            damaged.append(str(error).removeprefix("ckpt_path="))
+            continue
+        if damaged and is_rank_zero():
+            _log.warning("%s; going on from %s", "; ".join(damaged), path)
+        return path
+    raise UserError(f"ckpt_path=last: no checkpoint in {run_dir / FOLDER} is valid: {'; '.join(damaged)}")
 
 
 def newest_run(runs: Path) -> Path:
@@ -64,6 +151,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"ckpt_path={path}: there is no such file: give a .ckpt file of a run")
     try:
+        _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's age; what follows says all that matters
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -75,9 +163,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except UNREADABLE as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise UserError(f"ckpt_path={path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint or "state_dict" not in checkpoint:
+    if not _is_ours(checkpoint):
         raise UserError(f"ckpt_path={path} is not a checkpoint of layermatch: give a .ckpt file of a run")
     return checkpoint
+
+
+def _is_ours(checkpoint: object) -> TypeGuard[dict[str, Any]]:
+    """Whether everything is there that is read before the network is known."""
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        return False
+    ours = checkpoint.get(CHECKPOINT_KEY)
+    kinds = {"classes": list, "settings": dict, "split": dict}
+    if not isinstance(ours, dict) or not isinstance(checkpoint.get("global_step"), int):
+        return False
+    return all(isinstance(ours.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(value, torch.Tensor) for value in checkpoint["state_dict"].values()
+    )
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every part of the file with its checksum, which torch itself does not.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch says what it is
+    try:
+        with zipfile.ZipFile(path) as file:
+            part = file.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    if part is not None:
+        raise ValueError(f"it is damaged (wrong checksum of {part})")
 
 
 def check_fits(

@@ -15,7 +15,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from layermatch.errors import UserError
+from layermatch.distributed import is_rank_zero
+from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
 
 __all__ = ["config_dir", "plain", "run_app"]
@@ -81,6 +82,11 @@ def _one_line_errors() -> Iterator[None]:
             raise
         sys.stderr.write(f"error: {explain(error)}\n")
         sys.exit(EXIT_USER_ERROR)
+    except RunError as error:
+        if is_rank_zero():
+            sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
+        # The first process ends all others when one of them ends with a status; to be stopped is none.
+        sys.exit(error.status if is_rank_zero() or not isinstance(error, StoppedError) else 0)
 
 
 def explain(error: Exception) -> str:

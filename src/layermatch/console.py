@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rich.tree import Tree
 from layermatch.distributed import is_rank_zero
 
 __all__ = ["Reporter", "settings_tree", "table"]
+
+_log = logging.getLogger(__name__)
 
 LOG_WIDTH = 120
 
@@ -44,11 +47,25 @@ class Reporter:
         self.log(content)
 
     @rank_zero_only
+    def warn(self, text: str) -> None:
+        """Write a warning, in one line however long it is."""
+        line = f"warning: {text}"
+        self.terminal.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if self._file is not None:
+            self._file.write(f"{line}\n")
+            self._file.flush()
+
+    @rank_zero_only
     def log(self, content: RenderableType) -> None:
         """Write to the log file only."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             Console(file=self._file, width=LOG_WIDTH, no_color=True).print(content, highlight=False)
             self._file.flush()
+        except OSError as error:
+            self._file = None  # not closed: that would try to write again
+            _log.warning("the log file cannot be written (%s): the run goes on without", error.strerror)
 
     def close(self) -> None:
         """Close the log file."""

@@ -6,13 +6,16 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 __all__ = [
     "all_gather_rows",
+    "all_gather_uneven_rows",
     "all_reduce_mean_",
     "all_reduce_sum_",
     "broadcast_from_zero_",
     "is_rank_zero",
+    "leave_processes",
     "world_size",
 ]
 
@@ -20,6 +23,12 @@ __all__ = [
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave_processes() -> None:
+    """End the exchange with the other processes; all must do so together."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_rank_zero() -> bool:
@@ -53,6 +62,18 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     rows = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(rows, tensor.contiguous())
     return torch.cat(rows)
+
+
+def all_gather_uneven_rows(tensor: Tensor) -> Tensor:
+    """As :func:`all_gather_rows`, but ranks may have different numbers of rows.
+
+    Args:
+        tensor: ``(N, ...)`` on each rank, with an ``N`` of its own.
+
+    Returns:
+        The rows of every rank, in rank order.
+    """
+    return torch.cat(gather_all_tensors(tensor)) if world_size() > 1 else tensor
 
 
 def broadcast_from_zero_(tensors: list[Tensor]) -> None:

@@ -1,6 +1,8 @@
-"""The one exception type for mistakes in what the user gave.
+"""What ends a run with one line instead of a traceback: a mistake of the user, or something that happened to the run.
 
-Library callers catch it as :class:`ValueError`; the command line prints it as one line and exits with 2.
+The command line prints the line. A mistake (:class:`UserError`, which library callers catch as :class:`ValueError`)
+exits with 2, what happened to a run (:class:`RunError`) with 1, and a run that was asked to stop
+(:class:`StoppedError`) with 75.
 """
 
 from __future__ import annotations
@@ -9,11 +11,23 @@ from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
-__all__ = ["UserError", "check_bool", "check_choice", "check_number"]
+__all__ = ["RunError", "StoppedError", "UserError", "check_bool", "check_choice", "check_number"]
 
 
 class UserError(ValueError):
     """A wrong value, path or combination. The message is one line: what was given, and what is legal."""
+
+
+class RunError(Exception):
+    """Something happened to the run that its settings did not cause: one line, exit status 1."""
+
+    status = 1
+
+
+class StoppedError(RunError):
+    """The run was asked to stop and wrote a checkpoint: one line, exit status 75 (``EX_TEMPFAIL``: try again)."""
+
+    status = 75
 
 
 def check_choice(name: str, value: object, legal: Collection[str]) -> None:

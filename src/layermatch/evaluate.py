@@ -14,6 +14,7 @@ from layermatch.checkpoints import check_fits, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, table
 from layermatch.data import Split
+from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
 from layermatch.run import quiet_libraries
 from layermatch.settings import check_keys
@@ -80,7 +81,7 @@ def _settings(
 def _evaluate(config: DictConfig) -> None:
     settings = plain(config)
     check_keys("", settings, ("ckpt_path", "split", "plugins", "data", "trainer"))
-    with quiet_libraries():
+    with quiet_libraries(), loader_errors():
         accuracy = evaluate(
             settings["ckpt_path"],
             split=settings["split"],

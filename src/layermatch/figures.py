@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +12,77 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layermatch.callbacks import PredictionTable
 from layermatch.data import SemiSupervisedData
+from layermatch.data.sources import ImageSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_curves", "draw_pairs", "read_metrics"]
+__all__ = ["draw_confusion", "draw_curves", "draw_mistakes", "draw_pairs", "read_metrics"]
 
-#: Panels of the two curve figures: title -> {metric: name in the legend}.
-LOSSES = {
-    "Loss of each layer group": {"loss/features": "extractor", "loss/classifier": "classifier"},
-    "Its parts": {
-        "loss/supervised": "supervised",
-        "loss/pseudo": "pseudo-label",
-        "loss/avg_clustering": "Avg-Clustering",
-    },
-    "Validation accuracy": {"val/accuracy": "live weights", "val/accuracy_ema": "EMA weights"},
+#: (steps, values).
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Curves = dict[str, Curve]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes of a figure of curves.
+
+    Attributes:
+        title: above it.
+        lines: metric -> name in the legend. A metric may be a pattern with one ``*``; its lines are named by what that
+            stands for.
+        scale: ``linear``; ``log`` where the values span more than a decade; ``share`` for what lies in ``[0, 1]``.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    scale: str = "linear"
+
+
+#: Figure -> its panels.
+FIGURES = {
+    "curves": (
+        Panel("Loss of each layer group", {"loss/features": "extractor", "loss/classifier": "classifier"}),
+        Panel(
+            "Its parts",
+            {"loss/supervised": "supervised", "loss/pseudo": "pseudo-label", "loss/avg_clustering": "Avg-Clustering"},
+        ),
+        Panel("Validation accuracy", {"val/accuracy": "live weights", "val/accuracy_ema": "EMA weights"}, "share"),
+    ),
+    "pseudo_labels": (
+        Panel(
+            "Share of pseudo-labels that count",
+            {"pseudo_labels/mask_rate": "mask rate", "pseudo_labels/confidence": "mean confidence"},
+            "share",
+        ),
+        Panel(
+            "Share of pseudo-labels that are right",
+            {"pseudo_labels/accuracy_accepted": "of those that count", "pseudo_labels/accuracy": "of all"},
+            "share",
+        ),
+        Panel("Accepted per step, by class", {"pseudo_labels/per_class_counts/*": ""}),
+    ),
+    "layers": (
+        Panel("Norm of the supervised gradient", {"layers/*/grad_norm_supervised": ""}, "log"),
+        Panel("Norm of the pseudo-label gradient", {"layers/*/grad_norm_pseudo": ""}, "log"),
+        Panel("Cosine between the two", {"layers/*/cosine": ""}),
+    ),
+    "features": (
+        Panel("Scatter of features", {"features/within": "within classes", "features/between": "between them"}, "log"),
+        Panel("Neural collapse (0: collapsed)", {"features/nc1": "NC1"}, "log"),
+        Panel("Nearest class centre is right", {"features/nearest_centre_accuracy": "accuracy"}, "share"),
+        Panel("Change of centres per log line", {"centres/drift": "relative change"}, "log"),
+    ),
 }
-PSEUDO_LABELS = {
-    "Share of pseudo-labels that count": {"pseudo_labels/mask_rate": "mask rate"},
-    "Accuracy of those that count": {"pseudo_labels/accuracy": "pseudo-label accuracy"},
-}
+
+#: More lines than this have no legend: nobody tells them apart.
+MOST_NAMED = 12
 
 
-def read_metrics(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def read_metrics(path: Path) -> Curves:
     """The curves in a ``metrics.csv``.
 
     Args:
@@ -54,36 +103,70 @@ def read_metrics(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
 
 
 def draw_curves(metrics_csv: Path, folder: Path) -> None:
-    """Draw ``curves.png`` (losses, accuracy) and ``pseudo_labels.png`` (mask rate, accuracy).
+    """Draw each of :data:`FIGURES` that the metrics have something of.
 
     Args:
         metrics_csv: of the run.
         folder: where to.
     """
     curves = read_metrics(metrics_csv)
-    for name, panels in (("curves", LOSSES), ("pseudo_labels", PSEUDO_LABELS)):
-        drawn = {t: {m: label for m, label in lines.items() if m in curves} for t, lines in panels.items()}
-        drawn = {title: lines for title, lines in drawn.items() if lines}
+    for name, panels in FIGURES.items():
+        drawn = [(panel, lines) for panel in panels if (lines := _named_curves(curves, panel))]
         if drawn:
-            _save(_curve_panels(curves, drawn), folder / f"{name}.png")
+            _save(_curve_panels(drawn), folder / f"{name}.png")
 
 
-def _curve_panels(curves: dict[str, Any], panels: dict[str, dict[str, str]]) -> Figure:
-    figure, axes = _subplots(1, len(panels), size=(4.6 * len(panels), 3.4))
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
-        for (metric, label), style in zip(lines.items(), ("-", "--", ":"), strict=False):
-            steps, values = curves[metric]
-            # One point makes no line: show it as a dot.
-            axis.plot(
-                steps, values, label=label, marker="o" if len(steps) < 3 else None, linewidth=1.6, linestyle=style
-            )
-        axis.set_title(title, fontsize=10)
+def _named_curves(curves: Curves, panel: Panel) -> dict[str, Curve]:
+    """The curves of a panel, by their names in the legend."""
+    found = {}
+    for pattern, label in panel.lines.items():
+        start, star, end = pattern.partition("*")
+        for metric, curve in curves.items():
+            if star and metric.startswith(start) and metric.endswith(end):
+                found[metric[len(start) : len(metric) - len(end)]] = curve
+            elif metric == pattern:
+                found[label] = curve
+    return found
+
+
+def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
+    columns = 2 if len(panels) == 4 else len(panels)
+    rows = -(-len(panels) // columns)
+    figure, axes = _subplots(rows, columns, size=(4.6 * columns, 3.4 * rows))
+    looks: dict[str, int] = {}
+    last = max(float(steps[-1]) for _, lines in panels for steps, _ in lines.values())
+    for axis, (panel, lines) in zip(axes.flat, panels, strict=True):
+        for number, (name, curve) in enumerate(lines.items()):
+            # What has one name has one look in every panel.
+            look = looks.setdefault(name, number)
+            _draw_line(axis, curve, name, look=look)
+        axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
+        axis.set_xlim(0, 1.04 * last)
         axis.grid(alpha=0.3)
-        if not title.startswith(("Loss", "Its")):
+        if panel.scale == "share":
             axis.set_ylim(-0.02, 1.02)
-        axis.legend(fontsize=8)
+        elif panel.scale == "log" and _spans_a_decade(lines):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+        if len(lines) <= MOST_NAMED:
+            axis.legend(fontsize=8, ncols=2 if len(lines) > 6 else 1)
     return figure
+
+
+def _spans_a_decade(lines: dict[str, Curve]) -> bool:
+    values = np.concatenate([values for _, values in lines.values()])
+    values = values[values > 0]
+    return len(values) > 0 and float(values.max() / values.min()) > 10
+
+
+def _draw_line(axis: Any, curve: Curve, name: str, *, look: int) -> None:
+    steps, values = curve
+    style = ("-", "--", ":", "-.")[look % 4]
+    label = name if values.any() else f"{name}: 0"  # a logarithmic axis has no 0
+    # One point makes no line: show it as a dot.
+    marker = "o" if len(steps) < 3 else None
+    axis.plot(steps, values, label=label, color=f"C{look}", linestyle=style, marker=marker, linewidth=1.6)
 
 
 def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
@@ -131,10 +214,7 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     for row, (name, images) in enumerate({"image": raw.images, "weak": weak, "strong": strong}.items()):
         for column in range(num_images):
             axis = axes[row, column]
-            pixels = images[column].permute(1, 2, 0).cpu()
-            axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            _show_image(axis, images[column].cpu().numpy())
             if column == 0:
                 axis.set_ylabel(name)
             if row == 0:
@@ -142,15 +222,64 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     _save(figure, path)
 
 
+def draw_mistakes(
+    table: PredictionTable, images: ImageSet, classes: tuple[str, ...], path: Path, *, rows: int = 5, columns: int = 5
+) -> None:
+    """Draw the wrong predictions that are most confident, the worst first; nothing where all are right.
+
+    Args:
+        table: what is predicted for the test images.
+        images: the test set.
+        classes: names.
+        path: of the picture.
+        rows: of pictures, at most.
+        columns: of pictures.
+    """
+    worst = table.worst_mistakes(rows * columns)
+    count = len(worst.indices)
+    if not count:
+        return
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = 1.9 * rows + 0.7
+    figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), height), layout=None)
+    # Placed by hand: to find the places for so many pictures takes longer than to draw them.
+    figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.4)
+    title = "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth"
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / height, verticalalignment="top")
+    pixels = images.images.read(worst.indices.numpy())
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for number, axis in enumerate(axes.flat[:count]):
+        _show_image(axis, pixels[number])
+        true, predicted = (_short_name(classes[int(column[number])]) for column in (worst.label, worst.prediction))
+        axis.set_title(f"{predicted} ({worst.confidence[number]:.1%})", fontsize=8, color="tab:red")
+        axis.set_xlabel(true, fontsize=8)
+    _save(figure, path)
+
+
+def _short_name(name: str, width: int = 16) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
+    """Show ``(C, H, W)`` uint8."""
+    axis.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
 def _label(data: SemiSupervisedData, label: int) -> str:
     return data.classes[label] if label >= 0 else "?"
 
 
-def _subplots(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, Any]:
+def _subplots(
+    rows: int, columns: int, *, size: tuple[float, float], layout: str | None = "constrained"
+) -> tuple[Figure, Any]:
     # Figure itself rather than pyplot: no global state, and no display is looked for.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=layout)  # type: ignore[arg-type]
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 

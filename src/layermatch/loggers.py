@@ -3,53 +3,107 @@
 from __future__ import annotations
 
 import csv as csv_format
+import io
 import logging
+import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from layermatch.dashboards import CHECKPOINT_CHOICES, TensorBoardDashboard, WandbDashboard, server_address
 from layermatch.distributed import is_rank_zero
-from layermatch.errors import UserError, check_choice
+from layermatch.errors import UserError, check_choice, check_number
+from layermatch.run_directory import replace_text
 
 __all__ = ["MetricsCsv", "csv", "none", "tensorboard", "wandb"]
 
 _log = logging.getLogger(__name__)
 
 
-class MetricsCsv(CSVLogger):
-    """Lightning's CSVLogger, which goes on with the rows of the run that is resumed instead of deleting them.
+class MetricsCsv(Logger):
+    """``metrics.csv``: one row for each log line, whole at any time.
+
+    Not Lightning's CSVLogger, which deletes the rows of the run that is resumed, and loses rows when it is killed while
+    it adds a column. A disk that is full costs rows, and a warning; the run goes on.
 
     Args:
         run_dir: where ``metrics.csv`` is written.
         first_step: rows of later steps belong to steps that will be made again, and are dropped.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     logger = MetricsCsv(folder)
+        ...     logger.log_metrics({"loss": 1.5}, step=1)
+        ...     logger.path.read_text().split()
+        ['step,loss', '1,1.5']
     """
 
     def __init__(self, run_dir: str | Path, *, first_step: int = 0) -> None:
-        super().__init__(run_dir, name="", version="", flush_logs_every_n_steps=1)
-        self._kept = self._read_rows(Path(run_dir) / "metrics.csv", first_step)
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self.first_step = first_step
+        #: The columns; None until the file has been looked at, which only a run that logs does.
+        self._columns: list[str] | None = None
+        self._failed = False
 
-    @staticmethod
-    @rank_zero_only
-    def _read_rows(path: Path, first_step: int) -> list[dict[str, Any]]:
-        if not path.is_file():
-            return []
-        with path.open(newline="") as file:
-            rows: list[dict[str, Any]] = [row for row in csv_format.DictReader(file) if int(row["step"]) <= first_step]
-        path.unlink()  # read, and written again with the first new row
-        return rows
+    @property
+    def name(self) -> str:
+        """Of Lightning's: nothing, as the file lies in the run directory itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Of Lightning's: nothing, as above."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``config.yaml`` has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write one row."""
-        if self._kept:
-            self.experiment.metrics.extend(self._kept)
-            self._kept = []
-        super().log_metrics(metrics, step)
-        self.save()
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        row = {"step": str(step)} | {name: repr(value) for name, value in finite.items()}
+        try:
+            self._write(row)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("%s cannot be written (%s): rows are lost, the run goes on", self.path, error.strerror)
+            self._failed = True
+            self._columns = None  # what is there must be looked at again
+
+    def _write(self, row: dict[str, str]) -> None:
+        if self._columns is None or not set(row) <= set(self._columns):
+            rows = [*self._rows(), row]
+            columns = list(dict.fromkeys(name for each in rows for name in each))
+            self._replace(columns, rows)
+            self._columns, self.first_step = columns, sys.maxsize
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv_format.DictWriter(file, self._columns).writerow(row)
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows that stay, without a last one that a kill cut short."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = csv_format.DictReader(line for line in lines if line.endswith("\n"))
+        whole = ({name: value for name, value in row.items() if value} for row in rows if None not in row.values())
+        return [row for row in whole if row.get("step", "").isdigit() and int(row["step"]) <= self.first_step]
+
+    def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv_format.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(self.path, text.getvalue())
 
 
 def csv(*, run_dir: Path, first_step: int) -> list[Logger]:
@@ -63,13 +117,13 @@ def none(*, run_dir: Path, first_step: int) -> list[Logger]:  # noqa: ARG001 -- 
 
 
 def tensorboard(*, run_dir: Path, first_step: int) -> list[Logger]:
-    """``metrics.csv``, and TensorBoard's event files.
+    """``metrics.csv``, and TensorBoard's event files, with settings, pictures and results.
 
     Raises:
         UserError: TensorBoard is not installed.
     """
     try:
-        logger = TensorBoardLogger(run_dir, name="", version="tensorboard")
+        logger = TensorBoardDashboard(run_dir, name="", version="tensorboard")
     except ModuleNotFoundError as error:
         raise UserError("logger=tensorboard needs TensorBoard: pip install 'layermatch[tensorboard]'") from error
     return [*csv(run_dir=run_dir, first_step=first_step), logger]
@@ -84,50 +138,85 @@ def wandb(
     group: str | None = None,
     tags: Sequence[str] = (),
     offline: bool | str = "auto",
+    log_checkpoint: bool | str = False,
+    timeout: float = 30,
 ) -> list[Logger]:
-    """``metrics.csv``, and Weights & Biases.
+    """``metrics.csv``, and Weights & Biases; see :class:`~layermatch.dashboards.WandbDashboard`.
 
     Args:
         run_dir: where the run's files are kept.
         first_step: of a resumed run.
         project: W&B project.
         entity: W&B user or team; None is the key's own.
-        group: runs of one group are shown together.
-        tags: of the run.
+        group: runs of one group are shown together; None groups the seeds of one setting.
+        tags: of the run, beside its experiment, algorithm and sweep.
         offline: ``auto`` goes offline where no API key is configured, and says so.
+        log_checkpoint: the checkpoint that becomes an artifact at the end: ``last``, ``best`` or False.
+        timeout: seconds that W&B may take to start online, and again to send what is left at the end, 1 to 3600.
 
     Raises:
-        UserError: ``offline`` is not legal.
+        UserError: a value is not legal.
     """
-    if not isinstance(offline, bool):
-        check_choice("logger.offline", offline, ("auto", "true", "false"))
-        offline = not _has_wandb_key() if offline == "auto" else offline == "true"
-        if offline and is_rank_zero():
-            _log.warning(
-                "W&B: no API key is configured: the run is kept offline, `wandb sync` it from %s/wandb", run_dir
-            )
-    logger = WandbLogger(
-        name=str(run_dir),
-        save_dir=run_dir,
+    _check_text("logger.project", project)
+    for name, text in (("logger.entity", entity), ("logger.group", group)):
+        if text is not None:
+            _check_text(name, text)
+    if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) and tag for tag in tags):
+        raise UserError(f"logger.tags={tags!r} is not legal: give a list of words, logger.tags=[WORD]")
+    if log_checkpoint is not False:
+        check_choice("logger.log_checkpoint", log_checkpoint, ("false", *CHECKPOINT_CHOICES))
+    check_number("logger.timeout", timeout, low=1, high=3600)
+    logger = WandbDashboard(
+        run_dir,
         project=project,
         entity=entity,
         group=group,
-        tags=list(tags),
-        # Not Lightning's own `offline`: it sets an environment variable, which wandb has read by now.
-        mode="offline" if offline else None,
+        tags=tags,
+        offline=_goes_offline(offline, run_dir),
+        log_checkpoint=str(log_checkpoint) if log_checkpoint in CHECKPOINT_CHOICES else None,
+        timeout=timeout,
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; wandb warns of it now and will refuse it
     return [*csv(run_dir=run_dir, first_step=first_step), logger]
 
 
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name}={value!r} is not legal: give a name")
+
+
+def _goes_offline(given: bool | str, run_dir: Path) -> bool:
+    """What ``logger.offline`` comes to here; says so where it was not asked for."""
+    if not isinstance(given, bool):
+        check_choice("logger.offline", given, ("auto", "true", "false"))
+    if given in {True, "true"} or not is_rank_zero():
+        return True
+    if given == "auto":
+        mode = os.environ.get("WANDB_MODE")
+        if mode in {"offline", "disabled", "dryrun"}:
+            _log.warning("W&B: WANDB_MODE=%s: the run is kept offline, `wandb sync` it from %s/wandb", mode, run_dir)
+            return True
+        if not _has_wandb_key():
+            _log.warning(
+                "W&B: no API key is configured: the run is kept offline, `wandb sync` it from %s/wandb", run_dir
+            )
+            return True
+    elif not _has_wandb_key():
+        raise UserError(
+            "logger.offline=false needs an API key: run `wandb login`, set WANDB_API_KEY, or give logger.offline=auto"
+        )
+    return False
+
+
 def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
-        return False
+    """Whether W&B finds a key, or an identity token; without asking a server or the user for one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    address = server_address()
     import wandb
+    from wandb.sdk.lib import wbauth
 
     try:
-        return bool(wandb.Api().api_key)
-    except wandb.errors.UsageError:  # how it says that there is none
-        return False
+        # NOTE: wandb.Api() and wandb.login() would do, but they ask the server, and wait for it.
+        return wbauth.authenticate_session(host=address, source="", prompt=False, update_session=False) is not None
+    except wandb.errors.Error:  # there is one, and it is malformed: starting the run says how
+        return True

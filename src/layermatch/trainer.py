@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from layermatch.checkpoints import CheckpointFiles
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 
 __all__ = ["Device", "choose_device", "make_trainer"]
@@ -161,6 +162,7 @@ def make_trainer(
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=run_dir,
         callbacks=callbacks,
+        plugins=[CheckpointFiles()],
         logger=loggers or False,
     )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +68,7 @@ def test_sums_are_of_float32(dtype: torch.dtype) -> None:
         meter.add({"loss": value}, {"rate": (value, value)})
     assert meter.read_out() == {"loss": 1.0, "rate": 1.0}
     meter.add({"count": torch.tensor(3, dtype=dtype)})
-    assert {total.dtype for total in meter.state_dict().values()} == {torch.float32}
+    assert {part["totals"].dtype for part in meter.state_dict()} == {torch.float32}
 
 
 def test_no_graph_and_no_view_of_what_was_added_is_kept() -> None:
@@ -75,7 +77,7 @@ def test_no_graph_and_no_view_of_what_was_added_is_kept() -> None:
     weight = torch.tensor(2.0)
     meter.add({"loss": loss * 1, "weight": weight})
     weight.add_(5)
-    assert not any(total.requires_grad for total in meter.state_dict().values())
+    assert not any(part["totals"].requires_grad for part in meter.state_dict())
     assert meter.read_out() == {"loss": 1.0, "weight": 2.0}
 
 
@@ -85,16 +87,58 @@ def test_an_interval_goes_on_from_a_saved_state() -> None:
     meter.add({"loss": first}, {"rate": (first, second)})
     other.add({"stale": first})
     state = meter.state_dict()
-    other.load_state_dict(state, CPU)
+    other.load_state_dict(state)
+    other.move_to(CPU)
     for each in (meter, other):
         each.add({"loss": third}, {"rate": (second, third)})
-    assert {name: total.tolist() for name, total in state.items()} == {"loss": [1.0, 1.0], "rate": [1.0, 2.0]}
+    assert [part["totals"].tolist() for part in state] == [[[1.0, 1.0], [1.0, 2.0]]]  # what is saved stays as it was
     assert meter.read_out() == other.read_out() == {"loss": 3.5, "rate": 3 / 8}
 
 
 def test_an_empty_state() -> None:
     meter = IntervalMeter()
-    assert meter.state_dict() == {}
+    assert meter.state_dict() == []
     meter.add({"loss": torch.tensor(1.0)})
-    meter.load_state_dict({}, CPU)
+    meter.load_state_dict([])
     assert meter.read_out() == {}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_added(bad: float) -> None:
+    meter = IntervalMeter()
+    for loss in (1.0, bad, 3.0):
+        vector = torch.tensor([loss, 4.0])
+        meter.add(
+            {"loss": torch.tensor(loss), "rate": torch.tensor(2.0), "counts": vector},
+            {"accuracy": (torch.tensor(1.0), torch.tensor(loss))},
+        )
+    assert meter.look() == {"accuracy": 2 / 4, "counts/0": 2.0, "counts/1": 4.0, "loss": 2.0, "rate": 2.0}
+    meter.read_out()
+    meter.add({"loss": torch.tensor(bad)})
+    assert meter.read_out() == {}  # and what never was finite is left out
+
+
+def test_vectors_are_read_out_by_component() -> None:
+    meter = IntervalMeter()
+    ratio = (torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
+    for counts in ([1.0, 2.0], [3.0, 6.0]):
+        meter.add({"counts": torch.tensor(counts), "loss": torch.tensor(1.0)}, {"accuracy": ratio})
+    assert meter.look(("cat", "dog")) == {"accuracy/cat": 0.5, "counts/cat": 2.0, "counts/dog": 4.0, "loss": 1.0}
+    assert meter.look(("one", "name", "too many")) == meter.look() == {
+        "accuracy/0": 0.5, "counts/0": 2.0, "counts/1": 4.0, "loss": 1.0
+    }  # fmt: skip
+
+
+def test_a_state_goes_through_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole, parts = IntervalMeter(), IntervalMeter()
+    for step in range(20):
+        values = {"loss": torch.tensor(rng.normal()), "counts": torch.tensor(rng.normal(size=3))}
+        if step % 5 == 0:
+            values["now and then"] = torch.tensor(rng.normal())
+        whole.add(values)
+        parts.add(values)
+        torch.save(parts.state_dict(), tmp_path / "meter.pt")
+        parts = IntervalMeter()
+        parts.load_state_dict(torch.load(tmp_path / "meter.pt", weights_only=True))
+    assert parts.read_out() == whole.read_out()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from layermatch.algorithms import Algorithm, PseudoLabelling
 from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerMatch, Uniform
+from layermatch.loggers import MetricsCsv
 from layermatch.models import Network
 from layermatch.trainer import make_trainer
 
@@ -312,10 +314,88 @@ def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: 
 
     hidden = truth.clone()
     hidden[:2] = -1  # two of the wrong ones are of unknown truth
-    algorithm.record_quality(PseudoLabels(wrong, weight, wrong, weight), unlabelled._replace(hidden_label=hidden))
-    means = algorithm.meter.read_out()
+    probs = torch.full((len(truth), 10), 0.1)
+    probs[0] = torch.eye(10)[3]  # one is certain
+    algorithm.record_quality(PseudoLabels(wrong, weight, wrong, weight), probs, hidden)
+    means = algorithm.meter.read_out(data.classes)
     assert means["pseudo_labels/mask_rate"] == pytest.approx(8 / len(truth))
-    assert means["pseudo_labels/accuracy"] == pytest.approx(4 / 6)
+    assert means["pseudo_labels/accuracy_accepted"] == pytest.approx(4 / 6)
+    assert means["pseudo_labels/accuracy"] == pytest.approx((len(truth) - 4) / (len(truth) - 2))
+    assert means["pseudo_labels/entropy"] == pytest.approx(np.log(10) * (len(truth) - 1) / len(truth), rel=1e-6)
+    for number, name in enumerate(data.classes):
+        assert means[f"pseudo_labels/per_class_counts/{name}"] == (wrong[:8] == number).sum()
+
+
+def test_counts_by_class_are_those_of_a_whole_step(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    """Two accumulated batches of 8 accept what one of 16 does."""
+    found = []
+    for batch_size, accumulate in ((16, 1), (8, 2)):
+        data = make_data(batch_size=batch_size)
+        algorithm = without_batch_norm(make_algorithm(data, threshold=0.12, accumulate=accumulate, log_every=1))
+        train(algorithm, data, tmp_path, max_steps=1)
+        counts = {n: v for n, v in algorithm.latest.items() if n.startswith("pseudo_labels/per_class_counts/")}
+        assert sum(counts.values()) == pytest.approx(32 * algorithm.latest["pseudo_labels/mask_rate"])
+        found.append(counts)
+    assert found[0] == pytest.approx(found[1])
+    assert 0 < sum(found[0].values()) < 32
+
+
+def test_thresholds_of_the_policy_are_logged(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, threshold=0.15, log_every=2)
+    train(algorithm, data, tmp_path, max_steps=2)
+    names = [f"pseudo_labels/thresholds/{name}" for name in data.classes]
+    assert {name: algorithm.latest[name] for name in names} == dict.fromkeys(names, 0.15)
+
+
+@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids"])
+def test_drift_is_how_far_the_centres_moved_between_log_lines(
+    rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    seen: list[Tensor] = []
+
+    class Watcher(PseudoLabelling):
+        def log_interval(self) -> None:
+            centres = {
+                "uniform": lambda: self.network.classifier.weight,
+                "layermatch": lambda: self.rule.avg_clustering.centre_weight,
+                "ema_centroids": lambda: self.rule.avg_clustering.centroids,
+            }[rule]()
+            seen.append(centres.detach().clone())
+            super().log_interval()
+
+    data = make_data()
+    algorithm = make_algorithm(data, RULES[rule](), kind=Watcher, threshold=0.01, log_every=3)
+    train(algorithm, data, tmp_path, max_steps=6)
+    first, second = (centres.numpy() for centres in seen)
+    expected = np.linalg.norm(second - first) / np.linalg.norm(first)
+    assert algorithm.latest["centres/drift"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_centres_that_start_at_nothing_have_no_drift_yet(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, RULES["ema_centroids"](), threshold=0.01, log_every=2)
+    train(algorithm, data, tmp_path, max_steps=2)
+    assert "centres/drift" not in algorithm.latest
+
+
+def test_what_is_not_finite_is_never_logged(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, log_every=1)
+    train(algorithm, data, tmp_path, max_steps=1, loggers=[MetricsCsv(tmp_path)])
+    algorithm.log_with_next({"worse": float("-inf"), "next": 2.0})
+    algorithm.log_values({"bad": float("nan"), "good": 1.0})
+    algorithm.log_values({"later": 3.0})
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    assert rows[1:] == [{"good": "1.0", "next": "2.0", "step": "1"}, {"later": "3.0", "step": "1"}]
+    assert not {"bad", "worse"} & set(algorithm.latest)
 
 
 def test_evaluation_counts_live_and_averaged_weights(
@@ -364,6 +444,8 @@ def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, 
         ({"skip_masked": True, "forward": "joint"}, "needs algorithm.forward=split"),
         ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
         ({"log_every": 0}, "trainer.log_every=0"),
+        ({"layer_gradients_every": -1}, "algorithm.layer_gradients_every=-1"),
+        ({"layer_gradients_every": 0.5}, "algorithm.layer_gradients_every=0.5"),
     ],
 )
 def test_wrong_options_are_refused(

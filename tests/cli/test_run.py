@@ -24,6 +24,7 @@ Cli = Callable[..., None]
 SMALL = (
     "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
     "checkpoint.every_n_steps=3", "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
+    "algorithm.layer_gradients_every=2",
 )  # fmt: skip
 SUPERVISED = tuple(setting for setting in SMALL if not setting.startswith("pseudo_labels"))
 
@@ -35,9 +36,9 @@ def results_of(run_dir: Path) -> dict[str, Any]:
 def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli("run_dir=out", "trainer.max_steps=7", *SMALL)
     out = in_empty_folder / "out"
-    for name in ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json"):
+    for name in ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv"):
         assert (out / name).stat().st_size > 100, name
-    for name in ("views", "curves", "pseudo_labels", "confusion"):
+    for name in ("views", "curves", "pseudo_labels", "layers", "features", "confusion", "mistakes"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
         "step-0000003.ckpt", "step-0000006.ckpt", "step-0000007.ckpt",
@@ -46,13 +47,16 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
 
     results = results_of(out)
     assert set(results) == {
-        "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "seconds", "versions"
+        "status", "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "seconds",
+        "versions", "classes", "confusion",
     }  # fmt: skip
+    assert results["status"] == "finished"
+    assert results["classes"] == [str(digit) for digit in range(10)]
     assert (results["algorithm"], results["experiment"], results["seed"]) == ("layermatch", "digits", 0)
     assert (results["num_labels"], results["steps"]) == (40, 7)
     assert set(results["test"]) == {"accuracy", "accuracy_ema", "selection"}
     assert results["test"]["selection"] == "last step"
-    assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy"}
+    assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy", "accuracy_accepted", "entropy"}
     assert results["val"]["num_evaluations"] == 2
     assert 0 < results["pseudo_labels"]["mask_rate"] <= 1
 
@@ -81,7 +85,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
         "L_feat",
         "L_cls",
         "mask",
-        "val-ema",
+        "ema 0.",
         "Results",
         "EMA weights",
         "live weights",
@@ -135,15 +139,23 @@ def test_train_stop_resume_is_training_in_one_go(variant: str, cli: Cli, in_empt
 
 
 def test_last_goes_on_in_place_and_keeps_the_metrics(cli: Cli, in_empty_folder: Path) -> None:
-    cli("run_dir=whole", "trainer.max_steps=9", "schedule=constant", *SMALL)
-    cli("run_dir=out", "trainer.max_steps=4", "schedule=constant", *SMALL)
-    cli("run_dir=out", "trainer.max_steps=9", "schedule=constant", *SMALL, "ckpt_path=last")
+    # Stopped inside an interval of the log, in which the gradients of the layers have been measured.
+    options = ("schedule=constant", *SMALL, "algorithm.layer_gradients_every=3")
+    cli("run_dir=whole", "trainer.max_steps=9", *options)
+    cli("run_dir=out", "trainer.max_steps=3", *options)
+    cli("run_dir=out", "trainer.max_steps=9", *options, "ckpt_path=last")
     rows = {}
     for name in ("whole", "out"):
         with (in_empty_folder / name / "metrics.csv").open() as file:
-            rows[name] = [row for row in csv.DictReader(file) if row["loss/features"]]
+            rows[name] = [
+                {column: value for column, value in row.items() if not column.startswith(("time/", "memory/"))}
+                for row in csv.DictReader(file)
+                if row["loss/features"]
+            ]
     assert [row["step"] for row in rows["out"]] == ["2", "4", "6", "8"]
     assert rows["out"] == rows["whole"]
+    assert all(row["centres/drift"] for row in rows["out"])
+    assert [bool(row["layers/classifier/grad_norm_supervised"]) for row in rows["out"]] == [False, True, True, False]
     assert results_of(in_empty_folder / "out")["test"] == results_of(in_empty_folder / "whole")["test"]
 
 
@@ -217,6 +229,8 @@ def test_a_folder_without_test_images(cli: Cli, in_empty_folder: Path) -> None:
     results = results_of(in_empty_folder / "out")
     assert results["test"] is None
     assert results["val"]["accuracy"] >= 0
+    assert results["confusion"] is None
+    assert not (in_empty_folder / "out" / "predictions.csv").exists()
     assert results["pseudo_labels"]["accuracy"] is None or results["pseudo_labels"]["accuracy"] >= 0
 
 
@@ -258,7 +272,8 @@ def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_run_goes_on_uncompiled(cli: Cli, in_empty_folder: Path) -> None:
-    cli("run_dir=out", "compile=true", "trainer.max_steps=3", "schedule=constant", "data.eval_batch_size=360", *SMALL)
+    options = ("schedule=constant", "data.eval_batch_size=360", "algorithm.layer_gradients_every=2", *SMALL)
+    cli("run_dir=out", "compile=true", "trainer.max_steps=3", *options)
     keys = read_checkpoint(in_empty_folder / "out/checkpoints/step-0000003.ckpt")["state_dict"]
     assert not [name for name in keys if "_orig_mod" in name]
     cli("run_dir=out", "trainer.max_steps=5", "schedule=constant", *SMALL, "ckpt_path=last")

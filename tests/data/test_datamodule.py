@@ -186,6 +186,11 @@ def test_a_folds_validation_images_come_from_the_rest_of_the_pool() -> None:
     assert ready(fold=1, num_labels=None, num_val=12, seed=1).split.validation != data.split.validation
 
 
+def test_all_but_a_fold_may_be_held_out() -> None:
+    data = ready(fold=0, num_labels=None, num_val=54, use_unlabelled=False)
+    assert sorted((*data.split.labelled, *data.split.validation)) == list(range(60))
+
+
 def test_a_source_with_folds_may_be_split_without_them() -> None:
     data = ready(num_labels=12)
     assert np.bincount(data.labelled.labels).tolist() == [4, 4, 4]
@@ -194,23 +199,37 @@ def test_a_source_with_folds_may_be_split_without_them() -> None:
 # ----------------------------------------------------------------------------------------------------- splits to reuse
 
 
+@pytest.mark.parametrize("num_labels", [None, 40])
 @pytest.mark.parametrize("kind", ["path", "text", "split"])
-def test_a_split_can_be_used_again(kind: str, tmp_path: Path) -> None:
+def test_a_split_can_be_used_again(kind: str, num_labels: int | None, tmp_path: Path) -> None:
     first = digits(num_labels=40, num_val=30, seed=3)
     path = tmp_path / "split.json"
     first.save_split(path)
     given = {"path": path, "text": str(path), "split": first.split}[kind]
     # Whatever else is asked for, the labels stay the same.
-    second = digits(num_labels=250, num_val=0, seed=4, split=given)
+    second = digits(num_labels=num_labels, num_val=0, seed=4, split=given)
     assert second.split == first.split
     assert torch.equal(pixels(second.labelled), pixels(first.labelled))
     assert torch.equal(pixels(second.unlabelled), pixels(first.unlabelled))
+
+
+def test_validation_images_of_a_split_count_as_they_did_when_it_was_drawn(tmp_path: Path) -> None:
+    first = ready(num_labels=12, num_val=6, val_from="labelled")
+    first.save_split(tmp_path / "split.json")
+    again = ready(num_labels=12, num_val=6, val_from="labelled", split=tmp_path / "split.json")
+    assert again.split == first.split
+    assert len(again.labelled) == 6
 
 
 WRONG_SPLITS = {
     "another pool": (Split(0, 61, (0, 1), ()), "is of a pool of 61 images, but this data set has 60"),
     "outside": (Split(0, 60, (0, 60), ()), "is of a pool of 60 images, but this data set has 60"),
     "overlap": (Split(0, 60, (0, 1), (1,)), "names an image twice"),
+    "no labels": (Split(0, 60, (), (1,)), "has no labelled images: give a split with at least one"),
+    "other labels": (
+        Split(0, 60, (0, 1, 2), (3, 4, 5)),
+        r"has 3 labelled images, but data\.num_labels=12: give data\.num_labels=3, or null$",
+    ),
 }
 
 
@@ -253,7 +272,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"fold": 0, "num_labels": 12},
         r"data\.fold=0 has 6 labels: give data\.num_labels=6, not 12",
     ),
-    "val of a fold": ({"fold": 0, "num_labels": None, "num_val": 60}, r"data\.num_val=60 is more than can be held out"),
+    "val of a fold": (
+        {"fold": 0, "num_labels": None, "num_val": 55},
+        r"data\.num_val=55 is more than can be held out: 54 images of the training pool are not in the fold of 6",
+    ),
+    "split and fold": (
+        {"fold": 0, "num_labels": None, "split": Split(0, 60, (0,), ())},
+        r"data\.split and data\.fold=0 both say which images are labelled: give one of them$",
+    ),
     "no folds": (
         {"source": InMemory(num_folds=0), "fold": 0},
         r"data\.fold=0: this data set has no predefined folds: give data\.fold=null",

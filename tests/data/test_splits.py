@@ -226,6 +226,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "below": (lambda path: path.write_text(json.dumps(GOOD | {"labelled": [-1]})), "is of a pool of 10 images"),
     "overlap": (lambda path: path.write_text(json.dumps(GOOD | {"validation": [1]})), "names an image twice"),
     "twice": (lambda path: path.write_text(json.dumps(GOOD | {"labelled": [0, 0]})), "names an image twice"),
+    "no labels": (lambda path: path.write_text(json.dumps(GOOD | {"labelled": []})), "has no labelled images"),
 }
 
 

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conftest import digits_data, small_algorithm
 
+from layermatch.callbacks import FeatureClustering, TestPredictions
 from layermatch.layerwise import LayerMatch, Uniform
 from layermatch.trainer import make_trainer
 
@@ -22,26 +23,34 @@ RULES = {
     "conflict": lambda: LayerMatch(grad_relu="conflict"),
     "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
     "accumulate": LayerMatch,
+    "unmeasured": LayerMatch,  # as `layermatch`, without layers/*
 }
 
 
 def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
     data = digits_data(batch_size=batch_size, num_val=49)  # 49: no world size but 1 and 7 divides it
     accumulate = 2 if rule == "accumulate" else 1
-    algorithm = small_algorithm(data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0)
+    every = 0 if rule == "unmeasured" else 2
+    algorithm = small_algorithm(
+        data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0, log_every=2,
+        layer_gradients_every=every,
+    )  # fmt: skip
+    predictions = TestPredictions()
     for module in algorithm.network.modules():  # batch statistics would differ between a rank's part and the whole
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()  # Lightning leaves the mode that it finds
     trainer = make_trainer(
         accelerator="cpu", strategy="ddp" if devices > 1 else "auto", devices=devices, precision="32-true", max_steps=4,
-        eval_every=2 * accumulate, accumulate=accumulate, run_dir=out, callbacks=[], loggers=[],
+        eval_every=2 * accumulate, accumulate=accumulate, run_dir=out, loggers=[],
+        callbacks=[FeatureClustering(eval_every=2), predictions],
     )  # fmt: skip
     trainer.fit(algorithm, datamodule=data)
     trainer.test(algorithm, datamodule=data, verbose=False)
     found = {
         "state": algorithm.state_dict(),
-        "latest": {name: value for name, value in algorithm.latest.items() if "/accuracy" in name},
+        "latest": algorithm.latest,
         "confusion": algorithm.test_confusion,
+        "predictions": predictions.table._asdict(),
     }
     torch.save(found, out / f"{rule}-{trainer.world_size}-{trainer.global_rank}.pt")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.functional import bias_corrected_ema, ema, warmup_decay
+from layermatch.functional import bias_corrected_ema, ema, relative_change, warmup_decay
 
 DTYPES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
@@ -88,3 +88,16 @@ def test_a_corrected_average_is_the_weighted_mean_of_what_went_in(
 
 def test_a_corrected_average_of_no_rows() -> None:
     assert bias_corrected_ema(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0.9).shape == (0, 4)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+def test_relative_change(scale: float) -> None:
+    before, after = draw(4, 3) * scale, draw(4, 3, seed=1) * scale
+    norms = [sum(float(x) ** 2 for x in tensor.flatten() / scale) ** 0.5 for tensor in (after - before, before)]
+    assert relative_change(before, after).item() == pytest.approx(norms[0] / norms[1], rel=1e-12)
+    assert relative_change(before, before) == 0
+
+
+def test_relative_change_of_nothing_is_not_finite() -> None:
+    assert not relative_change(torch.zeros(3), torch.ones(3)).isfinite()
+    assert not relative_change(torch.zeros(3), torch.zeros(3)).isfinite()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.functional import keep_agreeing, scale_for
+from layermatch.functional import cosine_similarity, keep_agreeing, scale_for
 
 
 def sign(value: float) -> int:
@@ -67,3 +67,19 @@ WEIGHT = "extractor.groups.0.1.conv1.weight"
 )
 def test_the_last_matching_pattern_gives_the_scale(name: str, scales: dict[str, float], expected: float) -> None:
     assert scale_for(name, scales) == expected
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_cosine_similarity(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        first, second = rng.normal(size=(2, 3, 4))
+        expected = (first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum())
+        found = cosine_similarity(torch.from_numpy(first).float() * scale, torch.from_numpy(second).float())
+        assert found.item() == pytest.approx(expected, abs=1e-5)
+    assert cosine_similarity(torch.from_numpy(first), torch.from_numpy(-first)).item() == pytest.approx(-1)
+
+
+def test_what_is_zero_has_no_direction() -> None:
+    assert cosine_similarity(torch.zeros(3), torch.ones(3)).isnan()
+    assert cosine_similarity(torch.ones(3), torch.zeros(3)).isnan()

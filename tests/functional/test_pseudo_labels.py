@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.functional import confidence_mask, hard_pseudo_labels, probabilities
+from layermatch.functional import confidence_mask, entropy, hard_pseudo_labels, probabilities
 
 SIZES = [(0, 3), (1, 2), (7, 3), (64, 10), (33, 100)]
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-6, torch.float16: 1e-6}
@@ -88,3 +88,17 @@ def test_masks_against_a_loop(num: int) -> None:
 
 def test_a_mask_carries_no_gradient() -> None:
     assert not confidence_mask(torch.tensor([0.5, 1.0], requires_grad=True), 0.95).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_entropy_in_nats(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.full(7, 0.3), size=20)
+    probs[0] = np.eye(7)[2]
+    probs[1] = 1 / 7
+    expected = [-sum(p * np.log(p) for p in row if p > 0) for row in probs]
+    found = entropy(torch.from_numpy(probs).to(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found[0] == 0
+    assert found[1].item() == pytest.approx(np.log(7), rel=1e-6)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermatch import UserError
-from layermatch.models import Network, linear_float32, wrn_small
+from layermatch.models import Network, WideResNet, linear_float32, resnet50, wrn_small
 
 
 def flat_network(*, pseudo_head: bool = False) -> Network:
@@ -154,3 +154,42 @@ def test_illegal_values_are_refused_in_one_line(options: dict[str, object], mess
         Network(nn.Flatten(), **options)  # type: ignore[arg-type]
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+class OwnParameters(nn.Module):
+    """Parameters beside those of its children, one of which has the name of a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(3))
+        self.classifier = nn.Linear(4, 4)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)) for _ in range(11)])
+        self.norm = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (wrn_small(num_classes=5), ["stem", "groups.0", "groups.1", "groups.2", "activation", "classifier"]),
+        (resnet50(num_classes=5), ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "classifier"]),
+        (flat_network(pseudo_head=True), ["1", "classifier", "pseudo_classifier"]),
+        (Network(nn.Flatten(), num_features=12, num_classes=5), ["classifier"]),
+        (Network(nn.Sequential(WideResNet(depth=10)), num_features=128, num_classes=5), [
+            "0.stem", "0.groups.0", "0.groups.1", "0.groups.2", "0.activation", "classifier",
+        ]),
+        (Network(OwnParameters(), num_features=4, num_classes=5), [
+            "extractor", "extractor.classifier", *(f"blocks.{n}" for n in range(11)), "norm", "classifier",
+        ]),
+    ],
+)  # fmt: skip
+def test_layer_groups_hold_every_parameter_once(network: Network, expected: list[str]) -> None:
+    groups = network.layer_groups()
+    assert list(groups) == expected
+    found = [pair for named in groups.values() for pair in named]
+    parameters = dict(network.named_parameters())
+    assert len(found) == len(parameters)
+    assert all(parameter is parameters[name] for name, parameter in found)
+    for group, named in groups.items():
+        own = [name for name, _ in named]
+        if group not in {"extractor", "classifier", "pseudo_classifier"}:
+            assert all(name.startswith(f"extractor.{group.removeprefix('extractor.')}.") for name in own), (group, own)

@@ -37,3 +37,9 @@ def test_it_has_no_state() -> None:
     policy = FixedThreshold()
     policy.prepare(num_classes=10, num_unlabelled=100)
     assert policy.state_dict() == {}
+
+
+def test_thresholds_of_every_class() -> None:
+    policy = FixedThreshold(threshold=0.95)
+    policy.prepare(num_classes=4, num_unlabelled=10)
+    assert policy.thresholds().tolist() == [0.95] * 4

@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from tests.report.made_runs import make_run
 
+from layermatch import run_directory
 from layermatch.report.state import LOCK, judge
 
 HOLD = """
@@ -47,6 +48,10 @@ def age(run_dir: Path, seconds: float) -> None:
     then = time.time() - seconds
     for path in run_dir.iterdir():
         os.utime(path, (then, then))
+
+
+def test_the_lock_is_that_of_a_run() -> None:
+    assert run_directory.LOCK == LOCK
 
 
 def test_results_make_a_run_finished(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from layermatch.algorithms.base import Algorithm
+from layermatch.algorithms.layer_gradients import measure_layer_gradients
 from layermatch.data.batch import Batch, UnlabelledBatch
-from layermatch.distributed import all_reduce_mean_
+from layermatch.distributed import all_reduce_mean_, world_size
 from layermatch.errors import UserError, check_bool, check_choice
-from layermatch.functional import probabilities
+from layermatch.functional import entropy, probabilities
 from layermatch.layerwise import ForwardPass, LayerLosses, LayerwiseRule
 from layermatch.models import Network, NetworkOutput
 from layermatch.pseudo_labels import PseudoLabelPolicy, PseudoLabels
@@ -112,7 +114,7 @@ class PseudoLabelling(Algorithm):
         probs_weak = self.rule.average_outputs(probabilities(out_weak.logits), unlabelled.indices)
         pseudo_labels = cast("PseudoLabels", self.policy(probs_weak, unlabelled.indices))
         self.rule.observe(out_weak.features, pseudo_labels)
-        self.record_quality(pseudo_labels, unlabelled)
+        self.record_quality(pseudo_labels, probs_weak, unlabelled.hidden_label)
         return pseudo_labels
 
     @torch.no_grad()
@@ -165,26 +167,63 @@ class PseudoLabelling(Algorithm):
             parameter.grad = before[name]
         return gradients
 
-    def record_quality(self, pseudo_labels: PseudoLabels, unlabelled: UnlabelledBatch) -> None:
-        """Log how many pseudo-labels count, and how many of those are right where the truth is known."""
-        weight = pseudo_labels.weight
-        counted = weight * (unlabelled.hidden_label >= 0)
-        correct = counted * (pseudo_labels.label == unlabelled.hidden_label)
+    def record_quality(self, pseudo_labels: PseudoLabels, probs_weak: Tensor, hidden_label: Tensor) -> None:
+        """Log how many pseudo-labels count, of which classes, how sure they are, and how many are right.
+
+        Args:
+            pseudo_labels: of ``N`` images.
+            probs_weak: ``(N, K)``, the probabilities that they were made from.
+            hidden_label: ``(N,)`` int64, the true class, -1 where unknown. It is used for nothing else.
+        """
+        weight, label = pseudo_labels.weight, pseudo_labels.label
+        known = (hidden_label >= 0).to(weight.dtype)
+        right = known * (label == hidden_label)
+        # A matrix product rather than index_add: its order of additions is fixed on CUDA too.
+        counts = weight @ F.one_hot(label, probs_weak.shape[1]).to(weight.dtype)  # (K,)
         self.meter.add(
             {
                 "pseudo_labels/mask_rate": weight.mean(),
                 "pseudo_labels/confidence": pseudo_labels.confidence.mean(),
+                "pseudo_labels/entropy": entropy(probs_weak).mean(),
+                # Of a whole optimizer step: all ranks and accumulated batches.
+                "pseudo_labels/per_class_counts": counts * (world_size() * self.accumulate),
             },
-            {"pseudo_labels/accuracy": (correct.sum(), counted.sum())},
+            {
+                "pseudo_labels/accuracy": (right.sum(), known.sum()),
+                "pseudo_labels/accuracy_accepted": ((weight * right).sum(), (weight * known).sum()),
+            },
         )
+
+    def discard_step(self) -> None:
+        """Forget a step that is not applied."""
+        super().discard_step()
+        self.rule.discard_step()
+
+    def record_layer_gradients(self, losses: LayerLosses) -> None:
+        """Add ``layers/*`` of one batch, with the pseudo-label gradient that the rule lets through."""
+        combine = self.rule.combine_gradients if self.rule.separates_gradients else None
+        self.meter.add(measure_layer_gradients(self.network, losses, combine=combine))
+
+    def log_interval(self) -> None:
+        """Send the interval's means to the loggers, and the policy's thresholds as they stand."""
+        thresholds = self.policy.thresholds()
+        if thresholds is not None:
+            named = zip(self.class_names(), thresholds.tolist(), strict=True)
+            self.log_with_next({f"pseudo_labels/thresholds/{name}": value for name, value in named})
+        super().log_interval()
+
+    def centres(self) -> Tensor:
+        """The rule's cluster centres; the classifier's rows where it has none."""
+        return self.rule.centres(self.network)
 
     def after_step(self, *, num_updates: int) -> None:
         """Move the rule's centres."""
         self.rule.after_step(self.network, num_updates=num_updates)
 
-    def evaluation_logits(self, network: Network, images: Tensor) -> Tensor:
-        """Logits of the head that the rule evaluates."""
-        return self.rule.evaluation_logits(network, network(images).features)
+    def evaluation_output(self, network: Network, images: Tensor) -> NetworkOutput:
+        """Features, and logits of the head that the rule evaluates."""
+        features = network(images).features
+        return NetworkOutput(features, self.rule.evaluation_logits(network, features))
 
 
 def leave_out_masked(strong: Tensor, pseudo_labels: PseudoLabels) -> tuple[Tensor, PseudoLabels]:

@@ -39,6 +39,8 @@ BATCH_SIZE, MU = 64, 7
 
 Block = Callable[[], float]
 
+SKIPPING = "whole step, split, skip_masked, all masked"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -65,6 +67,7 @@ class Effort:
         warmups: steps of each block that do not count.
         steps: steps of each block that do.
         rounds: blocks of each variant.
+        is_quick: whether only what the published ratios need is measured.
     """
 
     batch_size: int
@@ -72,6 +75,7 @@ class Effort:
     warmups: int
     steps: int
     rounds: int
+    is_quick: bool = False
 
     @property
     def total(self) -> int:
@@ -99,9 +103,9 @@ def choose_effort(device: torch.device, *, quick: bool) -> Effort:
         quick: the short form: on a CPU with a quarter of the published batch.
     """
     if device.type == "cuda":
-        return Effort(BATCH_SIZE, MU, warmups=10, steps=10 if quick else 30, rounds=1 if quick else 3)
+        return Effort(BATCH_SIZE, MU, warmups=10, steps=10 if quick else 30, rounds=1 if quick else 3, is_quick=quick)
     if quick:
-        return Effort(BATCH_SIZE // 4, MU, warmups=1, steps=1, rounds=2)
+        return Effort(BATCH_SIZE // 4, MU, warmups=1, steps=1, rounds=2, is_quick=True)
     return Effort(BATCH_SIZE, MU, warmups=1, steps=2, rounds=3)
 
 
@@ -136,8 +140,10 @@ def _measure_case(section: Section, case: Case, *, device: torch.device, chosen:
     options: dict[str, Any] = {"device": device, "effort": effort}
     blocks: dict[str, Block] = {}
     for forward in FORWARDS:
-        blocks[f"whole step, {forward}"] = partial(_our_block, case, data, chosen, forward=forward, **options)
+        blocks[f"whole step, {forward}"] = partial(_our_block, case, data, chosen, {"forward": forward}, **options)
         blocks[f"pure compute, {forward}"] = partial(_pure_block, case, data, chosen, forward=forward, **options)
+    if not effort.is_quick:
+        blocks |= _more_blocks(case, data, chosen, options)
     blocks["conventional step"] = partial(_conventional_block, case, source, data, **options)
     memory: dict[str, list[float]] = {name: [] for name in blocks}
     times = alternate({n: partial(_watched, b, memory[n], device) for n, b in blocks.items()}, rounds=effort.rounds)
@@ -150,6 +156,17 @@ def _measure_case(section: Section, case: Case, *, device: torch.device, chosen:
         section.figures.append(Figure(f"{case.name} share outside the network, {forward}", "%", (share,)))
     if device.type == "cuda":
         section.figures += [Figure(f"{case.name} memory: {n}", "MiB", tuple(used)) for n, used in memory.items()]
+
+
+def _more_blocks(case: Case, data: SemiSupervisedData, chosen: Device, options: dict[str, Any]) -> dict[str, Block]:
+    """What an option saves; on a GPU compiling as well, which a CPU takes most of a minute for and gains nothing by."""
+    # A new network is unsure of every image, as all are in the first steps of a real run.
+    skip = {"forward": "split", "skip_masked": True}
+    blocks: dict[str, Block] = {SKIPPING: partial(_our_block, case, data, chosen, skip, **options)}
+    if chosen.accelerator == "gpu":
+        compiled = partial(_our_block, case, data, chosen, {"forward": "split"}, compiled=True, **options)
+        blocks["whole step, split, compiled"] = compiled
+    return blocks
 
 
 def _is_published(effort: Effort, device: torch.device) -> bool:
@@ -166,6 +183,12 @@ def _add_ratios(section: Section, case: Case, figures: dict[str, Figure], *, is_
         whole = figures[f"whole step, {forward}"]
         name = f"{case.name} steps/s against the conventional recipe, {forward}"
         section.ratios.append(Ratio(name, figures["conventional step"], whole, ">= 5" if is_published else ""))
+    whole = figures["whole step, split"]
+    for name in (SKIPPING, "whole step, split, compiled"):
+        if name in figures:
+            section.ratios.append(
+                Ratio(f"{case.name} steps/s of {name[12:]} against split alone", whole, figures[name])
+            )
 
 
 def _watched(block: Block, memory: list[float], device: torch.device) -> float:
@@ -198,7 +221,14 @@ class _Window(Callback):
 
 
 def _our_block(
-    case: Case, data: SemiSupervisedData, chosen: Device, *, forward: str, device: torch.device, effort: Effort
+    case: Case,
+    data: SemiSupervisedData,
+    chosen: Device,
+    algorithm_options: dict[str, Any],
+    *,
+    compiled: bool = False,
+    device: torch.device,
+    effort: Effort,
 ) -> float:
     """A real fit: Lightning's loop, our batches and views, LayerMatch, weight average, metrics."""
     torch.manual_seed(0)
@@ -207,12 +237,14 @@ def _our_block(
         policy=FixedThreshold(threshold=0.95),
         rule=LayerMatch(),
         num_unlabelled=len(data.unlabelled),
-        forward=forward,
+        **algorithm_options,
         optimizer=partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
         schedule=cosine,
     )
     if chosen.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
+    if compiled:
+        algorithm.network.compile()
     window = _Window(device, effort)
     with quiet_libraries():
         trainer = make_trainer(

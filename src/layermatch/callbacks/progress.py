@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,19 +12,22 @@ from layermatch.console import Reporter
 
 __all__ = ["ProgressDisplay"]
 
-#: What is shown, in this order, by its short name.
+#: What is shown, in this order, by its short name. The longest line fits 100 columns.
 SHOWN = {
     "loss/features": "L_feat",
     "loss/classifier": "L_cls",
     "pseudo_labels/mask_rate": "mask",
-    "pseudo_labels/accuracy": "pseudo-acc",
+    "pseudo_labels/accuracy_accepted": "right",
     "val/accuracy": "val",
-    "val/accuracy_ema": "val-ema",
+    "val/accuracy_ema": "ema",
 }
 
 
 class ProgressDisplay(Callback):
-    """Step, time left, the loss of each layer group, mask rate and validation accuracy.
+    """Step, time left, the loss of each layer group, mask rate, and accuracies.
+
+    ``right`` is the share of the accepted pseudo-labels that are, where the data set knows; ``val`` and ``ema`` are the
+    validation accuracies of live and averaged weights.
 
     A plain line is written after every evaluation, and every ``line_every`` seconds between them.
 
@@ -48,10 +50,9 @@ class ProgressDisplay(Callback):
         self._first_step = trainer.global_step
         if self.reporter.is_interactive:
             columns = (
-                TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=20),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=8),
+                TimeRemainingColumn(compact=True),
             )
             values = TextColumn("{task.fields[values]}")
             self._bar = Progress(*columns, values, console=self.reporter.terminal, transient=True)
@@ -81,8 +82,7 @@ class ProgressDisplay(Callback):
         self._last_line = time.monotonic()
         done = trainer.global_step - self._first_step
         left = (trainer.max_steps - trainer.global_step) * (self._last_line - self._started) / max(done, 1)
-        eta = timedelta(seconds=round(left))
-        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {eta}  {_values(pl_module)}"
+        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {_short(round(left))}  {_values(pl_module)}"
         if self._bar is None:
             self.reporter.show(line)
         else:
@@ -104,4 +104,20 @@ class ProgressDisplay(Callback):
 
 def _values(module: LightningModule) -> str:
     latest: dict[str, float] = getattr(module, "latest", {})
-    return "  ".join(f"{short} {latest[name]:.3f}" for name, short in SHOWN.items() if name in latest)
+    shown = {short: (name, latest[name]) for name, short in SHOWN.items() if name in latest}
+    return " ".join(
+        f"{short} {value:.0%}" if name.startswith("pseudo_labels/") else f"{short} {_digits(value)}"
+        for short, (name, value) in shown.items()
+    )
+
+
+def _digits(value: float) -> str:
+    """In five characters, for what is below 10,000."""
+    return f"{value:.3f}"[:5].rstrip(".") if abs(value) < 1e4 else f"{value:.0e}"
+
+
+def _short(seconds: int) -> str:
+    """``0:01:23``, and with days ``5d 3h``."""
+    days, rest = divmod(seconds, 24 * 3600)
+    hours, rest = divmod(rest, 3600)
+    return f"{days}d {hours}h" if days else f"{hours}:{rest // 60:02}:{rest % 60:02}"

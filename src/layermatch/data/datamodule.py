@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader
 
 from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
+from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.images import ConcatImages, take
+from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.splits import Split, make_split
+from layermatch.data.splits import Split, draw_beside_fold, make_split
 from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
-from layermatch.data.storage import DevicePool, Storage, check_device_fits, reads_files
+from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
 
@@ -38,7 +40,8 @@ class SemiSupervisedData(LightningDataModule):
         source: where images come from.
         weak: the weak view.
         strong: the strong view.
-        num_labels: labelled images in all, the same number for each class; None takes every image of the pool.
+        num_labels: labelled images in all, the same number for each class; None takes every image of the pool, or what
+            ``split`` or ``fold`` say, which it must agree with otherwise.
         num_val: images held out for validation.
         val_from: ``labelled`` or ``pool``, where they come from; see :func:`~layermatch.data.splits.make_split`.
         split: a split, or the path of a ``split.json``, to use again; None draws one.
@@ -192,11 +195,8 @@ class SemiSupervisedData(LightningDataModule):
 
     def _make_split(self, content: SourceData) -> Split:
         pool = content.labelled
-        if isinstance(self.given_split, Split):
-            self.given_split.check("the given split", pool_size=len(pool))
-            return self.given_split
         if self.given_split is not None:
-            return Split.load(self.given_split, pool_size=len(pool))
+            return self._use_given_split(self.given_split, pool_size=len(pool))
         if self.fold is not None:
             return self._fold_split(content)
         return make_split(
@@ -208,6 +208,26 @@ class SemiSupervisedData(LightningDataModule):
             seed=self.seed,
         )
 
+    def _use_given_split(self, given: Split | str | Path, *, pool_size: int) -> Split:
+        if self.fold is not None:
+            raise UserError(
+                f"data.split and data.fold={self.fold} both say which images are labelled: give one of them"
+            )
+        if isinstance(given, Split):
+            name, split = "data.split", given
+            split.check("the given split", pool_size=pool_size)
+        else:
+            name, split = f"data.split={given}", Split.load(given, pool_size=pool_size)
+        drawn = count = len(split.labelled)
+        if self.val_from == "labelled":  # then data.num_labels counted the validation images as well
+            drawn += len(split.validation)
+        if self.num_labels not in {None, count, drawn}:
+            raise UserError(
+                f"{name} has {count} labelled images, but data.num_labels={self.num_labels}: give "
+                f"data.num_labels={count}, or null"
+            )
+        return split
+
     def _fold_split(self, content: SourceData) -> Split:
         folds = content.folds
         if not folds:
@@ -218,17 +238,13 @@ class SemiSupervisedData(LightningDataModule):
             raise UserError(
                 f"data.fold={self.fold} has {len(fold)} labels: give data.num_labels={len(fold)}, not {self.num_labels}"
             )
-        rest = np.setdiff1d(np.arange(len(content.labelled)), fold)
-        held_out = make_split(
-            content.labelled.labels[rest],
+        return draw_beside_fold(
+            content.labelled.labels,
+            fold=fold,
             num_classes=len(content.classes),
-            num_labels=len(content.classes),
             num_val=self.num_val,
-            val_from="pool",
             seed=self.seed,
         )
-        validation = rest[list(held_out.validation)]
-        return Split(self.seed, len(content.labelled), tuple(sorted(fold.tolist())), tuple(sorted(validation.tolist())))
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
@@ -240,7 +256,7 @@ class SemiSupervisedData(LightningDataModule):
         """Random access to this rank's raw batches.
 
         Args:
-            read_images: False gives batches that :class:`~layermatch.data.storage.DevicePool` puts the images into.
+            read_images: False gives batches that :class:`~layermatch.data.device_pool.DevicePool` puts the images into.
         """
         rank, world_size = self._rank_and_world
         return TrainingSteps(
@@ -263,8 +279,8 @@ class SemiSupervisedData(LightningDataModule):
         """Endless batches, from the step that the trainer stands at."""
         first = 0
         if self.trainer is not None:
-            # A checkpoint is written between optimizer steps, each of which takes `accumulate` batches.
-            first = self.trainer.global_step * getattr(self.trainer.lightning_module, "accumulate", 1)
+            # A checkpoint is written between optimizer steps, each of which takes one batch or more.
+            first = getattr(self.trainer.lightning_module, "next_batch", self.trainer.global_step)
         on_device = self.storage.kind == "device"
         steps = self.training_steps(read_images=not on_device)
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
@@ -287,8 +303,8 @@ class SemiSupervisedData(LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = min(os.cpu_count() or 1, 8) if decodes and reads_files(self.content) else 0
-        return DataLoader(
-            steps,
+        return BatchLoader(
+            Guarded(steps),
             sampler=sampler,
             batch_size=None,  # an item is a batch already
             num_workers=workers,

@@ -1,4 +1,4 @@
-"""Random access to the images of a data set: in memory, in a mapped file or as image files.
+"""Random access to the images of a data set: in memory or in a mapped file; parts of sets and several together.
 
 Every class here returns what was asked for as one ``uint8`` batch ``(n, C, H, W)``. Nothing is normalised or
 augmented: images stay ``uint8`` until they are on the device.
@@ -7,31 +7,36 @@ augmented: images stay ``uint8`` until they are on the device.
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from layermatch.errors import UserError, check_choice, check_number
+from layermatch.data.decoding import PIL_MODES
+from layermatch.data.wording import gone_text, one_line
+from layermatch.errors import RunError, UserError, check_choice
 
 __all__ = [
     "ArrayImages",
     "ConcatImages",
-    "FileImages",
     "Images",
     "SubsetImages",
     "check_channels",
-    "one_line",
+    "check_indices",
+    "chunks_of",
+    "image_bytes",
     "replace_leaves",
     "take",
 ]
 
 # Where the axes N, C, H, W are found in an array stored in each layout.
 _AXES = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2), "NCWH": (0, 1, 3, 2)}
-_PIL_MODES = {1: "L", 3: "RGB"}
+# Images are decoded, read and copied about so many bytes at a time: workers hand them over in shared memory, of which
+# a container may have 64 MB.
+_CHUNK_BYTES = 2**20
 
 
 class Images(Protocol):
@@ -71,7 +76,9 @@ class ArrayImages:
     """Images over a numpy array or a memory map; only what is read is copied.
 
     A read-only map is a description of its file: :meth:`read` reads the file itself. Pages that are touched through
-    the map would count as this process's memory, until one epoch has brought in the whole file.
+    the map would count as this process's memory, until one epoch has brought in the whole file; and where the file was
+    cut short the system would end the process (SIGBUS), where reading is an error with a name. The file is held open:
+    it may be deleted or replaced.
 
     Args:
         array: ``(N, ., ., .)`` ``uint8``, the last three axes as ``layout`` says. A ``np.memmap`` stays on
@@ -82,6 +89,7 @@ class ArrayImages:
 
     Raises:
         UserError: ``array`` is not four-dimensional ``uint8``, or ``layout`` is unknown.
+        RunError: from :meth:`read`, the file cannot be read any more.
 
     Example:
         >>> stored = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
@@ -100,7 +108,8 @@ class ArrayImages:
             )
         self._array = array
         self._layout = layout
-        self._file = _file_of(array) if getattr(array, "mode", None) == "r" else None
+        place = _file_of(array) if getattr(array, "mode", None) == "r" else None
+        self._file = None if place is None else _OpenFile(*place)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -118,27 +127,20 @@ class ArrayImages:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the images ``indices`` ``(n,)`` as ``(n, C, H, W)``; see :meth:`Images.read`."""
-        _check_indices(indices, len(self))
+        check_indices(indices, len(self))
         if self._file is not None:
-            return self._read_file(*self._file, indices)
+            return self._read_file(self._file, indices)
         # np.asarray: picking from a memmap must give a plain array, not a memmap that no file is behind.
         picked = np.asarray(self._array)[indices]
         return np.ascontiguousarray(picked.transpose(_AXES[self._layout]))
 
-    def _read_file(self, path: str, offset: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _read_file(self, file: _OpenFile, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         batch = np.empty((len(indices), *self.shape), np.uint8)
         as_stored = batch.transpose(np.argsort(_AXES[self._layout]))
         image = np.empty(self._array.shape[1:], np.uint8)
-        try:
-            # Opened for each batch: a worker process that inherits an open file would share its position.
-            with Path(path).open("rb", buffering=0) as file:
-                for row in np.argsort(indices):  # in the order of the file, which a slow disk is glad of
-                    file.seek(offset + int(indices[row]) * image.nbytes)
-                    if file.readinto(image.data) != image.nbytes:
-                        raise UserError(f"{path} became shorter while it was being read")
-                    as_stored[row] = image
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {one_line(error)}") from error
+        for row in np.argsort(indices):  # in the order of the file, which a slow disk is glad of
+            file.read_into(image, int(indices[row]) * image.nbytes)
+            as_stored[row] = image
         return batch
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,6 +148,31 @@ class ArrayImages:
         if place is not None:
             return _map_again, (*place, self._array.shape, self._layout)
         return _wrap_again, (np.asarray(self._array), self._layout)
+
+
+class _OpenFile:
+    """A file that stays readable when its name is deleted or given to another file.
+
+    Args:
+        path: of the file.
+        offset: where its content begins, in bytes.
+    """
+
+    def __init__(self, path: str, offset: int) -> None:
+        self.path = path
+        self.offset = offset
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read_into(self, array: NDArray[np.uint8], start: int) -> None:
+        """Fill ``array`` from byte ``start`` of the content on."""
+        try:
+            # At a place of its own: worker processes inherit the open file, and its position with it.
+            count = os.preadv(self._descriptor, [array.data], self.offset + start)
+        except OSError as error:
+            raise RunError(gone_text(f"the file {self.path}", one_line(error))) from error
+        if count != array.nbytes:
+            raise RunError(gone_text(f"the file {self.path}", "it became shorter"))
 
 
 def _file_of(array: NDArray[np.uint8]) -> tuple[str, int] | None:
@@ -163,86 +190,6 @@ def _map_again(path: str, offset: int, shape: tuple[int, ...], layout: str) -> A
 
 def _wrap_again(array: NDArray[np.uint8], layout: str) -> ArrayImages:
     return ArrayImages(array, layout=layout)
-
-
-class FileImages:
-    """Images decoded from files on read, with Pillow.
-
-    Each image is converted to RGB (``channels=3``; transparency is dropped) or grey (``channels=1``); unless
-    it already is ``size x size``, its short side is resized to ``size`` (bicubic, with antialiasing) and the
-    centre ``size x size`` is cut out: what torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)``
-    do. Orientation tags of cameras are not applied, as in torchvision's ``ImageFolder``.
-
-    Args:
-        paths: one file an image.
-        size: height and width in pixels, at least 1.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: ``size`` or ``channels`` is illegal. :meth:`read` raises it for a file that is no readable
-            8-bit image.
-
-    Example:
-        >>> FileImages(["cat.png", "dog.jpg"], size=32).shape
-        (3, 32, 32)
-    """
-
-    def __init__(self, paths: Sequence[str | Path], *, size: int, channels: int = 3) -> None:
-        check_number("image_size", size, low=1, integer=True)
-        check_channels("channels", channels)
-        self._paths = tuple(str(path) for path in paths)
-        self._size = size
-        self._channels = channels
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The file of each image."""
-        return self._paths
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of every image."""
-        return self._channels, self._size, self._size
-
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the images ``indices`` ``(n,)`` to ``(n, C, H, W)``; see :meth:`Images.read`."""
-        _check_indices(indices, len(self))
-        batch = np.empty((len(indices), *self.shape), np.uint8)
-        for row, index in enumerate(indices):
-            pixels = np.asarray(self._decode(self._paths[index]))
-            batch[row] = pixels if self._channels == 1 else pixels.transpose(2, 0, 1)
-        return batch
-
-    def _decode(self, path: str) -> Image.Image:
-        # What Pillow raises for a broken file; SyntaxError is for PNG.
-        try:
-            with Image.open(path) as file:
-                image = _convert(file, _PIL_MODES[self._channels])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot read the image {path}: {one_line(error)}") from error
-        return _resize_and_crop(image, self._size)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255, which leaves a white image
-        raise ValueError(f"its pixels (mode {image.mode}) are not 8-bit; save it with 8 bits a channel")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without Pillow's warning
-    return image.convert(mode)
-
-
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    short = min(image.size)
-    width, height = (size * side // short for side in image.size)
-    if short != size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 class ConcatImages:
@@ -283,7 +230,7 @@ class ConcatImages:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read each part's share of ``indices`` ``(n,)`` into ``(n, C, H, W)``; see :meth:`Images.read`."""
-        _check_indices(indices, len(self))
+        check_indices(indices, len(self))
         owners = np.searchsorted(self._ends, indices, side="right")
         batch = np.empty((len(indices), *self.shape), np.uint8)
         for owner in np.unique(owners):
@@ -310,7 +257,7 @@ class SubsetImages:
     """
 
     def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
-        _check_indices(indices, len(images))
+        check_indices(indices, len(images))
         self._images = images
         self._indices = np.array(indices, np.int64)  # a copy: the caller's array may change
 
@@ -324,7 +271,7 @@ class SubsetImages:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images ``indices`` ``(n,)`` of the subset as ``(n, C, H, W)``; see :meth:`Images.read`."""
-        _check_indices(indices, len(self))
+        check_indices(indices, len(self))
         return self._images.read(self._indices[indices])
 
     def over(self, images: Images) -> SubsetImages:
@@ -338,7 +285,7 @@ class SubsetImages:
 
     def take(self, indices: NDArray[np.int64]) -> SubsetImages:
         """The images at ``indices`` ``(n,)`` of this subset, as one subset of the underlying set."""
-        _check_indices(indices, len(self))
+        check_indices(indices, len(self))
         return SubsetImages(self._images, self._indices[indices])
 
 
@@ -387,6 +334,33 @@ def replace_leaves(images: Images, make: Callable[[Images], Images]) -> Images:
     return make(images)
 
 
+def image_bytes(images: Images) -> int:
+    """Bytes of a set of images as uint8.
+
+    Args:
+        images: any set of images.
+
+    Example:
+        >>> image_bytes(ArrayImages(np.zeros((5, 3, 8, 8), np.uint8)))
+        960
+    """
+    return len(images) * int(np.prod(images.shape, dtype=np.int64))
+
+
+def chunks_of(images: Images) -> list[NDArray[np.int64]]:
+    """All positions of a set in order, as many at a time as make about a megabyte.
+
+    Args:
+        images: any set of images.
+
+    Example:
+        >>> [len(rows) for rows in chunks_of(ArrayImages(np.zeros((5, 1, 512, 1024), np.uint8)))]
+        [2, 2, 1]
+    """
+    rows = max(1, _CHUNK_BYTES // max(int(np.prod(images.shape, dtype=np.int64)), 1))
+    return [np.arange(first, min(first + rows, len(images))) for first in range(0, len(images), rows)]
+
+
 def check_channels(name: str, value: object) -> None:
     """Refuse a number of channels other than 1 (grey) and 3 (RGB).
 
@@ -400,27 +374,23 @@ def check_channels(name: str, value: object) -> None:
     Example:
         >>> check_channels("data.channels", 3)
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value not in _PIL_MODES:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in PIL_MODES:
         raise UserError(f"{name}={value!r} is not legal: choose 1 (grey) or 3 (RGB)")
 
 
-def one_line(error: Exception) -> str:
-    """What an exception of another library says, on one line.
+def check_indices(indices: NDArray[np.int64], length: int) -> None:
+    """Refuse positions outside a set of images.
 
     Args:
-        error: any exception.
+        indices: ``(n,)`` whole numbers.
+        length: of the set.
 
-    Returns:
-        Its text without line breaks, or its name where it has no text.
+    Raises:
+        IndexError: an index is outside ``[0, length)``.
 
     Example:
-        >>> one_line(OSError("no   space")), one_line(EOFError())
-        ('no space', 'EOFError')
+        >>> check_indices(np.array([0, 4]), 5)
     """
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _check_indices(indices: NDArray[np.int64], length: int) -> None:
     # Negative numbers are refused: a -1 is more likely a mistake than Python's "the last one".
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
         raise IndexError(f"indices of shape {indices.shape} and type {indices.dtype}: give whole numbers (n,)")

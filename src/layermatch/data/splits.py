@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layermatch.errors import UserError, check_choice, check_number
 
-__all__ = ["Split", "make_split"]
+__all__ = ["Split", "draw_beside_fold", "make_split"]
 
 #: Where validation images may come from.
 VAL_FROM = ("labelled", "pool")
@@ -71,13 +71,15 @@ class Split:
             pool_size: images in the pool of the data set.
 
         Raises:
-            UserError: the split is of another pool, or names an image twice.
+            UserError: the split is of another pool, names an image twice, or has no labelled image.
         """
         positions = {*self.labelled, *self.validation}
         if self.pool_size != pool_size or not positions <= set(range(pool_size)):
             raise UserError(f"{name} is of a pool of {self.pool_size} images, but this data set has {pool_size}")
         if len(positions) < len(self.labelled) + len(self.validation):
             raise UserError(f"{name} names an image twice: labelled and validation must not overlap")
+        if not self.labelled:
+            raise UserError(f"{name} has no labelled images: give a split with at least one, mostly one for each class")
 
 
 def make_split(
@@ -134,15 +136,56 @@ def make_split(
         )
 
     labelled, validation = [], []
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
-    for k in range(num_classes):
-        order = generator.permutation(np.flatnonzero(labels == k))
+    for k, order in enumerate(_shuffled_classes(labels, num_classes, seed)):
         front, back = order[: per_class[k]], order[per_class[k] :]
         held_out = front if val_from == "labelled" else back
         cut = len(held_out) - val_per_class[k]
         validation.extend(held_out[cut:].tolist())
         labelled.extend((front[:cut] if val_from == "labelled" else front).tolist())
     return Split(seed, len(labels), tuple(sorted(labelled)), tuple(sorted(validation)))
+
+
+def draw_beside_fold(
+    labels: NDArray[np.int64], *, fold: NDArray[np.int64], num_classes: int, num_val: int, seed: int
+) -> Split:
+    """Take a predefined labelled set, and draw a stratified validation set from the rest of the pool.
+
+    Args:
+        labels: ``(N,)`` int64 in ``[0, num_classes)``, of the whole pool.
+        fold: ``(n,)`` int64, positions of the labelled images.
+        num_classes: ``K``.
+        num_val: images held out for validation, at least 0.
+        seed: at least 0.
+
+    Returns:
+        The split, positions sorted.
+
+    Raises:
+        UserError: there are not so many other images.
+
+    Example:
+        >>> draw_beside_fold(np.arange(6) % 2, fold=np.array([0, 1]), num_classes=2, num_val=4, seed=0).validation
+        (2, 3, 4, 5)
+    """
+    check_number("data.num_val", num_val, low=0, integer=True)
+    check_number("seed", seed, low=0, integer=True)
+    rest = np.setdiff1d(np.arange(len(labels)), fold)
+    if num_val > len(rest):
+        raise UserError(
+            f"data.num_val={num_val} is more than can be held out: {len(rest)} images of the training pool are not in "
+            f"the fold of {len(fold)} labels"
+        )
+    counts = np.bincount(labels[rest], minlength=num_classes)
+    validation = []
+    for order, count in zip(_shuffled_classes(labels[rest], num_classes, seed), _shares(counts, num_val), strict=True):
+        validation.extend(rest[order[len(order) - count :]].tolist())
+    return Split(seed, len(labels), tuple(sorted(fold.tolist())), tuple(sorted(validation)))
+
+
+def _shuffled_classes(labels: NDArray[np.int64], num_classes: int, seed: int) -> list[NDArray[np.int64]]:
+    """The positions of each class, in random order."""
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
+    return [generator.permutation(np.flatnonzero(labels == k)) for k in range(num_classes)]
 
 
 def _labels_per_class(num_labels: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ class ViewedSet(NamedTuple):
 
     Attributes:
         images: ``(N, C, H, W)`` uint8; ``(0, C, H, W)`` where the device has them, see
-            :class:`~layermatch.data.storage.DevicePool`.
+            :class:`~layermatch.data.device_pool.DevicePool`.
         label: ``(N,)`` int64, -1 where unknown.
         indices: ``(N,)`` int64, positions in the set.
         draws: for each view ``(N, D)`` float32 in ``[0, 1)``.

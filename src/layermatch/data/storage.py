@@ -5,43 +5,27 @@ Every storage gives the same batches, bit for bit; only speed and memory differ.
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from layermatch.console import Reporter
-from layermatch.data.images import ArrayImages, FileImages, Images, one_line, replace_leaves
+from layermatch.data.cache import CacheError, CacheFolder, default_cache_dir, file_states
+from layermatch.data.device_pool import free_memory
+from layermatch.data.file_images import FileImages
+from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
+from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
 from layermatch.data.sources import ImageSet, SourceData
-from layermatch.data.steps import RawBatch, ViewedSet
+from layermatch.data.wording import size_text
 from layermatch.errors import UserError, check_choice
 
-__all__ = [
-    "AUTO_CACHE_BYTES",
-    "STORAGES",
-    "DevicePool",
-    "Storage",
-    "check_device_fits",
-    "default_cache_dir",
-    "free_memory",
-    "image_bytes",
-    "reads_files",
-]
+__all__ = ["AUTO_CACHE_BYTES", "STORAGES", "Storage", "reads_files"]
 
 #: What ``data.storage`` may be.
 STORAGES = ("auto", "device", "ram", "disk", "lazy")
@@ -50,20 +34,10 @@ STORAGES = ("auto", "device", "ram", "disk", "lazy")
 #: a million images of 32x32 or 150,000 of 96x96, but not ImageNet-100, which fills 19 GB and takes long to decode.
 AUTO_CACHE_BYTES = 4 * 2**30
 
-#: Part of a cache file's name: to be changed with what the file holds.
-_FORMAT = 1
-#: Images are decoded, read and copied about so many bytes at a time: workers hand them over in shared memory, of which
-#: a container may have 64 MB.
-_CHUNK_BYTES = 2**20
-#: Fewer image files than this are decoded in this process: it takes less time than to start others.
-_FEW_FILES = 500
-_MAX_WORKERS = 8
-#: Seconds between two lines about the progress of a cache.
-_LINE_EVERY = 20.0
+#: Height and width that images have in the check.
+_CHECKED_SIZE = 32
 
-
-class _CacheError(UserError):
-    """No cache can be written."""
+_Caches = list[tuple[Path, FileImages]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +47,19 @@ class Storage:
     - ``ram``: in memory, one uint8 array for each part; files are read or decoded once, at the start.
     - ``disk``: in files. Mapped ones stay as they are, image files are decoded once into a cache. Images that the
       source read into memory stay there.
-    - ``device``: as ``disk``, and the training images also as one uint8 tensor on the device, see :class:`DevicePool`.
-    - ``lazy``: as the source gives them, so image files are decoded each time.
+    - ``device``: as ``disk``, and the training images also as one uint8 tensor on the device, see
+      :class:`~layermatch.data.device_pool.DevicePool`.
+    - ``lazy``: as the source gives them, so image files are decoded each time. Before training each is decoded once,
+      so that the user hears of all bad ones at once; that one is whole is remembered until it changes.
     - ``auto``: ``disk``; but ``lazy`` for image files that take more than 4 GiB or half of the free disk decoded, or
       where no cache can be written.
 
-    A cache is a ``.npy`` file of uint8 ``(N, C, H, W)``, named after what it was made of: the files with their sizes
-    and times of change, the size and channels of the images, and the version of Pillow. So one that is out of date is
-    never used. It may be deleted at any time between runs.
+    For what is written see :class:`~layermatch.data.cache.CacheFolder`.
 
     Args:
         kind: one of :data:`STORAGES`.
         cache_dir: where caches are written, an absolute path or one that starts with ``~``; None takes
-            :func:`default_cache_dir`. Never inside the data set.
+            :func:`~layermatch.data.cache.default_cache_dir`. Never inside the data set.
         num_workers: processes that decode image files; None takes one for each processor, up to 8.
 
     Raises:
@@ -114,247 +88,126 @@ class Storage:
             content: as the source gave it.
 
         Raises:
-            UserError: there is not enough memory or disk, the cache cannot be written, or an image cannot be read.
+            UserError: there is not enough memory or disk, the cache cannot be written, or image files cannot be used:
+                all of them are named.
+            RunError: a process that decodes ended.
         """
         leaves = _leaves(content.parts())
-        if self.kind == "ram":
-            return _replaced(content, self._all_in_memory(leaves))
         files = [images for images in leaves if isinstance(images, FileImages)]
-        if self.kind == "lazy" or not files or (self.kind == "auto" and not self._is_worth_a_cache(files)):
-            return content
+        bad = BadFiles()
+        kept = self._all_in_memory(leaves, bad) if self.kind == "ram" else self._files_kept(files, bad)
+        bad.refuse([path for images in files for path in images.paths], write_list=self._cache.write_list)
+        return _replaced(content, kept)
+
+    @property
+    def _cache(self) -> CacheFolder:
+        return CacheFolder(default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser())
+
+    def _files_kept(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
+        if not files:
+            return {}
+        if self.kind == "lazy" or (self.kind == "auto" and sum(map(image_bytes, files)) > AUTO_CACHE_BYTES):
+            return self._checked(files, bad)
+        caches = [(self._cache.path_of(images), images) for images in files]
+        if self.kind == "auto" and not self._has_room(caches):
+            return self._checked(files, bad)
         try:
-            return _replaced(content, {id(images): self._cached(images) for images in files})
-        except _CacheError as error:
+            return self._all_cached(caches, bad)
+        except CacheError as error:
             if self.kind != "auto":
                 raise
             Reporter().show(f"image files are decoded each time, as {error}")
-            return content
+            return self._checked(files, bad)
 
     # ------------------------------------------------------------------------------------------------------- memory
 
-    def _all_in_memory(self, leaves: list[Images]) -> dict[int, Images]:
+    def _all_in_memory(self, leaves: list[Images], bad: BadFiles) -> dict[int, Images]:
         outside = [images for images in leaves if not _is_in_memory(images)]
         needed, free = sum(map(image_bytes, outside)), free_memory(torch.device("cpu"))
         if needed > free:
+            count = sum(map(len, outside))
             raise UserError(
-                f"data.storage=ram needs {_size(needed)} for {_count(outside)}, but only {_size(free)} of memory are "
-                "free: give data.storage=disk"
+                f"data.storage=ram needs {size_text(needed)} for {count:,} images, but only {size_text(free)} of "
+                "memory are free: give data.storage=disk"
             )
-        return {id(images): self._in_memory(images) for images in outside}
+        return {id(images): self._in_memory(images, bad) for images in outside}
 
-    def _in_memory(self, images: Images) -> Images:
+    def _in_memory(self, images: Images, bad: BadFiles) -> Images:
         source = images
         if isinstance(images, FileImages):
-            source = _open_cache(self._cache_path(images), images) or images
+            cached = self._cache.open(self._cache.path_of(images), images)
+            source = images if cached is None else cached
         array = np.empty((len(images), *images.shape), np.uint8)
         done = 0
-        with _progress("reading images", len(images)) as advance:
-            for chunk in self._chunks(source):
-                array[done : done + len(chunk)] = chunk
-                done += len(chunk)
-                advance(len(chunk))
+        for chunk in read_all(source, what="reading images", num_workers=self.num_workers, bad=bad):
+            array[done : done + len(chunk)] = chunk
+            done += len(chunk)
         return ArrayImages(array)
 
     # -------------------------------------------------------------------------------------------------------- cache
 
-    @property
-    def _folder(self) -> Path:
-        return default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser()
+    def _has_room(self, caches: _Caches) -> bool:
+        needed = sum(image_bytes(images) for _, images in caches)
+        is_there = all(self._cache.open(path, images) is not None for path, images in caches)
+        return is_there or needed <= _free_disk(self._cache.folder) / 2
 
-    def _is_worth_a_cache(self, files: list[FileImages]) -> bool:
-        needed = sum(map(image_bytes, files))
-        if needed > AUTO_CACHE_BYTES:
-            return False
-        has_room = needed <= _free_disk(self._folder) / 2
-        return has_room or all(_open_cache(self._cache_path(images), images) for images in files)
+    def _all_cached(self, caches: _Caches, bad: BadFiles) -> dict[int, Images]:
+        kept: dict[int, Images] = {}
+        if any(self._cache.open(path, images) is None for path, images in caches):
+            self._delete_stale(caches)
+        for path, images in caches:
+            cached = self._cache.open(path, images)
+            if cached is None and self._write_cache(path, images, bad):
+                cached = self._cache.open(path, images)
+                if cached is None:
+                    raise CacheError(
+                        f"the cache {path} cannot be read back: give another data.cache_dir, or data.storage=lazy"
+                    )
+            # Without a cache one of its files is bad, and the user will hear of it.
+            kept[id(images)] = images if cached is None else cached
+        return kept
 
-    def _cache_path(self, images: FileImages) -> Path:
-        shape = "x".join(map(str, images.shape))
-        return self._folder / f"{len(images)}-{shape}-{_fingerprint(images)}.npy"
+    def _delete_stale(self, caches: _Caches) -> None:
+        freed = self._cache.delete_stale(dict(caches))
+        if freed:
+            Reporter().show(f"caches of earlier states of these folders deleted ({size_text(freed)})")
 
-    def _cached(self, images: FileImages) -> Images:
-        path = self._cache_path(images)
-        cached = _open_cache(path, images)
-        if cached is None:
-            self._write_cache(images, path)
-            cached = _open_cache(path, images)
-        if cached is None:
-            raise _CacheError(f"the cache {path} cannot be read back: give another data.cache_dir, or storage=lazy")
-        return cached
+    def _write_cache(self, path: Path, images: FileImages, bad: BadFiles) -> bool:
+        started = time.monotonic()
+        chunks = read_all(images, what="caching images", num_workers=self.num_workers, bad=bad)
+        is_kept = self._cache.write(path, images, chunks, is_whole=lambda: not bad.has_any_of(images.paths))
+        if is_kept:
+            size, seconds = size_text(image_bytes(images)), time.monotonic() - started
+            Reporter().show(f"{len(images):,} images cached in {path} ({size}, {seconds:.1f} s)")
+        return is_kept
 
-    def _write_cache(self, images: FileImages, path: Path) -> None:
-        started, needed = time.monotonic(), image_bytes(images)
-        # Under a name of its own until it is complete: two runs may start at once, and one may be stopped.
-        unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
+    # -------------------------------------------------------------------------------------------------------- check
+
+    def _checked(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
+        """The same image files, of which every one was decoded once since it changed."""
+        paths = list(dict.fromkeys(path for images in files for path in images.paths))
+        folder, states = folder_of(paths), file_states(paths)
+        unknown = np.flatnonzero(~np.isin(states, self._cache.checked(folder)))
+        if len(unknown):
+            self._check([paths[row] for row in unknown], states[unknown], folder=folder, bad=bad)
+        return {id(images): images.checked() for images in files}
+
+    def _check(self, paths: list[str], states: NDArray[np.uint64], *, folder: str, bad: BadFiles) -> None:
+        started = time.monotonic()
+        images = FileImages(paths, size=_CHECKED_SIZE)  # of a file that can be decoded, any size can be made
+        whole: list[int] = []
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if needed > free:
-                raise _CacheError(
-                    f"the cache of {_count([images])} needs {_size(needed)}, but {path.parent} has {_size(free)} free: "
-                    "give another data.cache_dir, or data.storage=lazy"
-                )
-            with unfinished.open("xb") as file:
-                self._write_array(images, file)
-            unfinished.replace(path)
-        except OSError as error:
-            raise _CacheError(
-                f"the cache cannot be written to {path.parent} ({one_line(error)}): give another data.cache_dir, or "
-                "data.storage=lazy"
-            ) from error
-        finally:
-            _delete(unfinished)
-        seconds = time.monotonic() - started
-        Reporter().show(f"{_count([images])} cached in {path} ({_size(needed)}, {seconds:.1f} s)")
+            for rows in check_all(images, num_workers=self.num_workers, bad=bad):
+                whole.extend(rows)
+        finally:  # also what was done before the user stopped it
+            self._remember(folder, states[np.array(whole, np.int64)])
+        Reporter().show(f"{len(paths):,} image files checked ({time.monotonic() - started:.1f} s)")
 
-    def _write_array(self, images: FileImages, file: BinaryIO) -> None:
-        # Plain writes, not a map: a full disk is then an error, and not the end of the process.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-        with _progress("caching images", len(images)) as advance:
-            for chunk in self._chunks(images):
-                file.write(chunk.data)
-                advance(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-
-    def _chunks(self, images: Images) -> Iterator[NDArray[np.uint8]]:
-        """All images in order, some at a time; image files are decoded by several processes."""
-        workers = 0
-        if isinstance(images, FileImages) and len(images) >= _FEW_FILES:
-            workers = min(os.cpu_count() or 1, _MAX_WORKERS) if self.num_workers is None else self.num_workers
-        # Its own generator: else the loader would draw from torch's, and whether there is a cache would change that.
-        loader = DataLoader(_Chunks(images), batch_size=None, num_workers=workers, generator=torch.Generator())
-        for chunk in loader:
-            if isinstance(chunk, str):
-                raise UserError(chunk)
-            yield chunk.numpy()
-
-
-class _Chunks(Dataset[NDArray[np.uint8] | str]):
-    """A set's images, about a megabyte at a time; in the place of images that cannot be read, the reason."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-        self.rows = max(1, _CHUNK_BYTES // max(int(np.prod(images.shape)), 1))
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.rows)
-
-    def __getitem__(self, chunk: int) -> NDArray[np.uint8] | str:
-        first = chunk * self.rows
+    def _remember(self, folder: str, states: NDArray[np.uint64]) -> None:
         try:
-            return self.images.read(np.arange(first, min(first + self.rows, len(self.images))))
-        except UserError as error:
-            return str(error)  # an exception would come out of a worker with its traceback in the message
-
-
-# ----------------------------------------------------------------------------------------------------------- device
-
-
-class DevicePool:
-    """The training images on the training device, as one uint8 tensor; batches are picked there.
-
-    Args:
-        pool: the images that training batches are made of.
-        labelled_rows: ``(L,)`` int64, the position in the pool of each labelled image.
-        device: where to keep them.
-
-    Raises:
-        UserError: the device has not enough free memory.
-
-    Example:
-        >>> images = ArrayImages(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1))
-        >>> pool = DevicePool(images, labelled_rows=np.array([2]), device=torch.device("cpu"))
-        >>> pool.images.flatten().tolist()
-        [0, 1, 2, 3]
-    """
-
-    def __init__(self, pool: Images, *, labelled_rows: NDArray[np.int64], device: torch.device) -> None:
-        check_device_fits(len(pool), pool.shape, device)
-        self.device = device
-        self.images = torch.empty((len(pool), *pool.shape), dtype=torch.uint8, device=device)
-        self.labelled_rows = torch.from_numpy(labelled_rows).to(device)
-        rows = max(1, _CHUNK_BYTES // max(int(np.prod(pool.shape)), 1))
-        for first in range(0, len(pool), rows):
-            chunk = pool.read(np.arange(first, min(first + rows, len(pool))))
-            self.images[first : first + len(chunk)] = torch.from_numpy(chunk)
-
-    def fill(self, raw: RawBatch) -> RawBatch:
-        """Put the images into a batch that holds only their positions.
-
-        Args:
-            raw: on the device of the pool.
-        """
-        labelled = self._pick(raw.labelled, self.labelled_rows[raw.labelled.indices])
-        unlabelled = raw.unlabelled
-        return RawBatch(labelled, None if unlabelled is None else self._pick(unlabelled, unlabelled.indices))
-
-    def _pick(self, part: ViewedSet, rows: Tensor) -> ViewedSet:
-        return part._replace(images=self.images[rows])
-
-
-def check_device_fits(count: int, shape: tuple[int, int, int], device: torch.device) -> None:
-    """Refuse a pool that is larger than the free memory of a device.
-
-    Args:
-        count: number of images.
-        shape: ``(C, H, W)`` of each.
-        device: where they are to be kept.
-
-    Raises:
-        UserError: they do not fit; says what is needed, what is free, and what to use.
-
-    Example:
-        >>> check_device_fits(10**9, (3, 96, 96), torch.device("cpu"))  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        layermatch.errors.UserError: data.storage=device needs 27.6 TB for 1,000,000,000 images, but cpu has ...
-    """
-    needed, free = count * int(np.prod(shape, dtype=np.int64)), free_memory(device)
-    if needed > free:
-        host = torch.device("cpu")
-        better = "ram" if device.type != "cpu" and needed <= free_memory(host) else "disk"
-        raise UserError(
-            f"data.storage=device needs {_size(needed)} for {count:,} images, but {device} has {_size(free)} free: "
-            f"give data.storage={better}"
-        )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be used on a device; of the CPU what the system can make free without swapping.
-
-    Args:
-        device: a CPU, CUDA or MPS device.
-
-    Example:
-        >>> free_memory(torch.device("cpu")) > 0
-        True
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    system = Path("/proc/meminfo")
-    if system.is_file():
-        values = dict(line.split(":", 1) for line in system.read_text().splitlines())
-        return int(values["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-# ------------------------------------------------------------------------------------------------------ image sets
-
-
-def image_bytes(images: Images) -> int:
-    """Bytes of a set of images as uint8.
-
-    Args:
-        images: any set of images.
-
-    Example:
-        >>> image_bytes(ArrayImages(np.zeros((5, 3, 8, 8), np.uint8)))
-        960
-    """
-    return len(images) * int(np.prod(images.shape, dtype=np.int64))
+            self._cache.remember_checked(folder, states)
+        except CacheError as error:
+            Reporter().show(f"image files are checked at each start, as {error}")
 
 
 def reads_files(content: SourceData) -> bool:
@@ -398,89 +251,6 @@ def _is_in_memory(images: Images) -> bool:
     return isinstance(images, ArrayImages) and not images.is_on_disk
 
 
-# ------------------------------------------------------------------------------------------------------ cache files
-
-
-def default_cache_dir() -> Path:
-    """The user's cache directory: ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # A relative path there is to be ignored (XDG Base Directory Specification).
-    return (given if given.is_absolute() else Path("~/.cache").expanduser()) / "layermatch"
-
-
-def _fingerprint(images: FileImages) -> str:
-    """A name for the pixels of image files: another one after a file was changed, and with another Pillow."""
-    digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, images.shape)).encode())
-    for name in images.paths:
-        path = Path(name).absolute()
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise UserError(f"cannot read the image {name}: {one_line(error)}") from error
-        digest.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:32]
-
-
-def _open_cache(path: Path, images: FileImages) -> ArrayImages | None:
-    """The cache of ``images``, if it is there and whole."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # missing, cut off, or no such file at all
-        return None
-    fits = isinstance(array, np.memmap) and array.dtype == np.uint8 and array.shape == (len(images), *images.shape)
-    return ArrayImages(array) if fits else None
-
-
 def _free_disk(folder: Path) -> int:
     there = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
     return shutil.disk_usage(there).free
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # its folder is no folder, or not ours: nothing was written there
-
-
-# ------------------------------------------------------------------------------------------------------------- text
-
-
-@contextmanager
-def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line now and then, so that short work has none."""
-    reporter = Reporter()
-    if reporter.is_interactive:
-        columns = (TextColumn(text), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
-        with Progress(*columns, console=reporter.terminal, transient=True) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done, last = 0, time.monotonic()
-
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        if time.monotonic() - last >= _LINE_EVERY:
-            last = time.monotonic()
-            reporter.show(f"{text}: {done:,} of {total:,}")
-
-    yield advance
-
-
-def _count(sets: Iterable[Images]) -> str:
-    return f"{sum(len(images) for images in sets):,} images"
-
-
-def _size(number: float) -> str:
-    """Bytes for people.
-
-    >>> _size(2_903_040_000)
-    '2.9 GB'
-    """
-    units = ("bytes", "kB", "MB", "GB", "TB")
-    for unit in units[:-1]:
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} {units[-1]}"

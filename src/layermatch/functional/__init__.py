@@ -1,25 +1,33 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
-from layermatch.functional.averaging import bias_corrected_ema, ema, warmup_decay
+from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.clustering import centroid_loss, class_sums
-from layermatch.functional.gradients import keep_agreeing, scale_for
+from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
+from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
-from layermatch.functional.pseudo_labels import confidence_mask, hard_pseudo_labels, probabilities
+from layermatch.functional.pseudo_labels import confidence_mask, entropy, hard_pseudo_labels, probabilities
 from layermatch.functional.schedules import constant, cosine
 
 __all__ = [
+    "between_class_scatter",
     "bias_corrected_ema",
     "centroid_loss",
     "class_sums",
     "confidence_mask",
     "constant",
     "cosine",
+    "cosine_similarity",
     "ema",
+    "entropy",
     "hard_pseudo_labels",
     "keep_agreeing",
+    "nc1",
+    "nearest_centre_accuracy",
     "probabilities",
     "pseudo_label_loss",
+    "relative_change",
     "scale_for",
     "supervised_loss",
     "warmup_decay",
+    "within_class_scatter",
 ]

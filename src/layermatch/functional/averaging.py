@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["bias_corrected_ema", "ema", "warmup_decay"]
+__all__ = ["bias_corrected_ema", "ema", "relative_change", "warmup_decay"]
 
 
 def warmup_decay(decay: float, num_updates: int) -> float:
@@ -45,6 +46,28 @@ def ema(average: Tensor, value: Tensor, decay: float | Tensor) -> Tensor:
         tensor([1.1000])
     """
     return average * decay + value * (1 - decay)
+
+
+def relative_change(before: Tensor, after: Tensor) -> Tensor:
+    r"""How far something has moved for its size, :math:`\|a - b\| / \|b\|`.
+
+    Source: ours.
+
+    Args:
+        before: ``b``, any shape, float.
+        after: ``a``, the same shape.
+
+    Returns:
+        A scalar, at least 0; not finite where ``before`` is 0.
+
+    Example:
+        >>> import torch
+        >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
+        tensor(0.2000)
+    """
+    change = torch.linalg.vector_norm(after - before)
+    size = torch.linalg.vector_norm(before)
+    return torch.div(change, size)
 
 
 def bias_corrected_ema(average: Tensor, num_updates: Tensor, decay: float) -> Tensor:

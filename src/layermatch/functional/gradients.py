@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-__all__ = ["keep_agreeing", "scale_for"]
+__all__ = ["cosine_similarity", "keep_agreeing", "scale_for"]
 
 
 def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
@@ -32,6 +32,31 @@ def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
     """
     agrees = grad_pseudo.sign() * grad_supervised.sign() > 0  # signs: the product itself could underflow to 0
     return torch.where(agrees, grad_pseudo, torch.zeros_like(grad_pseudo))
+
+
+def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
+    r"""The cosine of the angle between two gradients, each taken as one long vector.
+
+    .. math:: \cos = \frac{\langle g, h \rangle}{\|g\| \, \|h\|}
+
+    NOTE: ``torch.nn.functional.cosine_similarity`` gives 0 where a vector is 0. A gradient that is 0 has no direction:
+    here that is NaN, which is told apart from a right angle.
+
+    Args:
+        first: any shape, float.
+        second: the same shape.
+
+    Returns:
+        A scalar in ``[-1, 1]`` up to rounding; NaN where either is 0.
+
+    Example:
+        >>> import torch
+        >>> cosine_similarity(torch.tensor([3.0, 0.0]), torch.tensor([4.0, 3.0]))
+        tensor(0.8000)
+    """
+    first, second = first.flatten(), second.flatten()
+    # Normalised one by one: the product of two small norms could underflow to 0.
+    return torch.dot(first / torch.linalg.vector_norm(first), second / torch.linalg.vector_norm(second))
 
 
 def scale_for(name: str, scales: Mapping[str, float]) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["confidence_mask", "hard_pseudo_labels", "probabilities"]
+__all__ = ["confidence_mask", "entropy", "hard_pseudo_labels", "probabilities"]
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -48,6 +49,26 @@ def hard_pseudo_labels(probs: Tensor) -> tuple[Tensor, Tensor]:
     # argmax promises the first of equal maxima; max(dim) does not.
     pseudo_label = probs.argmax(dim=-1)
     return pseudo_label, probs.gather(-1, pseudo_label[:, None])[:, 0]
+
+
+def entropy(probs: Tensor) -> Tensor:
+    r"""How undecided each row of probabilities is, in nats.
+
+    .. math:: h = -\sum_k p_k \log p_k, \qquad 0 \log 0 = 0
+
+    Args:
+        probs: ``(N, K)`` float probabilities.
+
+    Returns:
+        ``(N,)`` of the dtype of ``probs``, from 0 (certain) to ``log K`` (uniform).
+
+    Example:
+        >>> import torch
+        >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        tensor([0.6931, 0.0000])
+    """
+    terms: Tensor = torch.special.entr(probs)
+    return terms.sum(dim=-1)
 
 
 def confidence_mask(confidence: Tensor, threshold: float | Tensor) -> Tensor:

@@ -49,6 +49,13 @@ class AvgClustering(nn.Module):
     def after_step(self, network: Network, *, num_updates: int) -> None:
         """Update the state, after each optimizer step."""
 
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step."""
+
+    def centres(self, network: Network) -> Tensor:
+        """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
+        return network.classifier.weight
+
 
 class EmaClassifier(AvgClustering):
     r"""Centres are an exponential moving average of the classifier's rows.
@@ -91,6 +98,10 @@ class EmaClassifier(AvgClustering):
         self.centre_weight.copy_(ema(self.centre_weight, network.classifier.weight, decay))
         self.centre_bias.copy_(ema(self.centre_bias, network.classifier.bias, decay))
 
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged rows of the classifier."""
+        return self.centre_weight
+
 
 class EmaOutputs(AvgClustering):
     r"""Pseudo-labels come from an average of each sample's own outputs over time.
@@ -127,8 +138,11 @@ class EmaOutputs(AvgClustering):
         sums = probs_weak.new_zeros(len(seen), probs_weak.shape[1])
         sums.index_add_(0, position, all_gather_rows(probs_weak))
         mean = sums / position.bincount(minlength=len(seen))[:, None]
-        self.average[seen] = ema(self.average[seen], mean, self.decay)
-        self.num_updates[seen] += 1
+        # An output that is not finite would stay in the table for good.
+        is_finite = mean.isfinite().all(dim=1)
+        updated = ema(self.average[seen], mean, self.decay)
+        self.average[seen] = torch.where(is_finite[:, None], updated, self.average[seen])
+        self.num_updates[seen] += is_finite
         average = bias_corrected_ema(self.average[index], self.num_updates[index], self.decay)
         return (probs_weak + average) / 2
 
@@ -193,8 +207,17 @@ class EmaCentroids(AvgClustering):
         is_new = self.centroids.norm(dim=1, keepdim=True) == 0
         moved = torch.where(is_new, mean, ema(self.centroids, mean, self.decay))
         self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))
+        self.discard_step()
+
+    @torch.no_grad()
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step."""
         self.sums.zero_()
         self.counts.zero_()
+
+    def centres(self, network: Network) -> Tensor:  # noqa: ARG002
+        """The averaged class means; 0 for a class that has none yet."""
+        return self.centroids
 
 
 #: The readings of Avg-Clustering, by the name that ``layerwise.avg_clustering`` takes, and the options of each.

@@ -145,9 +145,17 @@ class LayerMatch(LayerwiseRule):
             grad_pseudo = keep_agreeing(grad_pseudo, grad_supervised)
         return grad_supervised + scale_for(name, self.gradient_scale) * grad_pseudo
 
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step."""
+        self.avg_clustering.discard_step()
+
     def after_step(self, network: Network, *, num_updates: int) -> None:
         """Move the centres; see :class:`LayerwiseRule`."""
         self.avg_clustering.after_step(network, num_updates=num_updates)
+
+    def centres(self, network: Network) -> Tensor:
+        """The centres of Avg-Clustering; see :class:`LayerwiseRule`."""
+        return self.avg_clustering.centres(network)
 
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
         """Logits of the head that is evaluated."""

@@ -162,6 +162,13 @@ class LayerwiseRule(nn.Module, ABC):
             num_updates: optimizer steps made before this one.
         """
 
+    def discard_step(self) -> None:
+        """Forget what was observed since the last optimizer step, which is not applied."""
+
+    def centres(self, network: Network) -> Tensor:
+        """The cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
+        return network.classifier.weight
+
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
         """Logits ``(N, K)`` of the head that is evaluated."""
         return linear_float32(features, network.classifier.weight, network.classifier.bias)

@@ -116,6 +116,58 @@ class Network(nn.Module):
             groups["extractor" if name.startswith("extractor.") else "classifier"].append((name, parameter))
         return groups
 
+    def layer_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Every parameter once, by the part of the network that it is in, from input to output.
+
+        The extractor's parts are its children; a child that only holds a row of blocks of layers
+        (``nn.Sequential`` or ``nn.ModuleList`` of such) is looked into, and so is an only child. The heads follow.
+
+        Returns:
+            Name of the part, without ``extractor.`` in front where that is clear, to (name, parameter) as
+            in :meth:`parameter_groups`. A wide residual network has ``stem``, ``groups.0``, ``groups.1``, ...,
+            ``activation``, ``classifier``; a ResNet-50 ``conv1``, ``bn1``, ``layer1``, ..., ``classifier``.
+
+        Example:
+            >>> from layermatch.models import wrn_small
+            >>> list(wrn_small(num_classes=10).layer_groups())
+            ['stem', 'groups.0', 'groups.1', 'groups.2', 'activation', 'classifier']
+        """
+        heads = [name for name, _ in self.named_children() if name != "extractor"]
+        parts = [*_parts(self.extractor, "extractor"), *heads]
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for part in parts:
+            short = part.removeprefix("extractor.")
+            groups[part if short in heads else short] = []
+        keys = dict(zip(parts, groups, strict=True))
+        for name, parameter in self.named_parameters():
+            # The longest: parameters of a module itself are beside those of its children.
+            part = max((part for part in parts if name.startswith(f"{part}.")), key=len)
+            groups[keys[part]].append((name, parameter))
+        return {key: named for key, named in groups.items() if named}
+
+
+def _parts(module: nn.Module, name: str) -> list[str]:
+    """Names of the parts that a module's parameters are divided into; itself where it has some of its own."""
+    children = [(f"{name}.{key}", child) for key, child in module.named_children() if _has_parameters(child)]
+    own = [name] if next(module.parameters(recurse=False), None) is not None else []
+    if not children:
+        return [name]
+    if len(children) == 1 and not own:
+        return _parts(children[0][1], children[0][0])
+    parts = own
+    for child_name, child in children:
+        parts += _parts(child, child_name) if _is_row_of_blocks(child) else [child_name]
+    return parts
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _is_row_of_blocks(module: nn.Module) -> bool:
+    row = (nn.Sequential, nn.ModuleList)
+    return isinstance(module, row) and all(isinstance(child, row) for child in module.children())
+
 
 def _linear_head(num_features: int, num_classes: int) -> nn.Linear:
     head = nn.Linear(num_features, num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from layermatch.errors import check_number
@@ -35,6 +36,15 @@ class FixedThreshold(PseudoLabelPolicy):
         super().__init__()
         check_number("pseudo_labels.threshold", threshold, low=0, high=1, low_open=True)
         self.threshold = threshold
+        self.num_classes = 0
+
+    def prepare(self, *, num_classes: int, num_unlabelled: int) -> None:  # noqa: ARG002 -- see PseudoLabelPolicy
+        """See how many classes there are."""
+        self.num_classes = num_classes
+
+    def thresholds(self) -> Tensor:
+        """The same for every class."""
+        return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
     def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need the index
         """Pseudo-labels of a batch; see :class:`PseudoLabelPolicy`."""

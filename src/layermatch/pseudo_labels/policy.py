@@ -40,6 +40,13 @@ class PseudoLabelPolicy(nn.Module, ABC):
             num_unlabelled: images in the unlabelled pool.
         """
 
+    def thresholds(self) -> Tensor | None:
+        """The confidence that a pseudo-label of each class needs now, ``(K,)``, for the log.
+
+        By default None: a policy need not have thresholds.
+        """
+        return None
+
     @abstractmethod
     def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:
         """Pseudo-labels of a batch.

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 __all__ = ["RunState", "judge"]
 
-#: Held by a run while it uses its directory.
+#: Held by a run while it uses its directory: ``layermatch.run_directory.LOCK``, without importing torch for it.
 LOCK = ".lock"
 
 #: What a run writes to while it is at it.

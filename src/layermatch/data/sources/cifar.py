@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torchvision import datasets
 
-from layermatch.data.images import ArrayImages, one_line
+from layermatch.data.images import ArrayImages
 from layermatch.data.sources.base import ImageSet, SourceData, check_label_range
 from layermatch.data.sources.published import Download, PublishedSource
+from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 
 __all__ = ["CIFAR10", "CIFAR100"]

@@ -29,7 +29,7 @@ class Folder:
 
     Both may have a ``test/<class>/`` with the same classes; other folders are not read. Classes are sorted by
     name. Sub-folders of a class belong to it, names that start with a dot are left out. Files are decoded
-    when they are read, as :class:`~layermatch.data.images.FileImages` says.
+    when they are read, as :class:`~layermatch.data.file_images.FileImages` says.
 
     Args:
         root: the folder that holds ``train/`` or ``labeled/``.

@@ -23,7 +23,7 @@ class ImageFolder:
 
     The layout of torchvision's ``ImageFolder``, once per part; sizes, origin and licence are the user's own.
     Classes are sorted by name. Sub-folders of a class belong to it, names that start with a dot are left out.
-    Files are decoded when they are read, as :class:`~layermatch.data.images.FileImages` says. Without a test
+    Files are decoded when they are read, as :class:`~layermatch.data.file_images.FileImages` says. Without a test
     folder ``test`` is ``None``.
 
     Args:

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from layermatch.data.images import one_line
 from layermatch.data.sources.base import SourceData, check_path, shorten
 from layermatch.data.sources.listing import check_folder_settings, check_root_folder, load_folders
+from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 
 __all__ = ["ImageNet100"]

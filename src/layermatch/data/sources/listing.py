@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from layermatch.data.images import FileImages, check_channels
+from layermatch.data.file_images import FileImages
+from layermatch.data.images import check_channels
 from layermatch.data.sources.base import ImageSet, SourceData, check_path, shorten, unknown_labels
 from layermatch.errors import UserError, check_number
 
@@ -27,7 +28,8 @@ __all__ = [
     "load_folders",
 ]
 
-_EXTENSIONS = ", ".join(IMG_EXTENSIONS)
+#: What the name of an image file ends with: torchvision's, and GIF.
+_EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ def list_images(folder: Path) -> list[str]:
         Paths relative to ``folder``, with ``/``, sorted by name.
 
     Raises:
-        UserError: a folder cannot be read, or an image is a link to nothing.
+        UserError: a folder cannot be read.
 
     Example:
         >>> list_images(Path(__file__).parent)
@@ -143,10 +145,8 @@ def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> It
             # scandir knows the kind of everything but links, so a file costs no call to the file system.
             if entry.is_dir():
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
-            elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                if not entry.is_file():
-                    raise UserError(f"{entry.path} is a link to nothing: give image files")
-                yield prefix + entry.name
+            elif entry.name.lower().endswith(_EXTENSIONS):
+                yield prefix + entry.name  # whether it is whole, or a link to nothing, is found when it is decoded
 
 
 def list_classes(root: Path, part: str) -> tuple[str, ...]:
@@ -202,7 +202,9 @@ def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
     empty = [name for name, found in zip(classes, files, strict=True) if not found]
     if empty:
         what = "no images" if len(empty) == len(classes) else f"no images for the classes {shorten(empty)}"
-        raise UserError(f"{root / part} has {what}: give every class at least one image file ({_EXTENSIONS})")
+        raise UserError(
+            f"{root / part} has {what}: give every class at least one image file ({', '.join(_EXTENSIONS)})"
+        )
     paths = tuple(f"{part}/{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found)
     return Listing(paths, np.repeat(np.arange(len(classes)), [len(found) for found in files]))
 
@@ -227,7 +229,7 @@ def list_unlabelled(root: Path, part: str) -> Listing:
     """
     files = list_images(root / part)
     if not files:
-        raise UserError(f"{root / part} has no images: give at least one image file ({_EXTENSIONS})")
+        raise UserError(f"{root / part} has no images: give at least one image file ({', '.join(_EXTENSIONS)})")
     return Listing(tuple(f"{part}/{file}" for file in files), unknown_labels(len(files)))
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-from layermatch.data.images import one_line
 from layermatch.data.sources.base import check_path, shorten
+from layermatch.data.wording import one_line
 from layermatch.errors import UserError, check_bool
 
 __all__ = ["Download", "PublishedSource", "provide_files"]

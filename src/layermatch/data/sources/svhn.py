@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from layermatch.data.images import ArrayImages, ConcatImages, one_line
+from layermatch.data.images import ArrayImages, ConcatImages
 from layermatch.data.sources.base import ImageSet, SourceData, check_label_range
 from layermatch.data.sources.published import Download, PublishedSource
+from layermatch.data.wording import one_line
 from layermatch.errors import UserError, check_bool
 
 __all__ = ["SVHN"]

@@ -1,0 +1,128 @@
+"""When checkpoints are written, and which are kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from layermatch.callbacks.stop_signals import StopSignals
+from layermatch.errors import StoppedError
+
+__all__ = ["CheckpointWriter"]
+
+#: No "=" in the name: Hydra could not read it on the command line.
+NAME = "step-{step:07d}.ckpt"
+PATTERN = re.compile(r"step-(\d{7,})\.ckpt")
+
+
+class CheckpointWriter(Checkpoint):
+    """Writes ``step-0001000.ckpt`` and so on, at the end of training, and when the run is asked to stop.
+
+    Not Lightning's ModelCheckpoint, which remembers what it wrote: after a kill or a disk that was full it would leave
+    files behind or remove a good one. This one looks at the folder. Where an evaluation is due at the same step, the
+    checkpoint is written after it, so that a run that goes on from it has the evaluation behind it.
+
+    Args:
+        folder: where to.
+        every_n_steps: optimizer steps between two checkpoints, at least 1.
+        keep: newest checkpoints kept, at least 1, beside the last step's. Those of later steps, of a run that was set
+            back, are left alone until they are written again.
+        track_best: whether ``best_val.ckpt`` is kept, of the best validation accuracy of the EMA weights.
+        signals: what asks the run to stop.
+    """
+
+    def __init__(
+        self, folder: Path, *, every_n_steps: int, keep: int, track_best: bool, signals: StopSignals | None = None
+    ) -> None:
+        self.folder = folder
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self.track_best = track_best
+        self.signals = signals or StopSignals()
+        #: Best validation accuracy of the EMA weights so far.
+        self.best = -1.0
+        #: The checkpoint of that evaluation; of a resumed run it may be in the folder of the run before.
+        self.best_path = self.folder / "best_val.ckpt"
+        self._seen = -1
+
+    def path_of(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.folder / NAME.format(step=step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals, which Lightning has taken just before, and remove what a kill left behind."""
+        self._seen = trainer.global_step
+        self.signals.install()
+        self._remove_unfinished()
+
+    @rank_zero_only
+    def _remove_unfinished(self) -> None:
+        for path in self.folder.glob("*.ckpt.tmp"):
+            path.unlink(missing_ok=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look whether a checkpoint is due, unless an evaluation comes first."""
+        made_step = trainer.global_step != self._seen
+        self._seen = trainer.global_step
+        # Between accumulated batches, gradients that no checkpoint holds would be lost.
+        if made_step and not _evaluation_follows(trainer, batch_idx):
+            self._save_if_due(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the best, and look whether a checkpoint is due."""
+        if trainer.state.fn != "fit":
+            return
+        if self.track_best:
+            accuracy = float(trainer.callback_metrics["val/accuracy_ema"])
+            if accuracy > self.best:
+                self.best, self.best_path = accuracy, self.folder / "best_val.ckpt"
+                trainer.save_checkpoint(self.best_path)
+        self._save_if_due(trainer, pl_module)
+
+    def _save_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        stop = step < trainer.max_steps and self.signals.agreed(pl_module.device)
+        is_due = step % self.every_n_steps == 0
+        if stop or is_due or step == trainer.max_steps:
+            trainer.save_checkpoint(self.path_of(step))
+        if is_due:
+            self._remove_old(step)
+        if stop:
+            name = self.signals.received or "a signal to another process"
+            raise StoppedError(
+                f"stopped by {name} at step {step}, checkpoint {self.path_of(step)}: go on with ckpt_path=last"
+            )
+
+    @rank_zero_only
+    def _remove_old(self, step: int) -> None:
+        steps = [int(match[1]) for path in self.folder.iterdir() if (match := PATTERN.fullmatch(path.name))]
+        for old in sorted(s for s in steps if s <= step)[: -self.keep]:
+            self.path_of(old).unlink(missing_ok=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self.signals.remove()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.signals.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy so far, and where its checkpoint is."""
+        return {"best": self.best, "best_path": str(self.best_path)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.best, self.best_path = state_dict["best"], Path(state_dict["best_path"])
+
+
+def _evaluation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    every = trainer.val_check_batch
+    return every is not None and sum(trainer.num_val_batches) > 0 and (batch_idx + 1) % every == 0

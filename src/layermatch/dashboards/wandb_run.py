@@ -1,0 +1,407 @@
+"""Weights & Biases: a run that is complete offline, and that no server can stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from layermatch.callbacks import CHECKPOINT_KEY
+from layermatch.checkpoints import FOLDER, read_checkpoint
+from layermatch.dashboards.base import About, Dashboard
+from layermatch.dashboards.naming import flatten, run_group, run_name, run_tags
+from layermatch.dashboards.pictures import class_accuracies
+from layermatch.dashboards.reachable import why_unreachable
+from layermatch.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+__all__ = ["CHECKPOINT_CHOICES", "RUN_ID", "WandbDashboard", "continued_run", "server_address"]
+
+_log = logging.getLogger(__name__)
+
+#: The axis of every curve: optimizer steps, under Lightning's name.
+STEP = "trainer/global_step"
+
+#: Which values of a curve go into the summary, by the start of its name, where it is not the last one alone. The
+#: figures to report are those of `test/*`, of the weights that `test/selection` names.
+SUMMARIES = {"val/": "max,last", "loss/": "min,last", "time/": "mean", "memory/": "max"}
+
+#: What a sweep maximises: what a Hydra sweeper is given too. One number, as a sweep reads no summary of several.
+OBJECTIVE = "objective"
+
+#: Where a checkpoint's section of this package keeps the id of its W&B run.
+RUN_ID = "wandb_run"
+
+#: Which checkpoint becomes an artifact, and the files that it may be.
+CHECKPOINT_CHOICES = {"last": "step-*.ckpt", "best": "best_val*.ckpt"}
+
+
+class WandbDashboard(WandbLogger, Dashboard):
+    """Lightning's WandbLogger, for which no fault of W&B is a fault of the run.
+
+    * A server that cannot be reached, or that refuses the run, makes it an offline run.
+    * What W&B raises later is reported once and training goes on; where W&B's own process has died, so does the record,
+      in a second offline file of the same run.
+    * The end waits for ``timeout`` seconds at most. Everything is on disk by then: ``wandb sync`` sends the rest.
+
+    W&B's steps are optimizer steps, so that a resumed run, and files that are synced one after the other, make one
+    curve: W&B leaves out steps that it has.
+
+    Args:
+        run_dir: the run's files are in ``wandb`` there.
+        project: W&B project.
+        entity: W&B user or team; None is the key's own.
+        group: runs of one group are shown together; None groups the seeds of one setting.
+        tags: beside the experiment, the algorithm and the sweep.
+        offline: whether no server is asked at all.
+        log_checkpoint: the checkpoint that becomes an artifact at the end: ``last``, ``best`` or None.
+        timeout: seconds that W&B may take to start online, and again to send what is left at the end.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        project: str,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        offline: bool = False,
+        log_checkpoint: str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        super().__init__(save_dir=run_dir, project=project)
+        self.run_dir = run_dir
+        self.entity = entity
+        self.group = group
+        self.tags = tuple(tags)
+        self.goes_offline = offline
+        self.log_checkpoint = log_checkpoint
+        self.timeout = timeout
+        self._about: About | None = None
+        self._defined: set[str] = set()
+        self._row_step: int | None = None
+        self._row_names: set[str] = set()
+        self._has_restarted = self._has_reported = self._is_over = False
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to log a best checkpoint that nobody chooses."""
+        if self.log_checkpoint == "best" and settings["checkpoint"]["selection"] != "best_val":
+            raise UserError("logger.log_checkpoint=best needs checkpoint.selection=best_val, which keeps the best one")
+
+    # -------------------------------------------------------------------------------------------------------- start
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Run:
+        """The W&B run; started when it is first asked for."""
+        if self._experiment is None:
+            self._experiment = self._start()
+        return cast("Run", self._experiment)
+
+    @rank_zero_only
+    def begin(self, about: About) -> None:
+        """Start the run, or continue that of ``about.run_id``; see :class:`Dashboard`."""
+        self._about = about
+        self._id = about.run_id
+        self._run_or_none()
+
+    def _start(self) -> Run:
+        """Online where that works, else offline."""
+        import wandb
+        from wandb.sdk.lib.runid import generate_id
+
+        server_address()  # before all else, see there
+        if not self._id:
+            self._id = os.environ.get("WANDB_RUN_ID") or generate_id()
+        run = None if self.goes_offline else self._start_online()
+        if run is None:
+            run = wandb.init(mode="offline", **self._arguments())
+        run.define_metric(STEP)
+        self._defined = set()
+        return run
+
+    def _define(self, run: Run, names: Iterable[str]) -> None:
+        """Say what the axis and the summary of new curves are.
+
+        One by one: of two patterns that match a name (``*`` and ``loss/*``), W&B takes one at random.
+        """
+        for name in set(names) - self._defined:
+            summary = next((kind for start, kind in SUMMARIES.items() if name.startswith(start)), None)
+            run.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
+            self._defined.add(name)
+
+    def _start_online(self) -> Run | None:
+        import wandb
+
+        url = server_address()
+        fault = why_unreachable(url)
+        if fault is None:
+            try:
+                return wandb.init(mode="online", **self._arguments())
+            except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
+                fault = _first_line(error)
+                _forget_process(error)
+        _log.warning("W&B: no run at %s (%s): the run is kept offline, %s", url, fault, self._sync_later())
+        self.goes_offline = True
+        return None
+
+    def _arguments(self) -> dict[str, Any]:
+        """Of ``wandb.init``."""
+        import wandb
+
+        settings = wandb.Settings(
+            init_timeout=self.timeout,
+            finish_timeout=self.timeout,
+            finish_timeout_raises=True,
+            # Seconds between two writes: what is lost where W&B's own process is killed.
+            x_transaction_log_flush_interval=1.0,
+        )
+        return {
+            "project": self._project, "entity": self.entity, "dir": str(self.run_dir), "id": self._id,
+            "resume": "allow", "settings": settings, **self._description(),
+        }  # fmt: skip
+
+    def _description(self) -> dict[str, Any]:
+        about = self._about
+        if about is None:  # used without `begin`, as any Lightning logger
+            return {"group": self.group, "tags": run_tags(*self.tags)}
+        sweep = f"sweep {about.sweep}" if about.sweep else ""
+        return {
+            "config": flatten(about.settings),
+            "group": self.group or run_group(about.experiment, about.algorithm, about.changes),
+            "job_type": about.algorithm,
+            "name": run_name(about.algorithm, about.changes, seed=about.settings["seed"]),
+            "tags": run_tags(about.experiment, about.algorithm, sweep, *self.tags),
+        }
+
+    # ------------------------------------------------------------------------------------------------------- content
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One row of curves.
+
+        What a step's row has stays: at the end the chosen weights are evaluated once more, and their accuracies, which
+        the summary has, are no points of the curve of the last step.
+        """
+        if step is not None:
+            if step != self._row_step:
+                self._row_step, self._row_names = step, set()
+            metrics = {name: value for name, value in metrics.items() if name not in self._row_names}
+            self._row_names |= set(metrics)
+        if metrics:
+            self._safely(lambda run: self._log_numbers(run, metrics, step))
+
+    def _log_numbers(self, run: Run, metrics: Mapping[str, float], step: int | None) -> None:
+        self._define(run, metrics)
+        run.log(_row(metrics, step), step=step)
+
+    @rank_zero_only
+    def show_picture(self, name: str, pixels: NDArray[np.uint8], *, step: int, caption: str = "") -> None:
+        """Show a picture; see :class:`Dashboard`."""
+        import wandb
+
+        self._safely(lambda run: run.log(_row({name: wandb.Image(pixels, caption=caption or None)}, step), step=step))
+
+    @rank_zero_only
+    def show_results(self, results: Mapping[str, Any]) -> None:
+        """The final figures with their selection rule, class by class, and the checkpoint where it is asked for."""
+        self._leave_dead_server()
+        self._safely(lambda run: run.summary.update(_summary(results)))
+        with _staged_in(self.run_dir):
+            self._safely(lambda run: run.log(_row(_charts(results), results["steps"]), step=results["steps"]))
+            if self.log_checkpoint:
+                self._safely(lambda run: self._send_checkpoint(run, results))
+
+    def _send_checkpoint(self, run: Run, results: Mapping[str, Any]) -> None:
+        import wandb
+
+        kind = str(self.log_checkpoint)
+        found = sorted((self.run_dir / FOLDER).glob(CHECKPOINT_CHOICES[kind]))
+        if not found:
+            _log.warning("W&B: there is no checkpoint to log in %s", self.run_dir / FOLDER)
+            return
+        metadata = {name: results[name] for name in ("algorithm", "experiment", "seed", "steps", "test")}
+        artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata=metadata)
+        # Not copied: a checkpoint is never changed once it is written.
+        artifact.add_file(str(found[-1].resolve()), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact, aliases=[kind])
+
+    # ------------------------------------------------------------------------------------------------------- faults
+
+    def _safely(self, action: Callable[[Run], Any]) -> None:
+        """Do something with the run; whatever W&B raises, training goes on."""
+        run = self._run_or_none()
+        if run is None:
+            return
+        try:
+            action(run)
+        except Exception as error:  # noqa: BLE001 -- as above
+            if _process_has_died(error):
+                self._restart(error)
+                self._safely(action)
+            elif not self._has_reported:
+                self._has_reported = True
+                _log.warning("W&B: something was not logged (%s); metrics.csv has every number", _first_line(error))
+
+    def _run_or_none(self) -> Run | None:
+        if self._is_over:
+            return None
+        try:
+            return cast("Run", self.experiment)
+        except Exception as error:  # noqa: BLE001 -- as above
+            self._is_over = True
+            _log.warning("W&B: it did not start (%s); metrics.csv has every number", _first_line(error))
+            return None
+
+    def _restart(self, error: Exception) -> None:
+        """Go on in another offline file of the same run; the second time, give up."""
+        _forget_process(error)
+        self._experiment = None
+        self._is_over, self._has_restarted = self._has_restarted, True
+        self.goes_offline = True
+        rest = "nothing more goes to it" if self._is_over else f"the run goes on offline, {self._sync_later()}"
+        _log.warning("W&B: it stopped (%s): %s; metrics.csv has every number", _first_line(error), rest)
+
+    def _leave_dead_server(self) -> None:
+        """Put the results into an offline file where the server has gone: W&B would wait for it with each table."""
+        if self.goes_offline or self._experiment is None:
+            return
+        fault = why_unreachable(server_address())
+        if fault is None:
+            return
+        _log.warning("W&B: the server has gone (%s): the rest is kept offline, %s", fault, self._sync_later())
+        self.goes_offline = True
+        run, self._experiment = self._experiment, None
+        with suppress(Exception):  # that not everything was sent has been said
+            run.finish(exit_code=0)
+
+    def _sync_later(self) -> str:
+        return f"`wandb sync {self.run_dir}/wandb/*run-*-{self._id}` sends it later"
+
+    # ---------------------------------------------------------------------------------------------------------- end
+
+    @rank_zero_only
+    def close(self, *, failed: bool) -> None:
+        """Send what is left, for ``timeout`` seconds at most, and end the run."""
+        run, self._experiment = self._experiment, None
+        self._is_over = True
+        if run is None:
+            return
+        try:
+            run.finish(exit_code=int(failed))
+        except TimeoutError:
+            _log.warning("W&B: not everything was sent within %g s: %s", self.timeout, self._sync_later())
+        except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
+            _log.warning("W&B: it did not end well (%s); metrics.csv has every number", _first_line(error))
+            _forget_process(error)
+
+
+def _process_has_died(error: Exception) -> bool:
+    """Whether W&B's own process, which writes its files and talks to its server, has ended, or has no disk."""
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return isinstance(error, OSError | MailboxClosedError | HandleAbandonedError)
+
+
+def _forget_process(error: Exception) -> None:
+    """Let the next run start a process of its own, where this one's has died."""
+    import wandb
+
+    if _process_has_died(error):
+        with suppress(Exception):  # it only says again that it has died
+            wandb.teardown()
+
+
+def server_address() -> str:
+    """Where W&B's server is, as W&B's own settings say.
+
+    W&B reads its environment when it is first asked for its settings, so that all here ask through this function.
+    """
+    # Reports on W&B's own errors wait at exit, up to half a minute, for a server that does not answer.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return str(wandb.setup().settings.base_url)
+
+
+@contextmanager
+def _staged_in(run_dir: Path) -> Iterator[None]:
+    """Keep W&B's copies of what it has yet to send in the run directory, not in the home directory."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    if before is None:
+        os.environ["WANDB_DATA_DIR"] = str(run_dir.resolve() / "wandb")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def _row(values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+    return dict(values) if step is None else {**values, STEP: step}
+
+
+def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table of runs shows; accuracies of `val` are in the curves' own summary."""
+    shown = {name: results[name] for name in ("num_labels", "steps", "seconds", "status") if name in results}
+    for section in ("test", "val", "pseudo_labels"):
+        figures = results.get(section) or {}
+        known = {"accuracy", "accuracy_ema"} if section == "val" else set()
+        shown |= {f"{section}/{name}": value for name, value in figures.items() if name not in known}
+    return shown
+
+
+def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The objective of sweeps, the confusion matrix, and the accuracy of each class."""
+    import wandb
+
+    charts: dict[str, Any] = {}
+    if results.get("val"):
+        charts[OBJECTIVE] = results["val"]["accuracy_ema"]
+    if not results.get("confusion"):
+        return charts
+    classes, counts = list(results["classes"]), np.asarray(results["confusion"])
+    truth, predicted = (np.repeat(axis, counts.ravel()).tolist() for axis in np.indices(counts.shape).reshape(2, -1))
+    charts["test/confusion"] = wandb.plot.confusion_matrix(
+        y_true=truth, preds=predicted, class_names=classes, title="Test set, EMA weights"
+    )
+    rows = [list(row) for row in zip(classes, class_accuracies(counts.tolist()), strict=True)]
+    table = wandb.Table(columns=["class", "accuracy"], data=rows)
+    charts["test/per_class"] = wandb.plot.bar(table, "class", "accuracy", title="Test accuracy of each class")
+    return charts
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def continued_run(loggers: Iterable[Logger], *, run_dir: Path, ckpt_path: Path | None) -> str | None:
+    """The W&B run that a resumed run goes on with.
+
+    Args:
+        loggers: of the run.
+        run_dir: of the run.
+        ckpt_path: what it goes on from.
+
+    Returns:
+        Its id. None where there is none, and where the checkpoint is of another run directory: a branch is a run of its
+        own.
+    """
+    is_here = ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve()
+    if ckpt_path is None or not is_here or not any(isinstance(logger, WandbDashboard) for logger in loggers):
+        return None
+    run_id = read_checkpoint(ckpt_path)[CHECKPOINT_KEY].get(RUN_ID)
+    return run_id if isinstance(run_id, str) else None

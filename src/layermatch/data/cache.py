@@ -1,0 +1,297 @@
+"""The folder where decoded images are kept between runs, and which image files are known to be whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from layermatch.data.file_images import FileImages
+from layermatch.data.images import ArrayImages, image_bytes
+from layermatch.data.passes import folder_of
+from layermatch.data.wording import one_line, size_text
+from layermatch.errors import UserError
+
+__all__ = ["CacheError", "CacheFolder", "default_cache_dir", "file_states"]
+
+#: Part of the names of what is kept: to be changed with what decoding gives.
+_FORMAT = 2
+#: Seconds after which nobody writes an unfinished file any more.
+_ABANDONED = 24 * 3600.0
+
+
+class CacheError(UserError):
+    """No cache can be written."""
+
+
+class CacheFolder:
+    """Decoded image files, and the memory of a check.
+
+    - ``<images>-<shape>-<fingerprint>.npy``: uint8 ``(N, C, H, W)``. The fingerprint is that of the files with their
+      sizes and times of change, and of the version of Pillow, so a cache that is out of date is never used.
+    - The same with ``.json``: which files it was made of, so that it can be deleted when it is out of date.
+    - ``checked-<fingerprint of a folder>.npy``: one number for each file that was decoded without an error, again
+      of its size and time of change.
+
+    All of it may be deleted at any time, also during a run, which holds open what it reads.
+
+    Args:
+        folder: an absolute path; made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path_of(self, images: FileImages) -> Path:
+        """The cache of some images, whether it is there or not."""
+        digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, images.shape)).encode())
+        for name in images.paths:
+            digest.update(_state(name))
+        shape = "x".join(map(str, images.shape))
+        return self.folder / f"{len(images)}-{shape}-{digest.hexdigest()[:32]}.npy"
+
+    def open(self, path: Path, images: FileImages) -> ArrayImages | None:
+        """The cache at ``path``, if it is there and holds ``images``."""
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            fits = isinstance(array, np.memmap) and array.dtype == np.uint8
+            return ArrayImages(array) if fits and array.shape == (len(images), *images.shape) else None
+        except (OSError, ValueError, EOFError):  # missing, cut off, or no such file at all
+            return None
+
+    def write(
+        self, path: Path, images: FileImages, chunks: Iterable[NDArray[np.uint8]], *, is_whole: Callable[[], bool]
+    ) -> bool:
+        """Write a cache.
+
+        Args:
+            path: where; see :meth:`path_of`.
+            images: what it is of.
+            chunks: their pixels, in order.
+            is_whole: asked at the end: whether every image could be decoded; else nothing is kept.
+
+        Returns:
+            Whether it was kept.
+
+        Raises:
+            CacheError: there is no room, or the folder cannot be written to.
+        """
+        needed = image_bytes(images)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            if needed > free:
+                raise CacheError(
+                    f"the cache of {len(images):,} images needs {size_text(needed)}, but {self.folder} has "
+                    f"{size_text(free)} free: give another data.cache_dir, or data.storage=lazy"
+                )
+            with _replacing(path) as file:
+                # Plain writes, not a map: a full disk is then an error, and not the end of the process.
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for chunk in chunks:
+                    file.write(chunk.data)
+                if not is_whole():
+                    raise _NotWhole
+            _Record.of(images).write(path.with_suffix(".json"))
+        except _NotWhole:
+            return False
+        except OSError as error:
+            raise CacheError(
+                f"the cache cannot be written to {self.folder} ({one_line(error)}): give another data.cache_dir, or "
+                "data.storage=lazy"
+            ) from error
+        return True
+
+    # -------------------------------------------------------------------------------------------------- old caches
+
+    def delete_stale(self, kept: Mapping[Path, FileImages]) -> int:
+        """Delete caches of the same folders that no run will use again, and what stopped runs left unfinished.
+
+        A cache is stale if one of its files was changed or deleted, or if one of ``kept`` has all its files and more.
+
+        Args:
+            kept: the caches in use, with their images.
+
+        Returns:
+            The bytes that are free again.
+        """
+        freed = 0
+        in_use = [_Record.of(images) for images in kept.values()]
+        for path in sorted(self.folder.glob("*-*.json")):
+            record = _Record.read(path)
+            cache = path.with_suffix(".npy")
+            if record is not None and cache not in kept and self._is_stale(cache, record, in_use):
+                freed += _delete(cache) + _delete(path)
+        for path in self.folder.glob(".unfinished-*"):
+            freed += _delete(path, older_than=_ABANDONED)
+        return freed
+
+    def _is_stale(self, cache: Path, record: _Record, in_use: Sequence[_Record]) -> bool:
+        of_same_folder = [other for other in in_use if other.folder == record.folder]
+        if any(other.shape == record.shape and record.files <= other.files for other in of_same_folder):
+            return True
+        return bool(of_same_folder) and self.path_of(record.images()) != cache
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def checked(self, folder: str) -> NDArray[np.uint64]:
+        """The :func:`file_states` of the files of a data set that were decoded without an error.
+
+        Args:
+            folder: the deepest that all its files are below.
+        """
+        try:
+            states: NDArray[np.uint64] = np.load(self._check_path(folder), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return np.empty(0, np.uint64)
+        return states if states.dtype == np.uint64 else np.empty(0, np.uint64)
+
+    def remember_checked(self, folder: str, states: NDArray[np.uint64]) -> None:
+        """Add files to those of :meth:`checked`.
+
+        Args:
+            folder: of the data set.
+            states: their :func:`file_states` before they were decoded.
+
+        Raises:
+            CacheError: nothing can be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _replacing(self._check_path(folder)) as file:
+                np.save(file, np.union1d(self.checked(folder), states))
+        except OSError as error:
+            raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})") from error
+
+    def _check_path(self, folder: str) -> Path:
+        return self.folder / f"checked-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.npy"
+
+    def write_list(self, lines: Iterable[str]) -> Path | None:
+        """Keep a list of files that is too long for the terminal; None where that is not possible."""
+        path = self.folder / "unreadable-images.txt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines), encoding="utf-8")
+        except OSError:
+            return None
+        return path
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a cache was made of.
+
+    Attributes:
+        folder: the deepest that all files are below.
+        shape: ``(C, H, W)``.
+        ordered: the files relative to it, in the order of the images.
+    """
+
+    folder: str
+    shape: tuple[int, ...]
+    ordered: tuple[str, ...]
+
+    @staticmethod
+    def of(images: FileImages) -> _Record:
+        folder = folder_of(images.paths)
+        return _Record(folder, images.shape, tuple(os.path.relpath(name, folder) for name in images.paths))
+
+    @staticmethod
+    def read(path: Path) -> _Record | None:
+        """None if it is none: then nobody knows what its cache was made of."""
+        try:
+            content = json.loads(path.read_bytes())
+            record = _Record(content["folder"], tuple(content["shape"]), tuple(content["files"]))
+            record.images()
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return record
+
+    def write(self, path: Path) -> None:
+        content = {"folder": self.folder, "shape": self.shape, "files": self.ordered}
+        with _replacing(path) as file:
+            file.write(json.dumps(content).encode())
+
+    def images(self) -> FileImages:
+        channels, size, _ = self.shape
+        paths = [os.path.join(self.folder, name) for name in self.ordered]  # noqa: PTH118 -- 100,000 Paths take a second
+        return FileImages(paths, size=size, channels=channels)
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        return frozenset(self.ordered)
+
+
+class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
+    """An image of a cache could not be decoded."""
+
+
+def default_cache_dir() -> Path:
+    """The user's cache directory: ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative path there is to be ignored (XDG Base Directory Specification).
+    return (given if given.is_absolute() else Path("~/.cache").expanduser()) / "layermatch"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is complete: two runs may start at once, and one may be stopped."""
+    unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        _delete(unfinished)
+
+
+def _delete(path: Path, *, older_than: float = -1.0) -> int:
+    """The bytes that are free again."""
+    try:
+        status = path.stat()
+        if time.time() - status.st_mtime <= older_than:
+            return 0
+        path.unlink()
+    except OSError:
+        return 0  # it is not there, its folder is no folder, or it is not ours
+    return status.st_size
+
+
+def _state(name: str) -> bytes:
+    """Another one after the file was changed."""
+    path = os.path.abspath(name)  # noqa: PTH100 -- as above
+    try:
+        status = os.stat(path)  # noqa: PTH116 -- as above
+    except OSError:
+        return os.fsencode(path) + b"\0gone\n"  # decoding it will say so
+    return os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
+
+
+def file_states(paths: Sequence[str]) -> NDArray[np.uint64]:
+    """A number for each file that is another one after the file was changed, or with another Pillow.
+
+    Args:
+        paths: ``N`` files, there or not.
+
+    Returns:
+        ``(N,)``.
+    """
+    salt = repr((_FORMAT, PIL.__version__)).encode()
+    digests = b"".join(hashlib.blake2b(salt + _state(path), digest_size=8).digest() for path in paths)
+    return np.frombuffer(digests, np.uint64)

@@ -1,0 +1,66 @@
+"""Names, sizes and other libraries' errors in one-line messages."""
+
+from __future__ import annotations
+
+__all__ = ["gone_text", "one_line", "printable", "size_text"]
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, on one line.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        Its text without line breaks, or its name where it has no text.
+
+    Example:
+        >>> one_line(OSError("no   space")), one_line(EOFError())
+        ('no space', 'EOFError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(name: str) -> str:
+    r"""A file's name as it can be written on one line of any text.
+
+    Args:
+        name: as the file system gives it: with line breaks, or bytes that are no text.
+
+    Example:
+        >>> printable("a cat.png"), printable("a\ncat\udcff.png")
+        ('a cat.png', "'a\\ncat\\udcff.png'")
+    """
+    return name if name.isprintable() else ascii(name)
+
+
+def size_text(number: float) -> str:
+    """A number of bytes for people.
+
+    Args:
+        number: at least 0.
+
+    Example:
+        >>> size_text(2_903_040_000)
+        '2.9 GB'
+    """
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    for unit in units[:-1]:
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} {units[-1]}"
+
+
+def gone_text(what: str, reason: str) -> str:
+    """What a run says that lost a file while it was training.
+
+    Args:
+        what: the file, and what it is.
+        reason: why it cannot be read.
+
+    Example:
+        >>> gone_text("the image cat.png", "it is empty")
+        'the image cat.png cannot be read any more: it is empty: put it back and go on with ckpt_path=last'
+    """
+    return f"{what} cannot be read any more: {reason}: put it back and go on with ckpt_path=last"

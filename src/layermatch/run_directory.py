@@ -1,0 +1,67 @@
+"""A run's own directory: one process at a time, and files that are whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from layermatch.distributed import is_rank_zero
+from layermatch.errors import UserError
+
+__all__ = ["LOCK", "lock_run_dir", "replace_text"]
+
+#: Held while a run uses its directory; the system frees it when the process ends, however it ends.
+LOCK = ".lock"
+
+
+@contextmanager
+def lock_run_dir(run_dir: Path) -> Iterator[None]:
+    """Keep a run directory to this process; the directory is made, and removed again if nothing was put into it.
+
+    Args:
+        run_dir: of the run. Only the first process of a run locks.
+
+    Raises:
+        UserError: another run uses it.
+    """
+    if not is_rank_zero():
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"run_dir={run_dir} is in use by another run: wait until that ends, or give another run_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            (run_dir / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            run_dir.rmdir()  # only where it is empty
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the new one at any time.
+
+    Args:
+        path: of the file.
+        text: its new content.
+
+    Raises:
+        OSError: it cannot be written. The old one is still there.
+    """
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

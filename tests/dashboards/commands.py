@@ -1,0 +1,52 @@
+"""``python -m layermatch.run`` in processes of their own: W&B keeps state of the whole process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SMALL = (
+    "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
+    "checkpoint.every_n_steps=3", "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
+)  # fmt: skip
+
+SCRIPT = """
+import json, sys
+from layermatch.run import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["layermatch.run", *arguments]
+    main()
+"""
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """Without anybody's W&B settings and keys."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    fonts = kept.get("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # else each run lists them again
+    own = {"HOME": str(home), "NETRC": str(home / "none"), "OMP_NUM_THREADS": "1", "PATH": path, "MPLCONFIGDIR": fonts}
+    return kept | own
+
+
+def start_runs(
+    *command_lines: tuple[str, ...], folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the runs, one after the other in one process."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(command_lines)],
+        cwd=folder, env=clean_environment(folder) | (environment or {}), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def do_runs(
+    *command_lines: tuple[str, ...], folder: Path, environment: dict[str, str] | None = None, timeout: float = 300
+) -> tuple[str, str]:
+    """As :func:`start_runs`, to the end; gives standard output and standard error."""
+    process = start_runs(*command_lines, folder=folder, environment=environment)
+    output, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors[-3000:]
+    return output, errors

@@ -1,0 +1,104 @@
+"""A failure of a loader is one line, in whichever process it happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from layermatch.data.loader import BatchLoader, Guarded, explain_loader_error, loader_errors
+from layermatch.errors import RunError
+
+
+class Steps:
+    """Three batches; what happens at the third is up to the test."""
+
+    def __init__(self, third: Any) -> None:
+        self.third = third
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        if step == 2:
+            self.third()
+        return torch.full((2,), step)
+
+
+def lost() -> None:
+    raise RunError("the image x.png cannot be read any more")
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def broken() -> None:
+    raise RuntimeError("a mistake in the code")
+
+
+def loader(third: Any, num_workers: int) -> BatchLoader:
+    return BatchLoader(Guarded(Steps(third)), batch_size=None, num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_lost_image_is_one_line_after_the_batches_before_it(num_workers: int) -> None:
+    batches = iter(loader(lost, num_workers))
+    assert [next(batches).tolist() for _ in range(2)] == [[0, 0], [1, 1]]
+    with pytest.raises(RunError, match=r"^the image x\.png cannot be read any more$"):
+        next(batches)
+
+
+@pytest.mark.parametrize("attempt", range(3))  # it may be found in three ways, as the moment is
+def test_a_killed_worker_is_one_line(attempt: int) -> None:
+    with pytest.raises(RunError, match=r"^a process that reads images [^\n]*ended[^\n]*: go on with ckpt_path=last"):
+        list(loader(killed, 1))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mistake_in_the_code_stays_what_it_is(num_workers: int) -> None:
+    with pytest.raises(RuntimeError, match="a mistake in the code"):
+        list(loader(broken, num_workers))
+
+
+def test_the_number_of_batches_is_known_where_there_is_an_end() -> None:
+    assert len(loader(lost, 0)) == 3
+    endless = Guarded(type("Endless", (), {"__getitem__": lambda self, step: step})())
+    with pytest.raises(TypeError, match="Endless has no end"):
+        len(endless)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Killed. ",
+            r"\(pid 7\) ended: it is killed by signal: Killed,",
+        ),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers",
+            r"\(pid 7\) ended: it is killed by signal: Bus error,",
+        ),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", r"\(pid 7, 8\) ended: it exited unexpectedly,"),
+        (
+            "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details",
+            "it exited unexpectedly with exit code",
+        ),
+    ],
+)
+def test_torchs_words_are_understood(text: str, said: str) -> None:
+    with pytest.raises(RunError, match=said) as caught, loader_errors():
+        raise RuntimeError(text)
+    assert "\n" not in str(caught.value)
+    assert explain_loader_error(RuntimeError(text)) == str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("DataLoader worker (pid 7) exited")])
+def test_other_errors_are_left_alone(error: Exception) -> None:
+    assert explain_loader_error(error) is None
+    with pytest.raises(type(error)) as caught, loader_errors():
+        raise error
+    assert caught.value is error

@@ -1,0 +1,73 @@
+"""Real faults, and the tables that ``make faults`` prints: what was tried, and what survived."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+FAULT, CELL = "fault", "cell"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often a process is killed at a random moment")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often to kill."""
+    return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """``fault(name, tried=, survived=, lost=)``: a row of the table of faults."""
+
+    def record(name: str, *, tried: int, survived: int, lost: str) -> None:
+        record_property(FAULT, json.dumps([name, tried, survived, lost]))
+        assert survived == tried, f"{name}: {survived} of {tried} survived"
+
+    return record
+
+
+@pytest.fixture
+def cell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """``cell(table, row=, column=, equal=)``: a cell of a matrix."""
+
+    def record(table: str, *, row: str, column: str, equal: bool) -> None:
+        record_property(CELL, json.dumps([table, row, column, equal]))
+        assert equal, f"{table}: {row}, {column}"
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Properties travel with the reports, so that the tables are whole under xdist too."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    properties = [p for report in reports for p in getattr(report, "user_properties", ())]
+    rows = [json.loads(text) for name, text in properties if name == FAULT]
+    if rows:
+        terminalreporter.section("faults")
+        lines = [("fault", "tried", "survived", "lost"), *((n, str(t), str(s), lost) for n, t, s, lost in rows)]
+        _print(terminalreporter, lines)
+    tables: dict[str, dict[str, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
+    for table, row, column, equal in (json.loads(text) for name, text in properties if name == CELL):
+        tables[table][row][column] = equal
+    for table, cells in tables.items():
+        terminalreporter.section(table)
+        columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+        lines = [("", *columns)]
+        for row, values in cells.items():
+            lines.append((row, *({True: "equal", False: "DIFFERS", None: "-"}[values.get(c)] for c in columns)))
+        _print(terminalreporter, lines)
+
+
+def _print(terminalreporter: Any, lines: list[tuple[str, ...]]) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        terminalreporter.write_line(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        )
