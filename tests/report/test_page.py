@@ -173,6 +173,17 @@ def test_unfinished_runs_alone_have_curves_that_say_so(tmp_path: Path) -> None:
     assert "Results" not in shown
 
 
+def test_a_layer_group_looks_the_same_in_every_setting(tmp_path: Path) -> None:
+    """Also where a setting has none of it: Grad-ReLU leaves the classifier no pseudo-label gradient."""
+    paths = [make_run(tmp_path / "a", "algorithm=fixmatch"), make_run(tmp_path / "b")]
+    (paths[0] / "metrics.csv").unlink()
+    write_metrics(paths[0], [{"layers/a/cosine": 0.1, "layers/classifier/cosine": 0.0} | row for row in rows_of(0.9)])
+    text = render(*paths)[0].partition('id="layers"')[2].partition("</section>")[0]
+    looks = re.findall(r'<g class="k(\d)">\s*<path class="line d(\d)".*?dy=".35em">([^<]+)<', text, flags=re.DOTALL)
+    assert [name for *_, name in looks].count("stem") == 2
+    assert len(set(looks)) == len({name for *_, name in looks}) == 4
+
+
 def test_markup_in_a_run_stays_text(evil_runs: list[Path]) -> None:
     text, markdown = render(*evil_runs)
     parsed = Page(text)

@@ -298,15 +298,10 @@ def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> li
 
 
 def _layer_charts(groups: Sequence[Group]) -> list[LineChart]:
-    """For each setting, the cosine of the two gradients in every layer group."""
+    """For each setting, the cosine of the two gradients in every layer group, which looks the same in all charts."""
+    names = sorted(name for name in _metrics(groups) if name.startswith("layers/") and name.endswith("/cosine"))
     charts = []
     for group in groups:
-        names = dict.fromkeys(
-            name
-            for run in group.shown
-            for name in run.curves
-            if name.startswith("layers/") and name.endswith("/cosine")
-        )
         curves = []
         for style, name in enumerate(names):
             mean = mean_curve([run.curves[name] for run in group.shown if name in run.curves])
