@@ -26,6 +26,7 @@ def test_a_wheel_runs_in_an_empty_directory(tmp_path: Path) -> None:
     configuration = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
     assert {f"layermatch/{name}" for name in configuration} <= set(names)
     assert "layermatch/py.typed" in names
+    assert {f"layermatch/report/templates/{name}" for name in ("page.html", "style.css")} <= set(names)
 
     empty = tmp_path / "empty"
     empty.mkdir()

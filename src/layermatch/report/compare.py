@@ -1,0 +1,107 @@
+"""Figures of a setting over its seeds, and the difference of two settings by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Comparison", "Summary", "compare", "summarise"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures over seeds.
+
+    Args:
+        mean: of the figures.
+        std: standard deviation with n - 1 in the denominator; None for a single figure.
+        n: how many there are.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+
+def summarise(figures: Iterable[float]) -> Summary | None:
+    """Mean, standard deviation and n.
+
+    Args:
+        figures: one per seed.
+
+    Returns:
+        None without figures.
+
+    Example:
+        >>> summarise([0.25, 0.5, 0.75])
+        Summary(mean=0.5, std=0.25, n=3)
+        >>> summarise([0.5])
+        Summary(mean=0.5, std=None, n=1)
+    """
+    values = np.fromiter(figures, dtype=np.float64)
+    if not len(values):
+        return None
+    mean = float(values.mean())
+    std = None if len(values) == 1 else float(values.std(ddof=1))
+    if std is not None and std < 1e-12 * abs(mean):
+        std = 0.0  # the same figure each time, but for the rounding of its mean
+    return Summary(mean, std, len(values))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A setting against a baseline, paired by seed.
+
+    Args:
+        difference: mean of the differences, setting - baseline.
+        interval: its confidence interval by Student's t distribution with n - 1 degrees of freedom,
+            ``difference ± t s / sqrt(n)`` where s is the standard deviation of the differences; None for one pair.
+        wins: seeds in which the setting is above the baseline.
+        ties: seeds in which it is equal.
+        n: pairs.
+    """
+
+    difference: float
+    interval: tuple[float, float] | None
+    wins: int
+    ties: int
+    n: int
+
+
+def compare(figures: Mapping[int, float], baseline: Mapping[int, float], *, level: float = 0.95) -> Comparison | None:
+    """Compare by seed: seeds that only one of the two has do not count.
+
+    Args:
+        figures: seed -> figure of the setting.
+        baseline: seed -> figure of the baseline.
+        level: of the confidence interval, in (0, 1).
+
+    Returns:
+        None without a common seed.
+
+    Example:
+        >>> result = compare({0: 0.92, 1: 0.94, 2: 0.90, 7: 0.1}, {0: 0.90, 1: 0.91, 2: 0.90})
+        >>> round(result.difference, 4), result.wins, result.ties, result.n
+        (0.0167, 2, 1, 3)
+        >>> tuple(round(end, 4) for end in result.interval)
+        (-0.0213, 0.0546)
+    """
+    seeds = sorted(figures.keys() & baseline.keys())
+    if not seeds:
+        return None
+    # As many right images are the same accuracy, whichever way its float was computed.
+    differences = [round(figures[seed] - baseline[seed], 7) for seed in seeds]
+    summary = summarise(differences)
+    if summary is None:
+        return None
+    interval = None
+    if summary.std is not None:
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + level) / 2, summary.n - 1)) * summary.std / math.sqrt(summary.n)
+        interval = (summary.mean - reach, summary.mean + reach)
+    wins, ties = sum(d > 0 for d in differences), sum(d == 0 for d in differences)
+    return Comparison(summary.mean, interval, wins, ties, summary.n)

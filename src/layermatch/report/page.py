@@ -1,0 +1,363 @@
+"""The page: every table and chart of the runs, in one file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from layermatch import __version__
+from layermatch.report.charts import (
+    COLOURS,
+    DASHES,
+    LABEL_LENGTH,
+    LineChart,
+    Matrix,
+    NamedCurve,
+    draw_lines,
+    draw_matrix,
+    images,
+)
+from layermatch.report.curves import mean_curve
+from layermatch.report.groups import Group
+from layermatch.report.runs import Run
+from layermatch.report.tables import (
+    Table,
+    class_metric_table,
+    comparison_table,
+    confusion_of,
+    difference_table,
+    markdown,
+    markdown_text,
+    mistake_table,
+    plan_table,
+    result_table,
+    run_table,
+    seed_table,
+    shared_table,
+    version_table,
+    worst_table,
+)
+from layermatch.report.text import printable
+
+__all__ = ["GENERATOR", "render_html", "render_markdown"]
+
+#: Marks our files, so that nothing else is overwritten.
+GENERATOR = "layermatch.report"
+
+#: Section -> metric -> title; in this order. What else begins with the section's prefix follows.
+ACCURACY = {
+    "val/accuracy_ema": "Validation accuracy, EMA weights",
+    "val/accuracy": "Validation accuracy, live weights",
+}
+LOSSES = {
+    "loss/features": "Loss of the extractor",
+    "loss/classifier": "Loss of the classifier",
+    "loss/supervised": "Supervised part",
+    "loss/pseudo": "Pseudo-label part",
+    "loss/avg_clustering": "Avg-Clustering part",
+}
+QUALITY = {
+    "pseudo_labels/mask_rate": "Pseudo-labels that count (mask rate)",
+    "pseudo_labels/accuracy_accepted": "Accuracy of those that count",
+    "pseudo_labels/accuracy": "Accuracy of all pseudo-labels",
+    "pseudo_labels/entropy": "Entropy",
+    "pseudo_labels/confidence": "Confidence",
+}
+PER_CLASS = {
+    "pseudo_labels/per_class_counts/": "Pseudo-labels per step that count, by class, at the last log line",
+    "pseudo_labels/thresholds/": "Threshold by class, at the last log line",
+}
+
+#: In their own section, or figures of the end of a run.
+NOT_OTHER = ("loss/", "pseudo_labels/", "layers/", "val/", "test/")
+
+#: Ends of names whose values are shares in [0, 1].
+SHARES = ("accuracy", "accuracy_ema", "accuracy_accepted", "mask_rate", "confidence")
+
+#: More lines than this in a chart cannot be told apart; another chart takes the rest.
+MAX_LINES = 8
+
+#: More classes than this make no matrix that can be seen.
+MAX_CLASSES = 200
+
+#: Largest confusions in the description of a matrix.
+DESCRIBED = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend.
+
+    Args:
+        name: of the setting.
+        label: at the end of its curves.
+        style: number of its colour and dash pattern.
+        remark: n, and whether its runs are finished.
+    """
+
+    name: str
+    label: str
+    style: int
+    remark: str
+
+    @property
+    def colour(self) -> int:
+        """Number of the colour."""
+        return self.style % COLOURS
+
+    @property
+    def dash(self) -> int:
+        """Number of the dash pattern."""
+        return self.style % DASHES
+
+
+@dataclass(frozen=True)
+class ClassView:
+    """What a setting makes of the classes.
+
+    Args:
+        name: of the setting.
+        matrix: mean confusion matrix; None where there is none, or too many classes for one.
+        mistakes: the most confident ones of a run; None where they are not known.
+        picture: of mistakes, as a data URI; empty where there is none.
+        picture_text: what it shows.
+    """
+
+    name: str
+    matrix: Matrix | None
+    mistakes: Table | None
+    picture: str
+    picture_text: str
+
+
+def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | None) -> str:
+    """The tables as Markdown.
+
+    Args:
+        runs: all.
+        groups: made of them.
+        baseline: of the comparison; None if no run is finished.
+    """
+    tables = []
+    if baseline is not None:
+        tables.append(result_table(groups))
+        if len([group for group in groups if group.runs]) > 1:
+            tables.append(comparison_table(groups, baseline))
+        tables.append(seed_table(groups))
+    if len(groups) > 1:
+        tables.append(difference_table(groups))
+    tables += [run_table(runs, groups), version_table(runs)]
+    parts = [f"<!-- {GENERATOR} -->\n# {markdown_text(_title(groups))}", _summary(runs, groups)]
+    return "\n\n".join([*parts, *(markdown(table) for table in tables if table.rows)]) + "\n"
+
+
+def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | None, *, written: datetime) -> str:
+    """The page.
+
+    Args:
+        runs: all.
+        groups: made of them.
+        baseline: of the comparison; None if no run is finished.
+        written: when.
+    """
+    environment = Environment(
+        loader=PackageLoader("layermatch.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["parts"] = _parts
+    finished = [group for group in groups if group.runs]
+    with_confusion = [group for group in groups if confusion_of(group)]
+    numbers = itertools.count(1)
+    return environment.get_template("page.html").render(
+        generator=GENERATOR,
+        version=__version__,
+        title=_title(groups),
+        written=written.strftime("%Y-%m-%d %H:%M"),
+        summary=_summary(runs, groups),
+        left_out=sum(not any(run is counted for group in groups for counted in group.runs) for run in runs),
+        results=result_table(groups) if finished else None,
+        comparison=comparison_table(groups, baseline) if baseline is not None and len(finished) > 1 else None,
+        by_seed=seed_table(groups) if finished else None,
+        differences=difference_table(groups) if len(groups) > 1 else None,
+        shared=shared_table(groups) if groups else None,
+        legend=_legend(groups),
+        curve_notes=_curve_notes(groups),
+        accuracy=_charts(groups, ACCURACY),
+        losses=_charts(groups, _extend(LOSSES, groups, "loss/")),
+        quality=_charts(groups, QUALITY),
+        per_class=[class_metric_table(groups, prefix, caption) for prefix, caption in PER_CLASS.items()],
+        layers=_layer_charts(groups),
+        others=_charts(groups, _other_metrics(groups)),
+        worst=worst_table(with_confusion) if with_confusion else None,
+        classes=_class_views(groups),
+        runs=run_table(runs, groups),
+        plans=plan_table(groups),
+        versions=version_table(runs),
+        new_id=lambda: f"part-{next(numbers)}",
+    )
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a long path or dotted name, after each of which it may go on in the next line."""
+    return re.split(r"(?<=[./=])(?=[^\d\s])", text)
+
+
+def _title(groups: Sequence[Group]) -> str:
+    names = dict.fromkeys(group.example.settings.get("name", "?") for group in groups)
+    return f"Runs of {', '.join(names)}" if names else "Runs"
+
+
+def _summary(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    counted = sum(len(group.runs) for group in groups)
+    seeds = {run.seed for group in groups for run in group.runs}
+    return (
+        f"{_plural(counted, 'finished run')} of {_plural(len([g for g in groups if g.runs]), 'setting')}, "
+        f"{_plural(len(seeds), 'seed')}; {_plural(len(runs), 'run directory', 'run directories')} in all."
+    )
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+def _legend(groups: Sequence[Group]) -> list[Entry]:
+    shown = [group for group in groups if any(run.curves for run in group.shown)]
+    fits = all(len(group.name) <= LABEL_LENGTH for group in shown)
+    entries = []
+    for style, group in enumerate(shown):
+        label = group.name if fits else _letter(style)
+        with_curves = sum(bool(run.curves) for run in group.shown)
+        remark = f"n {with_curves}{'' if group.runs else ', not finished'}"
+        entries.append(Entry(group.name, label, style, remark))
+    return entries
+
+
+def _letter(place: int) -> str:
+    return string.ascii_uppercase[place] if place < 26 else str(place + 1)
+
+
+def _curve_notes(groups: Sequence[Group]) -> list[str]:
+    notes = ["Lines are means over seeds, bands are ± one standard deviation; n is at each name."]
+    curves = [mean_curve([curve]) for group in groups for run in group.shown for curve in run.curves.values()]
+    merged = max((curve.merged for curve in curves if curve is not None), default=1)
+    if merged > 1:
+        notes.append(f"Up to {merged} neighbouring log lines are averaged into one point.")
+    unfinished = [group.name for group in groups if not group.runs]
+    if unfinished:
+        notes.append(f"Drawn from unfinished runs, for want of finished ones: {', '.join(unfinished)}.")
+    return notes
+
+
+def _extend(titles: Mapping[str, str], groups: Sequence[Group], prefix: str) -> dict[str, str]:
+    return {**titles, **{name: name for name in _metrics(groups) if name.startswith(prefix) and name not in titles}}
+
+
+def _metrics(groups: Sequence[Group]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for run in group.shown for name in run.curves))
+
+
+def _other_metrics(groups: Sequence[Group]) -> dict[str, str]:
+    return {name: name for name in sorted(_metrics(groups)) if not name.startswith(NOT_OTHER)}
+
+
+def _charts(groups: Sequence[Group], titles: Mapping[str, str]) -> list[LineChart]:
+    styles = {entry.name: entry for entry in _legend(groups)}
+    charts = []
+    for metric, title in titles.items():
+        curves = []
+        for group in groups:
+            mean = mean_curve([run.curves[metric] for run in group.shown if metric in run.curves])
+            if mean is not None:
+                entry = styles[group.name]
+                curves.append(NamedCurve(entry.name, entry.label, entry.style, mean))
+        charts += _in_parts(printable(title), curves, is_share=metric.endswith(SHARES))
+    return charts
+
+
+def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> list[LineChart]:
+    parts = [curves[start : start + MAX_LINES] for start in range(0, len(curves), MAX_LINES)]
+    names = [
+        title if len(parts) == 1 else f"{title}, part {place} of {len(parts)}" for place in range(1, len(parts) + 1)
+    ]
+    drawn = (draw_lines(name, part, is_share=is_share) for name, part in zip(names, parts, strict=True))
+    return [chart for chart in drawn if chart is not None]
+
+
+def _layer_charts(groups: Sequence[Group]) -> list[LineChart]:
+    """For each setting, the cosine of the two gradients in every layer group, which looks the same in all charts."""
+    names = sorted(name for name in _metrics(groups) if name.startswith("layers/") and name.endswith("/cosine"))
+    charts = []
+    for group in groups:
+        curves = []
+        for style, name in enumerate(names):
+            mean = mean_curve([run.curves[name] for run in group.shown if name in run.curves])
+            layer = printable(name.removeprefix("layers/").removesuffix("/cosine"))
+            if mean is not None:
+                curves.append(NamedCurve(layer, _fit(layer), style, mean))
+        charts += _in_parts(group.name, curves, is_share=False)
+    return charts
+
+
+def _fit(name: str) -> str:
+    """The end of a long name: layers differ there."""
+    return name if len(name) <= LABEL_LENGTH else f"…{name[1 - LABEL_LENGTH :]}"
+
+
+# ------------------------------------------------------------------------------------------------------------ classes
+
+
+def _class_views(groups: Sequence[Group]) -> list[ClassView]:
+    views = []
+    for group in groups:
+        with_picture = next((run for run in group.runs if run.picture is not None), None)
+        with_mistakes = with_picture or next((run for run in group.runs if run.mistakes), None)
+        view = ClassView(
+            name=group.name,
+            matrix=_matrix(group),
+            mistakes=mistake_table(with_mistakes) if with_mistakes is not None and with_mistakes.mistakes else None,
+            picture=_data_uri(with_picture.picture if with_picture is not None else None),
+            picture_text=_picture_text(with_picture),
+        )
+        if view.matrix or view.mistakes or view.picture:
+            views.append(view)
+    return views
+
+
+def _matrix(group: Group) -> Matrix | None:
+    runs = confusion_of(group)
+    if not runs or len(runs[0].classes) > MAX_CLASSES:
+        return None
+    counts = np.mean([run.confusion for run in runs if run.confusion is not None], axis=0)
+    classes = runs[0].classes
+    off = counts - np.diag(np.diag(counts))
+    order = np.argsort(-off, axis=None, kind="stable")[:DESCRIBED]
+    largest = [divmod(int(place), len(classes)) for place in order if off.flat[place] > 0]
+    texts = [f"{classes[row]} taken for {classes[column]} ({images(off[row, column])})" for row, column in largest]
+    title = f"Confusion matrix of {group.name}: mean counts of test images, n {len(runs)}"
+    return draw_matrix(
+        title, counts, classes, description=f"Most frequent mistakes, mean counts: {'; '.join(texts) or 'none'}."
+    )
+
+
+def _data_uri(picture: bytes | None) -> str:
+    return "" if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def _picture_text(run: Run | None) -> str:
+    if run is None:
+        return ""
+    return f"The most confident mistakes on test images of {run.name}, seed {run.seed}, with true and predicted class"

@@ -1,0 +1,411 @@
+"""What one run directory holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from layermatch.report.metrics import Curve, MetricsFile, present_names
+from layermatch.report.state import RunState, judge
+from layermatch.report.text import printable
+
+__all__ = [
+    "Mistake",
+    "Run",
+    "find_runs",
+    "finite_number",
+    "leaves",
+    "read_plan",
+    "read_results",
+    "read_run",
+    "read_settings",
+]
+
+#: A folder with any of these is a run's.
+MARKS = ("config.yaml", "results.json", "metrics.csv", "split.json", "run.log")
+
+#: No settings of what is learned: runs that differ in nothing else are repetitions of each other.
+NOT_COMPARED = ("seed", "run_dir", "ckpt_path", "logger")
+
+#: More bytes than a picture of a run has; a page of larger ones would be no use on a phone.
+PICTURE_LIMIT = 8 << 20
+
+#: Most confident mistakes of a run that are kept.
+MISTAKES = 200
+
+#: With it, a run has no metrics.csv.
+NO_LOGGER = "layermatch.loggers.none"
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+#: What a broken file can raise.
+UNREADABLE = (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that was given another class than its own.
+
+    Args:
+        index: of the image in the test set.
+        label: its class.
+        prediction: the class it was given.
+        confidence: of the prediction, in [0, 1].
+    """
+
+    index: int
+    label: int
+    prediction: int
+    confidence: float
+
+
+@dataclass
+class Run:
+    """A run directory, as far as it can be read.
+
+    Args:
+        path: of the directory.
+        state: what the run is doing.
+        problems: what is wrong, one line each; empty for a whole, finished run.
+        settings: dotted name -> value of everything that tells this run from one that is not its repetition; empty
+            where there is no configuration.
+        shown_settings: the same with every setting, for people.
+        seed: None where there is none.
+        results: of ``results.json``; empty without.
+        curves: metric -> its values.
+        plan: of the run plan in ``run.log``.
+        labelled: indices of the labelled images; empty where unknown.
+        classes: names; empty where unknown.
+        confusion: ``(K, K)`` test counts, rows are true classes; None where unknown.
+        mistakes: the most confident ones first.
+        picture: the PNG file of mistakes; None where there is none.
+    """
+
+    path: Path
+    state: RunState
+    problems: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    shown_settings: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    plan: dict[str, str] = field(default_factory=dict)
+    labelled: frozenset[int] = frozenset()
+    classes: tuple[str, ...] = ()
+    confusion: NDArray[np.float64] | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    picture: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """The directory as the user gave it."""
+        return printable(self.path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its figures can be compared: it ended, and it is known with what settings."""
+        is_known = bool(self.settings) and self.seed is not None
+        ended = self.state.kind == "finished" and self.results.get("status", "finished") == "finished"
+        return is_known and ended and bool(self.results)
+
+    @property
+    def last_step(self) -> int:
+        """The last step in ``metrics.csv``; 0 without."""
+        return max((curve.steps[-1] for curve in self.curves.values()), default=0)
+
+    def figure(self, *path: str) -> float | None:
+        """A number of ``results.json``.
+
+        Args:
+            *path: keys, from the outermost to the number's.
+
+        Returns:
+            None where there is no finite number.
+        """
+        value: Any = self.results
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return finite_number(value)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
+
+    Args:
+        folder: for example of a sweep.
+    """
+    found = []
+    for path, subfolders, files in os.walk(folder):
+        is_empty_job = not (subfolders or files) and Path(path) != folder
+        if is_empty_job or any(mark in files for mark in MARKS):
+            found.append(Path(path))
+            subfolders.clear()  # what is below is the run's own
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "wandb"]
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """``10`` comes after ``9``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.parts]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory. Whatever is missing or broken is a line in ``problems``, never an error.
+
+    Args:
+        path: of the directory.
+    """
+    run = Run(path, judge(path))
+    if run.state.kind == "empty":
+        run.problems.append("there is nothing of a run in it")
+        return run
+    _Reader(run).read()
+    return run
+
+
+class _Reader:
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def read(self) -> None:
+        run = self.run
+        self._try("config.yaml", self._read_settings, is_required=True)
+        self._try("results.json", self._read_results)
+        if run.figure("steps") is None and run.results:
+            run.problems.append("results.json does not say how many steps were made")
+        is_logged = run.shown_settings.get("logger._target_") != NO_LOGGER
+        self._try("metrics.csv", self._read_metrics, is_required=is_logged)
+        self._try("split.json", self._read_split)
+        self._try("run.log", self._read_log)
+        self._try("predictions.csv", self._read_predictions)
+        self._try("figures/mistakes.png", self._read_picture)
+        self._judge()
+
+    def _try(self, name: str, read: Callable[[Path], None], *, is_required: bool = False) -> None:
+        path = self.run.path / name
+        if not path.is_file():
+            if is_required:
+                self.run.problems.append(f"{name} is missing")
+            return
+        try:
+            read(path)
+        except UNREADABLE as error:
+            self.run.problems.append(f"{name} cannot be read: {_one_line(error)}")
+
+    def _read_settings(self, path: Path) -> None:
+        settings = read_settings(path)
+        seed = settings.get("seed")
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            self.run.seed = seed
+        else:
+            self.run.problems.append("config.yaml gives no seed")
+        self.run.shown_settings = leaves(settings)
+        self.run.settings = leaves({key: value for key, value in settings.items() if key not in NOT_COMPARED})
+
+    def _read_results(self, path: Path) -> None:
+        results = read_results(path)
+        quality = results.get("pseudo_labels")
+        if isinstance(quality, dict) and "accuracy_accepted" not in quality:
+            quality["accuracy_accepted"] = quality.pop("accuracy", None)  # as in present_names
+        self.run.results = results
+        classes, confusion = results.get("classes"), results.get("confusion")
+        if isinstance(classes, list):
+            self.run.classes = tuple(printable(name) for name in classes)
+        if confusion is not None:
+            self.run.confusion = _square(confusion)
+        if self.run.confusion is not None and len(self.run.classes) != len(self.run.confusion):
+            self.run.classes = tuple(str(number) for number in range(len(self.run.confusion)))
+
+    def _read_metrics(self, path: Path) -> None:
+        run, file = self.run, MetricsFile(path)
+        file.poll()
+        run.curves = present_names(file.curves)
+        if not run.curves:
+            run.problems.append("metrics.csv has no line")
+        if file.bad_lines:
+            run.problems.append(f"metrics.csv: {file.bad_lines} broken line(s) left out")
+        if file.has_open_line and run.state.kind != "running":
+            run.problems.append("metrics.csv ends in the middle of a line, which is left out")
+        for name, curve in run.curves.items():
+            bad = [s for s, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value)]
+            if bad:
+                run.problems.append(f"metrics.csv: {printable(name)} is no finite number from step {bad[0]} on")
+
+    def _read_split(self, path: Path) -> None:
+        split = json.loads(path.read_text(encoding="utf-8"))
+        labelled = split.get("labelled") if isinstance(split, dict) else None
+        if not isinstance(labelled, list) or not all(isinstance(index, int) for index in labelled):
+            raise ValueError("it lists no labelled images")
+        self.run.labelled = frozenset(labelled)
+
+    def _read_log(self, path: Path) -> None:
+        self.run.plan = read_plan(path.read_text(encoding="utf-8", errors="replace"))
+
+    def _read_predictions(self, path: Path) -> None:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            mistakes = [mistake for row in csv.DictReader(file) if (mistake := _mistake(row)) is not None]
+        mistakes.sort(key=lambda mistake: -mistake.confidence)
+        self.run.mistakes = tuple(mistakes[:MISTAKES])
+
+    def _read_picture(self, path: Path) -> None:
+        with path.open("rb") as file:
+            picture = file.read(PICTURE_LIMIT + 1)
+        if not picture.startswith(PNG) or not picture.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
+            raise ValueError("it is no whole PNG picture")
+        if len(picture) > PICTURE_LIMIT:
+            raise ValueError(f"it is larger than {PICTURE_LIMIT >> 20} MiB")
+        self.run.picture = picture
+
+    def _judge(self) -> None:
+        run, state = self.run, self.run.state
+        end = run.shown_settings.get("trainer.max_steps", "?")
+        steps = run.figure("steps")
+        if state.kind in {"running", "stopped"}:
+            said = "still running" if state.kind == "running" else "stopped before its end"
+            run.problems.insert(0, f"{said}: at step {run.last_step} of {end}")
+        elif steps is not None and end.isdecimal() and steps < int(end):
+            run.state = RunState("stopped", state.quiet)
+            run.problems.insert(0, f"results.json is of step {steps:.0f}, but the run went on, and not up to {end} yet")
+        elif steps is not None and run.curves and run.last_step < steps:
+            run.problems.append(f"metrics.csv ends at step {run.last_step}, the run at {steps:.0f}: no curves of it")
+            run.curves = {}
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases: a run writes none, and a few lines of them can stand for more than memory holds."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias")
+        return super().compose_node(parent, index)
+
+
+def read_settings(path: Path) -> dict[Any, Any]:
+    """The configuration of a run.
+
+    Args:
+        path: of ``config.yaml``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no settings.
+        yaml.YAMLError: it is no YAML, or has aliases.
+    """
+    settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError("it holds no settings")
+    return settings
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a run ended with.
+
+    Args:
+        path: of ``results.json``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no results.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(results, dict):
+        raise ValueError("it holds no results")
+    return results
+
+
+def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
+    """Dotted name -> value, both as text.
+
+    Args:
+        settings: nested.
+
+    Example:
+        >>> leaves({"data": {"mu": 7, "split": None}, "layerwise": {}})
+        {'data.mu': '7', 'data.split': 'null'}
+    """
+    return dict(_walk(settings, ""))
+
+
+def _walk(settings: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        name = f"{prefix}{printable(key)}"
+        if isinstance(value, Mapping):
+            yield from _walk(value, f"{name}.")
+        else:
+            yield name, printable(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
+    """None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
+    try:
+        index, label, prediction = (int(row[key] or "") for key in ("index", "label", "prediction"))
+        confidence = float(row["confidence"] or "")
+    except (KeyError, ValueError):
+        return None
+    wrong = 0 <= label != prediction >= 0 and 0 <= confidence <= 1
+    return Mistake(index, label, prediction, confidence) if wrong else None
+
+
+def _square(confusion: object) -> NDArray[np.float64]:
+    rows: Sequence[Any] = confusion if isinstance(confusion, list) else []
+    good = bool(rows) and all(isinstance(row, list) and len(row) == len(rows) for row in rows)
+    counts = [finite_number(count) for row in rows for count in row] if good else []
+    if not counts or any(count is None or count < 0 for count in counts):
+        raise ValueError("confusion is no square table of counts")
+    return np.array(counts, dtype=np.float64).reshape(len(rows), len(rows))
+
+
+def finite_number(value: object) -> float | None:
+    """A number of a JSON file; None for anything else.
+
+    Args:
+        value: as read.
+
+    Example:
+        >>> finite_number(3), finite_number(float("nan")), finite_number("3"), finite_number(True)
+        (3.0, None, None, None)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < 1e300 else None  # not so for NaN
+
+
+def read_plan(log: str) -> dict[str, str]:
+    """The run plan in a log; the last one of a run that was resumed.
+
+    Args:
+        log: text of ``run.log``.
+
+    Returns:
+        Name -> text; empty if there is none.
+    """
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.strip() == "Plan"]
+    plan: dict[str, str] = {}
+    for line in islice(lines, starts[-1] + 2 if starts else len(lines), None):
+        if not line.startswith("│"):  # the lower edge
+            break
+        name, _, text = (printable(part.strip()) for part in line[1:].rstrip("│ ").partition("│"))
+        if name:
+            plan[name] = text
+        elif plan:  # a long text goes on
+            plan[next(reversed(plan))] += f" {text}"
+    return plan
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return printable(" ".join(str(error).split()))[:200]

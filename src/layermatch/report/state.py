@@ -1,0 +1,84 @@
+"""Whether a run is still at it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = ["RunState", "judge"]
+
+#: Held by a run while it uses its directory: ``layermatch.run_directory.LOCK``, without importing torch for it.
+LOCK = ".lock"
+
+#: What a run writes to while it is at it.
+SIGNS_OF_LIFE = ("metrics.csv", "run.log", "config.yaml", "split.json", "checkpoints", "figures")
+
+#: Seconds without a sign of life in which a run is not asked about its lock: our asking holds the lock for a moment.
+QUIET = 10.0
+
+#: Seconds without a sign of life after which a run without a lock counts as stopped.
+STOPPED = 60.0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run is doing.
+
+    Args:
+        kind: ``finished``, ``running`` or ``stopped``; ``empty`` if there is nothing of a run.
+        quiet: seconds since the run last wrote; 0 where it wrote nothing.
+    """
+
+    kind: str
+    quiet: float
+
+
+def judge(run_dir: Path, *, now: float | None = None) -> RunState:
+    """Judge a run by its results, its lock and the times of its files.
+
+    Args:
+        run_dir: of the run.
+        now: seconds since the epoch; None is the clock's.
+
+    Returns:
+        Finished, if there are results and the run does not go on; running, if it holds its lock, or wrote within the
+        last minute where there is no lock to ask.
+    """
+    now = time.time() if now is None else now
+    times = [time_of for name in SIGNS_OF_LIFE if (time_of := _time(run_dir / name)) is not None]
+    results = _time(run_dir / "results.json")
+    quiet = max(0.0, now - max([*times, results or 0.0])) if times or results is not None else 0.0
+    if results is not None:
+        goes_on = (_time(run_dir / "config.yaml") or 0.0) > results and _is_locked(run_dir, quiet) is True
+        return RunState("running" if goes_on else "finished", quiet)
+    if not times:
+        return RunState("running" if _is_locked(run_dir, STOPPED) else "empty", quiet)
+    locked = _is_locked(run_dir, quiet)
+    runs = quiet < STOPPED if locked is None else locked
+    return RunState("running" if runs else "stopped", quiet)
+
+
+def _time(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _is_locked(run_dir: Path, quiet: float) -> bool | None:
+    """Whether another process holds the lock; None if that cannot be told."""
+    path = run_dir / LOCK
+    if not path.is_file():
+        return None
+    if quiet < QUIET:
+        return True
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # another user's run
+        return None

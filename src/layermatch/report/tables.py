@@ -1,0 +1,456 @@
+"""The tables of a report, once for the page, the Markdown file and the terminal."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from layermatch.report.compare import Comparison, Summary, compare, summarise
+from layermatch.report.groups import Group, differing
+from layermatch.report.runs import Run
+from layermatch.report.text import duration, number, percent, printable
+
+__all__ = [
+    "Table",
+    "class_metric_table",
+    "comparison_table",
+    "confusion_of",
+    "difference_table",
+    "markdown",
+    "markdown_text",
+    "mistake_table",
+    "on_terminal",
+    "plan_table",
+    "result_table",
+    "run_table",
+    "seed_table",
+    "shared_table",
+    "version_table",
+    "worst_table",
+]
+
+NONE = "\N{EN DASH}"
+SPACE = "\N{NO-BREAK SPACE}"
+
+#: What is compared, by its name and where it is in ``results.json``: the test set, or validation images without one.
+COMPARED = {
+    "test": {"Test, EMA weights": ("test", "accuracy_ema"), "Test, live weights": ("test", "accuracy")},
+    "val": {"Validation, EMA weights": ("val", "accuracy_ema"), "Validation, live weights": ("val", "accuracy")},
+}
+
+#: All shares that a setting is described with.
+SHARES = {
+    **COMPARED["test"],
+    **COMPARED["val"],
+    "Validation, EMA, median": ("val", "median_accuracy_ema"),
+    "Pseudo-labels that count": ("pseudo_labels", "mask_rate"),
+    "Of those, right": ("pseudo_labels", "accuracy_accepted"),
+}
+
+#: Classes with the lowest recall that are shown of each setting.
+WORST = 3
+
+#: More classes than this are shown by their ends only.
+ALL_CLASSES = 20
+
+#: Most confident mistakes shown of a run.
+SHOWN_MISTAKES = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first cell of a row is its heading.
+
+    Args:
+        caption: what it shows.
+        header: of the columns.
+        rows: as long as the header.
+        note: how to read it.
+        is_numeric: whether the cells are figures.
+        headings: how many cells at the start of a row say what it is of.
+    """
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    is_numeric: bool = True
+    headings: int = 1
+
+
+def markdown(table: Table) -> str:
+    r"""A table as GitHub's Markdown.
+
+    Args:
+        table: with untrusted text.
+
+    Example:
+        >>> print(markdown(Table("Two", ("a", "b"), (("x|y", "<b>"),), is_numeric=False)))
+        **Two**
+        <BLANKLINE>
+        | a | b |
+        | --- | --- |
+        | x\|y | &lt;b&gt; |
+    """
+    edge = "---:" if table.is_numeric else "---"
+    edges = tuple("---" if place < table.headings else edge for place in range(len(table.header)))
+    rows = [table.header, edges, *table.rows]
+    lines = [f"| {' | '.join(cells if n == 1 else map(markdown_text, cells))} |" for n, cells in enumerate(rows)]
+    return "\n".join(
+        [f"**{markdown_text(table.caption)}**", "", *lines, *(("", markdown_text(table.note)) if table.note else ())]
+    )
+
+
+def on_terminal(table: Table) -> RichTable:
+    """A table for the terminal.
+
+    Args:
+        table: with untrusted text.
+    """
+    made = RichTable(title=Text(table.caption, style="bold"), title_justify="left")
+    for place, name in enumerate(table.header):
+        is_left = place < table.headings or not table.is_numeric
+        made.add_column(Text(name), justify="left" if is_left else "right", overflow="fold")
+    for row in table.rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def markdown_text(text: str) -> str:
+    """Untrusted text without a meaning in Markdown or HTML.
+
+    Args:
+        text: one line.
+    """
+    for special in "\\|*`[]":
+        text = text.replace(special, f"\\{special}")
+    return html.escape(text, quote=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+
+def result_table(groups: Sequence[Group], *, is_brief: bool = False) -> Table:
+    """Mean, standard deviation and n of every figure.
+
+    Args:
+        groups: all; those without a finished run are left out.
+        is_brief: only what is compared.
+    """
+    groups = [group for group in groups if group.runs]
+    asked = _compared(groups) if is_brief else SHARES
+    columns = {name: path for name, path in asked.items() if any(group.figures(*path) for group in groups)}
+    rows = []
+    for group in groups:
+        n = len(group.runs)
+        shares = (_share(summarise(group.figures(*path).values()), n=n) for path in columns.values())
+        seconds = summarise(group.figures("seconds").values())
+        rows.append((group.name, str(n), *shares, NONE if seconds is None else duration(seconds.mean)))
+    selections = dict.fromkeys(group.example.settings.get("checkpoint.selection", "?") for group in groups)
+    return Table(
+        "Accuracy and pseudo-labels at the end of the runs",
+        ("Setting", "n", *columns, "Time"),
+        tuple(rows),
+        "Mean ± standard deviation over n seeds (n \N{MINUS SIGN} 1 in the denominator) in percentage points; one seed "
+        f"has no deviation. Only finished runs count. Tested weights: checkpoint.selection={', '.join(selections)}.",
+    )
+
+
+def _share(summary: Summary | None, *, n: int | None = None) -> str:
+    """With n, unless it is the one that the row begins with."""
+    if summary is None:
+        return NONE
+    std = "" if summary.std is None else f"{SPACE}±{SPACE}{100 * summary.std:.1f}"
+    return f"{percent(summary.mean)}{std}{'' if summary.n == n else f' (n {summary.n})'}"
+
+
+def _compared(groups: Sequence[Group]) -> Mapping[str, tuple[str, str]]:
+    has_test = any(group.figures("test", "accuracy_ema") for group in groups)
+    return COMPARED["test" if has_test else "val"]
+
+
+def comparison_table(groups: Sequence[Group], baseline: Group) -> Table:
+    """Every setting against the baseline, paired by seed.
+
+    Args:
+        groups: all.
+        baseline: one of them.
+    """
+    others = [group for group in groups if group.runs and group is not baseline]
+    rows = []
+    for name, path in _compared(groups).items():
+        for group in others:
+            found = compare(group.figures(*path), baseline.figures(*path))
+            rows.append((group.name, name, *_comparison(found)))
+    return Table(
+        f"Difference to {baseline.name}, paired by seed",
+        ("Setting", "Figure", "Difference", f"95{SPACE}% interval", "Better in", "Pairs"),
+        tuple(rows),
+        "Mean of the differences in percentage points, with its confidence interval by Student's t distribution. "
+        "Few seeds make wide intervals, and many settings make some difference look large by chance. "
+        f"{_like_with_like(others, baseline)}",
+        headings=2,
+    )
+
+
+def _comparison(found: Comparison | None) -> tuple[str, ...]:
+    if found is None:
+        return (NONE, NONE, NONE, "n 0")
+    interval = "none of one pair"
+    if found.interval is not None:
+        interval = " to ".join(_points(end) for end in found.interval)
+    ties = f", equal in {found.ties}" if found.ties else ""
+    return (_points(found.difference), interval, f"{found.wins} of {found.n}{ties}", f"n {found.n}")
+
+
+def _points(share: float) -> str:
+    return percent(share, sign=True).rstrip("%").rstrip()
+
+
+def _like_with_like(others: Sequence[Group], baseline: Group) -> str:
+    """Whether the runs of a pair learned from the same labelled images."""
+    its = {run.seed: run.labelled for run in baseline.runs}
+    pairs = [(run.labelled, its[run.seed]) for group in others for run in group.runs if run.seed in its]
+    if any(ours and theirs and ours != theirs for ours, theirs in pairs):
+        return "Careful: some pairs have different labelled images."
+    if pairs and all(ours and theirs for ours, theirs in pairs):
+        return "The two runs of a pair have the same labelled images."
+    return "Whether the two runs of a pair have the same labelled images is not known."
+
+
+def seed_table(groups: Sequence[Group]) -> Table:
+    """The first compared figure of every run.
+
+    Args:
+        groups: all.
+    """
+    name, path = next(iter(_compared(groups).items()))
+    figures = {group.name: group.figures(*path) for group in groups if group.runs}
+    seeds = sorted({seed for by_seed in figures.values() for seed in by_seed})
+    rows = tuple(
+        (group, *(percent(by_seed[seed]) if seed in by_seed else NONE for seed in seeds))
+        for group, by_seed in figures.items()
+    )
+    return Table(f"{name}, by seed", ("Setting", *(f"seed {seed}" for seed in seeds)), rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+def difference_table(groups: Sequence[Group]) -> Table:
+    """The settings that are not the same everywhere.
+
+    Args:
+        groups: all.
+    """
+    rows = [(name, *(group.example.settings.get(name, NONE) for group in groups)) for name in differing(groups)]
+    return Table(
+        "Settings that differ",
+        ("Setting", *(group.name for group in groups)),
+        tuple(rows),
+        f"{NONE}: the setting has no such part. Seed, run_dir, ckpt_path and logger make no setting of their own.",
+        is_numeric=False,
+    )
+
+
+def shared_table(groups: Sequence[Group]) -> Table:
+    """The settings that are the same everywhere.
+
+    Args:
+        groups: at least one.
+    """
+    other = set(differing(groups))
+    settings = groups[0].example.settings
+    rows = tuple((name, value) for name, value in settings.items() if name not in other)
+    return Table("Settings of all runs", ("Setting", "Value"), rows, is_numeric=False)
+
+
+def plan_table(groups: Sequence[Group]) -> Table:
+    """The run plans, of the first run of each setting.
+
+    Args:
+        groups: all.
+    """
+    plans = [group.example.plan for group in groups]
+    names = dict.fromkeys(name for plan in plans for name in plan)
+    rows = tuple((name, *(plan.get(name, NONE) for plan in plans)) for name in names)
+    header = ("", *(group.name for group in groups))
+    return Table("Plan of the first run of each setting", header, rows, is_numeric=False)
+
+
+def version_table(runs: Sequence[Run]) -> Table:
+    """The versions that the runs were made with.
+
+    Args:
+        runs: all.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for run in runs:
+        versions = run.results.get("versions")
+        for package, version in versions.items() if isinstance(versions, dict) else ():
+            counts.setdefault(printable(package), Counter())[printable(version)] += 1
+    rows = tuple(
+        (package, ", ".join(f"{version} ({_runs(count)})" for version, count in found.most_common()))
+        for package, found in counts.items()
+    )
+    return Table("Versions", ("Package", "Version"), rows, is_numeric=False)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
+    """Every run, with what is wrong.
+
+    Args:
+        runs: all.
+        groups: made of them.
+    """
+    names = {id(run): group.name for group in groups for run in (*group.runs, *group.unfinished)}
+    path = next(iter(_compared(groups).values()))
+    rows = []
+    for run in runs:
+        share, steps = run.figure(*path), run.figure("steps")
+        rows.append(
+            (
+                run.name,
+                names.get(id(run), NONE),
+                NONE if run.seed is None else str(run.seed),
+                run.state.kind,
+                f"{run.last_step if steps is None else steps:.0f}",
+                NONE if share is None else percent(share),
+                "; ".join(run.problems) or "nothing wrong",
+            )
+        )
+    accuracy = "Test, EMA" if path[0] == "test" else "Validation, EMA"
+    header = ("Directory", "Setting", "Seed", "State", "Steps", accuracy, "What is wrong")
+    return Table("All run directories", header, tuple(rows), is_numeric=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ classes
+
+
+def class_metric_table(groups: Sequence[Group], prefix: str, caption: str) -> Table:
+    """The last values of a metric that there is for each class.
+
+    Args:
+        groups: all.
+        prefix: of the metrics' names.
+        caption: of the table.
+    """
+    found: dict[str, dict[str, Summary]] = {}
+    for group in groups:
+        names = dict.fromkeys(name for run in group.shown for name in run.curves if name.startswith(prefix))
+        for name in names:
+            summary = summarise(run.curves[name].values[-1] for run in group.shown if name in run.curves)
+            if summary is not None:
+                found.setdefault(name, {})[group.name] = summary
+    shown = [group.name for group in groups if any(group.name in by_group for by_group in found.values())]
+    order = sorted(found, key=lambda name: min(summary.mean for summary in found[name].values()))
+    note = ""
+    if len(order) > ALL_CLASSES:
+        half = ALL_CLASSES // 2
+        note = f"The {half} lowest and the {half} highest of {len(order)} classes."
+        order[half:-half] = []
+    else:
+        order = list(found)
+    rows = tuple(
+        (printable(name.removeprefix(prefix)), *(_value(found[name].get(group)) for group in shown)) for name in order
+    )
+    return Table(caption, ("Class", *shown), rows, note)
+
+
+def _value(summary: Summary | None) -> str:
+    if summary is None:
+        return NONE
+    std = "" if summary.std is None else f" ± {number(summary.std, digits=2)}"
+    return f"{number(summary.mean)}{std} (n {summary.n})"
+
+
+def confusion_of(group: Group) -> list[Run]:
+    """The finished runs with a confusion matrix over the same classes.
+
+    Args:
+        group: of one setting.
+    """
+    runs = [run for run in group.runs if run.confusion is not None]
+    return [run for run in runs if run.classes == runs[0].classes]
+
+
+def worst_table(groups: Sequence[Group]) -> Table:
+    """The classes that are recognised least.
+
+    Args:
+        groups: those with confusion matrices.
+    """
+    recalls = {group.name: _recalls(confusion_of(group)) for group in groups}
+    worst: dict[str, float] = {}
+    for by_class in recalls.values():
+        for name in sorted(by_class, key=lambda name: by_class[name][0].mean)[:WORST]:
+            worst[name] = min(worst.get(name, 1.0), by_class[name][0].mean)
+    rows = []
+    for name in sorted(worst, key=lambda name: worst[name]):
+        cells = []
+        for by_class in recalls.values():
+            summary, taken_for = by_class.get(name, (None, ""))
+            cells.append(f"{_share(summary)}{taken_for}")
+        rows.append((name, *cells))
+    return Table(
+        "The worst classes: how many of their test images are recognised",
+        ("Class", *recalls),
+        tuple(rows),
+        f"The {WORST} worst classes of each setting. Recall with the EMA weights, mean ± standard deviation over "
+        "seeds, and what they are most often taken for.",
+        is_numeric=False,
+    )
+
+
+def _recalls(runs: Sequence[Run]) -> dict[str, tuple[Summary, str]]:
+    """Class -> its recall over the runs, and what it is most often taken for."""
+    matrices = [run.confusion for run in runs if run.confusion is not None]
+    if not matrices:
+        return {}
+    classes = runs[0].classes
+    mean = np.mean(matrices, axis=0)
+    found = {}
+    for number_of, name in enumerate(classes):
+        shares = [
+            matrix[number_of, number_of] / matrix[number_of].sum() for matrix in matrices if matrix[number_of].sum()
+        ]
+        summary = summarise(shares)
+        if summary is not None:
+            found[name] = (summary, _taken_for(mean[number_of], number_of, classes))
+    return found
+
+
+def _taken_for(row: NDArray[np.float64], label: int, classes: Sequence[str]) -> str:
+    others = row.copy()
+    others[label] = 0
+    other = int(others.argmax())
+    return f"; {percent(others[other] / row.sum())} taken for {classes[other]}" if others[other] else ""
+
+
+def mistake_table(run: Run) -> Table:
+    """The most confident mistakes of a run.
+
+    Args:
+        run: with predictions.
+    """
+
+    def name(number_of: int) -> str:
+        return run.classes[number_of] if number_of < len(run.classes) else str(number_of)
+
+    rows = tuple(
+        (str(mistake.index), name(mistake.label), name(mistake.prediction), percent(mistake.confidence))
+        for mistake in run.mistakes[:SHOWN_MISTAKES]
+    )
+    header = ("Test image", "True class", "Predicted class", "Confidence")
+    return Table(f"Most confident mistakes of {run.name} (seed {run.seed}, n 1)", header, rows, is_numeric=False)

@@ -1,0 +1,87 @@
+"""Text of files that strangers wrote, and numbers, as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ["duration", "number", "percent", "printable"]
+
+#: Control characters: they mean something to a terminal, and nothing to a reader. Half a surrogate pair is what is
+#: left of a file name that is not UTF-8; it cannot be written.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def printable(text: object) -> str:
+    """A text without control characters, so that a class name cannot move the cursor or turn the line round.
+
+    Args:
+        text: anything; its ``str`` is taken.
+
+    Example:
+        >>> printable("cat" + chr(27) + "[2J")
+        'cat�[2J'
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def percent(share: float, *, sign: bool = False) -> str:
+    r"""A share as a percentage with one digit after the point; the space before the sign does not break.
+
+    Args:
+        share: 1 is 100 %.
+        sign: whether a plus is written.
+
+    Example:
+        >>> percent(0.9389)
+        '93.9\xa0%'
+    """
+    text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
+    return f"{_minus(text)}\N{NO-BREAK SPACE}%"
+
+
+def number(value: float, *, digits: int = 3) -> str:
+    """A number with so many significant digits, thousands and above with a letter.
+
+    Args:
+        value: any.
+        digits: at least 1.
+
+    Example:
+        >>> number(0.012345), number(1_048_576), number(3.0)
+        ('0.0123', '1.05M', '3')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    for unit, letter in _UNITS:
+        if abs(value) >= unit:
+            return _minus(f"{value / unit:.{digits}g}") + letter
+    if value and abs(value) < 1e-4:
+        return _minus(f"{value:.{digits - 1}e}")
+    return _minus(f"{value:.{digits}g}")
+
+
+def duration(seconds: float) -> str:
+    """A time in at most two units.
+
+    Args:
+        seconds: at least 0.
+
+    Example:
+        >>> duration(42.4), duration(3_725), duration(200_000)
+        ('42 s', '1 h 2 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,94 @@
+"""Which runs are repetitions of each other, and what their settings are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.report.made_runs import make_run
+
+from layermatch.errors import UserError
+from layermatch.report.groups import Group, choose_baseline, differing, group_runs
+from layermatch.report.runs import read_run
+
+
+def groups_of(*paths: Path) -> list[Group]:
+    return group_runs([read_run(path) for path in paths])
+
+
+def seeds(group: Group) -> list[int | None]:
+    return [run.seed for run in group.runs]
+
+
+def test_seed_place_and_logger_make_no_setting(tmp_path: Path) -> None:
+    (group,) = groups_of(
+        make_run(tmp_path / "a", seed=2),
+        make_run(tmp_path / "b", "logger=tensorboard", seed=0),
+        make_run(tmp_path / "c", "ckpt_path=last", seed=1),
+    )
+    assert seeds(group) == [0, 1, 2]
+    assert group.name == "layermatch"
+
+
+def test_one_other_setting_makes_another_group_with_a_name_of_its_own(tmp_path: Path) -> None:
+    groups = groups_of(
+        make_run(tmp_path / "a", "algorithm=fixmatch"),
+        make_run(tmp_path / "b", "layerwise.grad_relu=off"),
+        make_run(tmp_path / "c", "layerwise.grad_relu=off", "optimizer.lr=0.1"),
+        make_run(tmp_path / "d", "algorithm=fixmatch", seed=1),
+    )
+    assert [group.name for group in groups] == ["fixmatch", "layermatch, lr=0.03", "layermatch, lr=0.1"]
+    assert [seeds(group) for group in groups] == [[0, 1], [0], [0]]
+    assert {"optimizer.lr", "layerwise.grad_relu", "algorithm.name"} <= set(differing(groups))
+    assert "model.depth" not in differing(groups)
+
+
+def test_names_are_short_and_never_the_same(tmp_path: Path) -> None:
+    changes = ["data.mu=1", "eval_every=5", "optimizer.momentum=0", "model.depth=16", "compile=true", "data.num_val=10"]
+    groups = groups_of(
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", *changes),
+        make_run(tmp_path / "c", *changes, "trainer.log_every=7"),
+    )
+    names = [group.name for group in groups]
+    assert names[0] == "layermatch, eval_every=250, compile=false, momentum=0.9, num_val=200, 3 more"
+    assert names[1] == "layermatch, eval_every=5, compile=true, momentum=0, num_val=10, 3 more #2"
+    assert names[2] == "layermatch, eval_every=5, compile=true, momentum=0, num_val=10, 3 more #3"
+
+
+def test_a_repetition_is_no_second_sample(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name, seed=3)) for name in "ab"]
+    (group,) = group_runs(runs)
+    assert seeds(group) == [3]
+    assert runs[0].problems == []
+    assert runs[1].problems == [f"setting and seed are those of {runs[0].name}: not counted again"]
+
+
+def test_unfinished_runs_do_not_count_and_unreadable_ones_are_in_no_group(tmp_path: Path) -> None:
+    done, stopped, unknown = (
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", seed=1, is_finished=False),
+        tmp_path / "c",
+    )
+    unknown.mkdir()
+    (group,) = groups_of(done, stopped, unknown)
+    assert seeds(group) == [0]
+    assert [run.seed for run in group.unfinished] == [1]
+    assert group.shown == group.runs
+    (alone,) = groups_of(stopped)
+    assert alone.shown == alone.unfinished
+
+
+def test_the_baseline_is_named_or_the_first_with_a_finished_run(tmp_path: Path) -> None:
+    groups = groups_of(
+        make_run(tmp_path / "a", "algorithm=supervised", is_finished=False),
+        make_run(tmp_path / "b", "algorithm=fixmatch"),
+        make_run(tmp_path / "c"),
+    )
+    assert choose_baseline(groups, None) is groups[1]
+    assert choose_baseline(groups, "layermatch") is groups[2]
+    with pytest.raises(UserError, match=r"choose 'fixmatch', 'layermatch'"):
+        choose_baseline(groups, "supervised")
+    with pytest.raises(UserError, match="with a finished run: none is"):
+        choose_baseline(groups[:1], "supervised")
+    assert choose_baseline(groups[:1], None) is None
