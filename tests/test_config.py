@@ -131,7 +131,7 @@ BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
 
 POISONED = [(experiment, []) for experiment in EXPERIMENTS if experiment != "digits"]
 POISONED += [("digits", [f"algorithm={name}"]) for name in ALGORITHMS]
-POISONED += [("digits", ["schedule=constant", "trainer=cpu"])]
+POISONED += [("digits", ["schedule=constant", "trainer=cpu"]), ("digits", ["pseudo_labels=noisy"])]
 
 
 @pytest.mark.parametrize(("experiment", "overrides"), POISONED)

@@ -4,7 +4,7 @@ from layermatch.functional.averaging import bias_corrected_ema, ema, warmup_deca
 from layermatch.functional.clustering import centroid_loss, class_sums
 from layermatch.functional.gradients import keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
-from layermatch.functional.pseudo_labels import confidence_mask, hard_pseudo_labels, probabilities
+from layermatch.functional.pseudo_labels import confidence_mask, hard_pseudo_labels, probabilities, with_label_noise
 from layermatch.functional.schedules import constant, cosine
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "scale_for",
     "supervised_loss",
     "warmup_decay",
+    "with_label_noise",
 ]
