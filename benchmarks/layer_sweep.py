@@ -44,14 +44,14 @@ Run = dict[str, Any]
 #: projection each; the last BatchNorm goes with the third) and a classifier.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "every layer (FixMatch)": (),
-    "all but the stem": ("+layerwise.gradient_scale={extractor.stem: 0}",),
-    "all but block 1": ("+layerwise.gradient_scale={extractor.groups.0: 0}",),
-    "all but block 2": ("+layerwise.gradient_scale={extractor.groups.1: 0}",),
-    "all but block 3": ("+layerwise.gradient_scale={extractor.groups.2: 0, extractor.activation: 0}",),
-    "all but the classifier (Grad-ReLU)": ("+layerwise.gradient_scale={classifier: 0}",),
-    "only the classifier": ("+layerwise.gradient_scale={extractor: 0}",),
+    "all but the stem": ("layerwise.gradient_scale={extractor.stem: 0}",),
+    "all but block 1": ("layerwise.gradient_scale={extractor.groups.0: 0}",),
+    "all but block 2": ("layerwise.gradient_scale={extractor.groups.1: 0}",),
+    "all but block 3": ("layerwise.gradient_scale={extractor.groups.2: 0, extractor.activation: 0}",),
+    "all but the classifier (Grad-ReLU)": ("layerwise.gradient_scale={classifier: 0}",),
+    "only the classifier": ("layerwise.gradient_scale={extractor: 0}",),
     "Grad-ReLU + Avg-Clustering (LayerMatch)": ("layerwise=layermatch",),
-    "no layer": ("+layerwise.gradient_scale={extractor: 0, classifier: 0}",),
+    "no layer": ("layerwise.gradient_scale={extractor: 0, classifier: 0}",),
 }
 BASELINE, NOTHING = "every layer (FixMatch)", "no layer"
 
