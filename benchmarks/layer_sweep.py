@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -153,12 +153,12 @@ def measure(cell: Cell) -> Run:
         "accuracy": latest["test/accuracy_ema"],
         "accuracy_live": latest["test/accuracy"],
         **clustering(parts.algorithm, parts.data),
-        # Of the last log interval. Of those that count, with the noise that was put in.
+        # Of the last log interval; the accuracy is of those that count, with the noise put in, and None if none does.
         "mask_rate": latest["pseudo_labels/mask_rate"],
-        "pseudo_label_accuracy": latest.get("pseudo_labels/accuracy_accepted", latest["pseudo_labels/accuracy"]),
+        "pseudo_label_accuracy": latest.get("pseudo_labels/accuracy_accepted", latest.get("pseudo_labels/accuracy")),
         "seconds": time.perf_counter() - started,
     }
-    return asdict(cell) | {name: round(value, 4) for name, value in found.items()}
+    return asdict(cell) | {name: None if value is None else round(value, 4) for name, value in found.items()}
 
 
 def clustering(algorithm: Algorithm, data: SemiSupervisedData) -> dict[str, float]:
@@ -205,8 +205,14 @@ def write_runs(path: Path, runs: Sequence[Run]) -> None:
     unfinished.replace(path)
 
 
-def sweep(cells: Sequence[Cell], path: Path) -> list[Run]:
-    """Run the cells that the file does not hold yet; give all that it holds then."""
+def sweep(cells: Sequence[Cell], path: Path, *, log: Callable[[str], object] = str) -> list[Run]:
+    """Run the cells that the file does not hold yet; give all that it holds then.
+
+    Args:
+        cells: from :func:`make_cells`.
+        path: of the file.
+        log: takes a line after each run; by default nobody reads it.
+    """
     runs = read_runs(path)
     done = {Cell(**{name: run[name] for name in Cell.__dataclass_fields__}) for run in runs}
     left = [cell for cell in cells if cell not in done]
@@ -214,10 +220,8 @@ def sweep(cells: Sequence[Cell], path: Path) -> list[Run]:
         run = measure(cell)
         runs.append(run)
         write_runs(path, runs)
-        sys.stderr.write(
-            f"{number}/{len(left)}  {cell.num_labels} labels, noise {cell.noise}, seed {cell.seed}, {cell.setting}: "
-            f"{run['accuracy']:.1%} ({run['seconds']:.0f} s)\n"
-        )
+        place = f"{cell.num_labels} labels, noise {cell.noise}, seed {cell.seed}, {cell.setting}"
+        log(f"{number}/{len(left)}  {place}: {run['accuracy']:.1%} ({run['seconds']:.0f} s)\n")
     return runs
 
 
@@ -246,10 +250,10 @@ class Difference(NamedTuple):
 
 
 def values(runs: Iterable[Run], metric: str, *, setting: str, num_labels: int, noise: float) -> dict[int, float]:
-    """Seed -> value of one setting, in points."""
+    """Seed -> value of one setting, in points, where there is one."""
     noise = 0.0 if setting == NOTHING else noise
     wanted = {"setting": setting, "num_labels": num_labels, "noise": noise}
-    return {run["seed"]: 100 * run[metric] for run in runs if wanted.items() <= run.items()}
+    return {run["seed"]: 100 * run[metric] for run in runs if wanted.items() <= run.items() and run[metric] is not None}
 
 
 def compare(
@@ -342,7 +346,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the images are small: a second thread would cost more than it gives
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    runs = sweep(make_cells(seeds=range(arguments.seeds)), arguments.out)
+    runs = sweep(make_cells(seeds=range(arguments.seeds)), arguments.out, log=sys.stderr.write)
     draw(runs).savefig(arguments.out.with_suffix(".png"), dpi=100)
     for num_labels in NUM_LABELS:
         sys.stdout.write(f"\n{num_labels} labels, {quality_table(runs, num_labels=num_labels)}\n")
