@@ -263,9 +263,42 @@ def compare(
     ours = values(runs, metric, setting=setting, num_labels=num_labels, noise=noise)
     theirs = values(runs, metric, setting=baseline, num_labels=num_labels, noise=noise)
     seeds = sorted(ours.keys() & theirs.keys())
-    gaps = np.array([ours[seed] - theirs[seed] for seed in seeds])
-    mean, half = gaps.mean(), t.ppf(0.975, len(seeds) - 1) * sem(gaps)
-    return Difference(mean, mean - half, mean + half, int((gaps > 0).sum()), len(seeds))
+    return paired([ours[seed] - theirs[seed] for seed in seeds])
+
+
+def paired(gaps: Sequence[float]) -> Difference:
+    """The mean of the seeds' differences, and its 95 % interval (Student's t)."""
+    mean, half = np.mean(gaps), t.ppf(0.975, len(gaps) - 1) * sem(gaps)
+    return Difference(mean, mean - half, mean + half, int((np.array(gaps) > 0).sum()), len(gaps))
+
+
+def compare_overall(runs: Sequence[Run], metric: str, *, setting: str, baseline: str = BASELINE) -> Difference:
+    """One setting against another, seed by seed, each seed's difference averaged over all budgets and noise rates.
+
+    Seeds that lack a run are left out.
+    """
+    gaps: dict[int, list[float]] = {}
+    places = sorted({(run["num_labels"], run["noise"]) for run in runs})
+    for num_labels, noise in places:
+        ours = values(runs, metric, setting=setting, num_labels=num_labels, noise=noise)
+        theirs = values(runs, metric, setting=baseline, num_labels=num_labels, noise=noise)
+        for seed in ours.keys() & theirs.keys():
+            gaps.setdefault(seed, []).append(ours[seed] - theirs[seed])
+    return paired([np.mean(found) for found in gaps.values() if len(found) == len(places)])
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """A Markdown table of :func:`compare_overall`: the questions that one would ask first."""
+    questions = [(setting, BASELINE) for setting in SETTINGS if setting != BASELINE]
+    questions += [("only the classifier", NOTHING), ("all but the classifier (Grad-ReLU)", NOTHING)]
+    lines = [
+        f"| pseudo-labels teach | against | {' | '.join(METRICS.values())} |",
+        "| --- | --- |" + " --- |" * len(METRICS),
+    ]
+    for setting, baseline in questions:
+        found = (compare_overall(runs, metric, setting=setting, baseline=baseline) for metric in METRICS)
+        lines.append(f"| {setting} | {baseline} | {' | '.join(map(str, found))} |")
+    return "\n".join(lines)
 
 
 def table(runs: Sequence[Run], *, num_labels: int, metric: str = "accuracy") -> str:
@@ -305,17 +338,18 @@ def draw(runs: Sequence[Run], metrics: Mapping[str, str] | None = None) -> Figur
     budgets = sorted({run["num_labels"] for run in runs}, reverse=True)
     settings = [name for name in SETTINGS if name != BASELINE and any(run["setting"] == name for run in runs)]
     figure = Figure(figsize=(8, 1.1 + (0.9 + 0.32 * len(settings)) * len(budgets)), layout="constrained")
-    panels = figure.subplots(len(budgets), len(metrics), squeeze=False, sharey=True, sharex="col")
+    panels = figure.subplots(len(budgets), len(metrics), squeeze=False, sharey=True, sharex="row")
     for row, num_labels in zip(panels, budgets, strict=True):
         for axis, (metric, title) in zip(row, metrics.items(), strict=True):
             _draw_panel(axis, runs, metric, settings, num_labels)
             axis.set_title(f"{title}, {num_labels} labels", fontsize=10)
+        row[0].set_yticks(range(len(settings)), [_two_lines(name) for name in settings], fontsize=8)
+    panels[0, 0].invert_yaxis()
     for axis in panels[-1]:
         axis.set_xlabel("difference from FixMatch, points")
-    panels[0, 0].set_yticks(range(len(settings)), [_two_lines(name) for name in settings], fontsize=8)
-    panels[0, 0].invert_yaxis()
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    title = "share of pseudo-labels made wrong"
+    figure.legend(handles, labels, title=title, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -328,7 +362,7 @@ def _draw_panel(axis: Axes, runs: Sequence[Run], metric: str, settings: Sequence
         place = np.arange(len(settings)) + 0.22 * (number - (len(rates) - 1) / 2)
         axis.errorbar(
             mean, place, xerr=error, fmt="os^"[number % 3], color=f"C{number}", markersize=4, linewidth=1.3, capsize=2,
-            label=f"{rate:.0%} of pseudo-labels made wrong",
+            label=f"{100 * rate:g} %",
         )  # fmt: skip
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
@@ -348,6 +382,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     runs = sweep(make_cells(seeds=range(arguments.seeds)), arguments.out, log=sys.stderr.write)
     draw(runs).savefig(arguments.out.with_suffix(".png"), dpi=100)
+    sys.stdout.write(f"over all numbers of labels and noise rates:\n\n{summary(runs)}\n")
     for num_labels in NUM_LABELS:
         sys.stdout.write(f"\n{num_labels} labels, {quality_table(runs, num_labels=num_labels)}\n")
         for metric, title in METRICS.items():

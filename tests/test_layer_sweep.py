@@ -132,6 +132,17 @@ def test_a_difference_is_paired_by_seed() -> None:
     assert str(found) == "+3.0 [+0.5, +5.5]"
 
 
+def test_the_overall_difference_is_of_each_seeds_mean() -> None:
+    other = "all but block 1"
+    runs = fake_runs({layer_sweep.BASELINE: [0.5, 0.5, 0.5], other: [0.51, 0.53, 0.8]}, noise=0.0)
+    runs += fake_runs({layer_sweep.BASELINE: [0.4, 0.4], other: [0.43, 0.45]}, noise=0.4)  # seed 2 lacks this noise
+    found = layer_sweep.compare_overall(runs, "accuracy", setting=other)
+    # Seed 0: 1 and 3 points, seed 1: 3 and 5; Student's t of 1 degree of freedom is 12.706 at 97.5 %.
+    assert found.mean == pytest.approx(3)
+    assert found.high - found.mean == pytest.approx(12.706, abs=1e-3)
+    assert found.num_seeds == 2
+
+
 def test_no_layer_is_compared_at_every_noise() -> None:
     runs = fake_runs({layer_sweep.BASELINE: [0.5, 0.6]}, noise=0.4) + fake_runs({layer_sweep.NOTHING: [0.4, 0.6]})
     found = layer_sweep.compare(runs, "accuracy", setting=layer_sweep.NOTHING, num_labels=10, noise=0.4)
