@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 # Each test process computes on one thread, so that two of them share two cores without getting in each other's way.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 PARALLEL := -n auto --maxprocesses 2
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults lint format bench notebooks wheel clean
+.PHONY: help install install-dev demo test test-fast test-distributed faults lint format bench notebooks \
+  notebook-pages wheel clean
 
 help: ## List the commands
 	@echo "make PYTHON=python3.12 ... chooses another interpreter; make demo ARGS='key=value ...' changes the run."
@@ -57,7 +58,15 @@ bench: require-bench $(VENV)/.installed ## Measure speed and memory on this mach
 	$(BIN)/python -m layermatch.bench all $(ARGS)
 
 notebooks: require-notebooks $(VENV)/.installed-notebooks ## Execute every notebook; results go to build/notebooks
-	$(BIN)/python -m nbconvert --to notebook --execute --output-dir build/notebooks $(NOTEBOOKS)
+	$(BIN)/python -m nbconvert --log-level WARN --to notebook --execute --output-dir build/notebooks $(NOTEBOOKS)
+
+# The last line: links between notebooks become links between pages.
+notebook-pages: notebooks ## Execute them and show text, results and pictures in docs/notebooks
+	rm -rf docs/notebooks
+	$(BIN)/python -m nbconvert --log-level WARN --to markdown --output-dir docs/notebooks \
+	  $(NOTEBOOKS:%=build/%)
+	@$(BIN)/python -c "import pathlib; [page.write_text(page.read_text().replace('.ipynb)', '.md)') \
+	.replace('](../', '](../../')) for page in pathlib.Path('docs/notebooks').glob('*.md')]"
 
 wheel: $(VENV)/.installed-dev ## Build the wheel in dist
 	$(BIN)/python -m build --wheel
@@ -91,6 +100,6 @@ $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-notebooks: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt nbconvert ipykernel
-	@touch $@
+$(VENV)/.installed-notebooks: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
+	@touch $(VENV)/.installed $@

@@ -96,6 +96,17 @@ def test_the_recipes_are_the_published_ones() -> None:
         assert settings["algorithm"]["ema_decay"] == 0.999
 
 
+@pytest.mark.parametrize("algorithm", ["fixmatch", "layermatch"])
+def test_a_gradient_scale_can_be_given_on_the_command_line(algorithm: str) -> None:
+    settings = settings_of(
+        f"algorithm={algorithm}", "layerwise.gradient_scale={extractor.groups.0: 0.5, classifier: 0}"
+    )
+    assert settings["layerwise"]["gradient_scale"] == {"extractor.groups.0": 0.5, "classifier": 0}
+    parts = build_parts(settings)
+    assert parts.algorithm.rule.separates_gradients
+    assert not build_parts(settings_of(f"algorithm={algorithm}")).algorithm.rule.separates_gradients
+
+
 @pytest.mark.parametrize("path", sorted((config_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_names_its_source(path: Path) -> None:
     comments = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
@@ -131,7 +142,7 @@ BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
 
 POISONED = [(experiment, []) for experiment in EXPERIMENTS if experiment != "digits"]
 POISONED += [("digits", [f"algorithm={name}"]) for name in ALGORITHMS]
-POISONED += [("digits", ["schedule=constant", "trainer=cpu"])]
+POISONED += [("digits", ["schedule=constant", "trainer=cpu"]), ("digits", ["pseudo_labels=noisy"])]
 
 
 @pytest.mark.parametrize(("experiment", "overrides"), POISONED)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.functional import confidence_mask, entropy, hard_pseudo_labels, probabilities
+from layermatch.functional import confidence_mask, entropy, hard_pseudo_labels, probabilities, with_label_noise
 
 SIZES = [(0, 3), (1, 2), (7, 3), (64, 10), (33, 100)]
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-6, torch.float16: 1e-6}
@@ -102,3 +102,17 @@ def test_entropy_in_nats(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found[0] == 0
     assert found[1].item() == pytest.approx(np.log(7), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+def test_noisy_labels_against_a_loop(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(num_classes)
+    label = torch.randint(num_classes, (500,), generator=generator)
+    draws = torch.rand(500, 2, generator=generator)
+    draws[:20, 1] = 1 - 2**-24  # the largest number that a draw can be
+    draws[20:40, 1] = 0
+    draws[:50, 0] = 0
+    found = with_label_noise(label, draws, noise=0.4, num_classes=num_classes)
+    for before, after, (u, v) in zip(label.tolist(), found.tolist(), draws.tolist(), strict=True):
+        others = [k % num_classes for k in range(before + 1, before + num_classes)]
+        assert after == (others[int(v * len(others))] if u < 0.4 else before)

@@ -5,7 +5,13 @@ from layermatch.functional.clustering import centroid_loss, class_sums
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
-from layermatch.functional.pseudo_labels import confidence_mask, entropy, hard_pseudo_labels, probabilities
+from layermatch.functional.pseudo_labels import (
+    confidence_mask,
+    entropy,
+    hard_pseudo_labels,
+    probabilities,
+    with_label_noise,
+)
 from layermatch.functional.schedules import constant, cosine
 
 __all__ = [
@@ -29,5 +35,6 @@ __all__ = [
     "scale_for",
     "supervised_loss",
     "warmup_decay",
+    "with_label_noise",
     "within_class_scatter",
 ]

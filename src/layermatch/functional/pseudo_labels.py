@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["confidence_mask", "entropy", "hard_pseudo_labels", "probabilities"]
+__all__ = ["confidence_mask", "entropy", "hard_pseudo_labels", "probabilities", "with_label_noise"]
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -91,3 +91,31 @@ def confidence_mask(confidence: Tensor, threshold: float | Tensor) -> Tensor:
         tensor([0., 1., 1.])
     """
     return (confidence >= threshold).float()
+
+
+def with_label_noise(label: Tensor, draws: Tensor, *, noise: float, num_classes: int) -> Tensor:
+    r"""Labels of which a share is replaced by another class, each other class as likely.
+
+    .. math::
+        \tilde y = \begin{cases} (y + 1 + \lfloor v (K - 1) \rfloor) \bmod K & u < r \\ y & \text{else} \end{cases}
+
+    Source: ours, for study; the symmetric noise of the literature on noisy labels.
+
+    Args:
+        label: ``(N,)`` int64 in ``[0, K)``.
+        draws: ``(N, 2)`` float in ``[0, 1)``: ``u`` and ``v`` of each sample.
+        noise: ``r``, in ``[0, 1]``.
+        num_classes: ``K``, at least 2.
+
+    Returns:
+        ``(N,)`` int64 in ``[0, K)``.
+
+    Example:
+        >>> import torch
+        >>> draws = torch.tensor([[0.1, 0.9], [0.5, 0.9]])
+        >>> with_label_noise(torch.tensor([3, 3]), draws, noise=0.2, num_classes=10)
+        tensor([2, 3])
+    """
+    # In float64: a float32 product with v close to 1 could be rounded up to K - 1, which is y itself again.
+    step = 1 + (draws[:, 1].double() * (num_classes - 1)).long()
+    return torch.where(draws[:, 0] < noise, (label + step) % num_classes, label)
