@@ -429,6 +429,10 @@ class Recorder(LightningModule):
         self.weight = nn.Parameter(torch.zeros(1))
         self.batches: list[Batch] = []
 
+    @property
+    def next_batch(self) -> int:
+        return self.global_step * self.accumulate
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD([self.weight], lr=0.1)
 

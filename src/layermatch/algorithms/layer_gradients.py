@@ -30,7 +30,8 @@ def measure_layer_gradients(
 
     It takes two backward passes of its own, by ``torch.autograd.grad``, which adds to no ``.grad``, runs none of
     DistributedDataParallel's hooks, sees no new data and draws no random number: the step that follows is the same to
-    the bit. The graph is kept for that step. Gradients are averaged over all ranks before they are measured, so that
+    the bit. The graph is kept for that step, and room is needed for both gradients.
+    Gradients are averaged over all ranks before they are measured, so that
     ``N`` ranks log what one rank would.
 
     Args:
