@@ -132,7 +132,7 @@ def test_figures_are_right_and_have_their_n(page: str, sweep: list[Path]) -> Non
     assert "layermatch Test, EMA weights +8.0 -17.4 to +33.4 2 of 2 n 2" in text
     assert "The two runs of a pair have the same labelled images." in text
     assert "seed 0 seed 1 seed 2 fixmatch 80.0 % 85.0 % 90.0 % layermatch 90.0 % 91.0 % -" in text
-    assert "stopped layermatch 9 running 30 - still running: at step 30 of 30" in text
+    assert "stopped layermatch 9 stopped 30 - stopped before its end: at step 30 of 30" in text
     assert "there is nothing of a run in it" in text
 
 

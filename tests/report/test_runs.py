@@ -11,6 +11,7 @@ import yaml
 from tests.report.made_runs import DIGITS, PLAN, make_run, rows_of, write_metrics
 
 from layermatch.report.runs import Run, find_runs, read_plan, read_run
+from layermatch.report.state import LOCK
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
@@ -148,8 +149,10 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", is_finished=False)
     config(trainer={"max_steps": 50})(path)
     run = read_run(path)
-    assert run.problems == ["still running: at step 30 of 50"]
+    assert run.problems == ["stopped before its end: at step 30 of 50"]
     assert not run.is_finished
+    (path / LOCK).touch()
+    assert read_run(path).problems == ["still running: at step 30 of 50"]
 
 
 def test_an_empty_folder_is_listed(tmp_path: Path) -> None:

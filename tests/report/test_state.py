@@ -63,7 +63,14 @@ def test_results_make_a_run_finished(tmp_path: Path) -> None:
     assert state.quiet == pytest.approx(3600, abs=60)
 
 
-def test_without_a_lock_the_times_of_the_files_tell(unfinished: Path) -> None:
+def test_a_run_that_ended_early_took_its_lock_away(unfinished: Path) -> None:
+    assert judge(unfinished).kind == "stopped"
+
+
+def test_a_lock_that_cannot_be_asked_leaves_the_times_of_the_files(unfinished: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    (unfinished / LOCK).symlink_to(tmp_path / "elsewhere")  # which a lock refuses to follow
+    age(unfinished, 50)
     assert judge(unfinished).kind == "running"
     age(unfinished, 61)
     assert judge(unfinished).kind == "stopped"
@@ -91,7 +98,7 @@ def test_a_finished_run_that_goes_on_is_running(tmp_path: Path) -> None:
     age(path, 50)
     (path / "config.yaml").touch()
     os.utime(path / "config.yaml", (time.time() - 40,) * 2)
-    assert judge(path).kind == "finished"  # it was stopped again; the results of before stay
+    assert judge(path).kind == "finished"  # it was killed; the results of before stay
 
 
 def test_a_folder_without_a_run_is_empty(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_run_of_an_older_version_calls_its_accuracy_right(tmp_path: Path) -> N
 
 def test_new_lines_are_seen_and_timed(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", is_finished=False)
+    (path / LOCK).touch()
     watcher = Watcher(path)
     first = watcher.look()
     assert (first.state.kind, first.step, first.max_steps, first.seconds) == ("running", 30, 30, None)
@@ -190,7 +191,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 def test_once_and_a_finished_run_end_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(make_run(tmp_path / "going", is_finished=False)), "--once"])
-    assert "running" in capsys.readouterr().out
+    assert "stopped" in capsys.readouterr().out
     main([str(make_run(tmp_path / "done"))])
     shown = capsys.readouterr().out
     assert shown.count("finished, ") == 1
@@ -247,6 +248,7 @@ def on_terminal(*command: str) -> Iterator[Terminal]:
 
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", is_finished=False)
+    (path / LOCK).touch()
     with on_terminal("layermatch.watch", str(path), "--every", "0.2") as terminal:
         terminal.wait_for("step 30/30")
         terminal.process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ SIGNS_OF_LIFE = ("metrics.csv", "run.log", "config.yaml", "split.json", "checkpo
 #: Seconds without a sign of life in which a run is not asked about its lock: our asking holds the lock for a moment.
 QUIET = 10.0
 
-#: Seconds without a sign of life after which a run without a lock counts as stopped.
+#: Seconds without a sign of life after which a run whose lock cannot be asked counts as stopped.
 STOPPED = 60.0
 
 
@@ -45,7 +45,7 @@ def judge(run_dir: Path, *, now: float | None = None) -> RunState:
 
     Returns:
         Finished, if there are results and the run does not go on; running, if it holds its lock, or wrote within the
-        last minute where there is no lock to ask.
+        last minute where the lock cannot be asked.
     """
     now = time.time() if now is None else now
     times = [time_of for name in SIGNS_OF_LIFE if (time_of := _time(run_dir / name)) is not None]
@@ -69,10 +69,10 @@ def _time(path: Path) -> float | None:
 
 
 def _is_locked(run_dir: Path, quiet: float) -> bool | None:
-    """Whether another process holds the lock; None if that cannot be told."""
+    """Whether another process holds the lock; None if that cannot be told. A run that ends takes the file away."""
     path = run_dir / LOCK
     if not path.is_file():
-        return None
+        return False
     if quiet < QUIET:
         return True
     try:
