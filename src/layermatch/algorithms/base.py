@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -106,6 +107,8 @@ class Algorithm(LightningModule):
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.log_every = log_every
+        #: Of layers that draw random numbers; what torch was seeded with when this was made.
+        self.noise_seed = torch.initial_seed()
         self.guard = StepGuard(max_nonfinite=max_nonfinite)
         self.layer_gradients_every = layer_gradients_every or 0
         self.meter = IntervalMeter()
@@ -133,6 +136,7 @@ class Algorithm(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch: backward, and an optimizer step on every ``accumulate``-th."""
         is_step = (batch_idx + 1) % self.accumulate == 0
+        self._seed_noise(batch_idx)
         losses = self.losses(batch)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self.record_layer_gradients(losses)
@@ -145,6 +149,15 @@ class Algorithm(LightningModule):
                 self.log_interval()
         elif is_step:
             self.discard_step()
+
+    def _seed_noise(self, batch_idx: int) -> None:
+        """Let layers that draw random numbers, as dropout does, draw those of (seed, batch, rank).
+
+        A resumed run then draws what it would have drawn, and each rank its own.
+        """
+        number = self.next_batch + batch_idx % self.accumulate
+        sequence = np.random.SeedSequence([self.noise_seed, number, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
     def discard_step(self) -> None:
         """Forget a step that is not applied: its gradients, and what its forward did to BatchNorm's statistics."""
@@ -345,6 +358,7 @@ class Algorithm(LightningModule):
         """Add the means and the centres since the last log line, and the last evaluations."""
         checkpoint["meter"] = self.meter.state_dict()
         checkpoint["guard"] = self.guard.state_dict()
+        checkpoint["noise_seed"] = self.noise_seed
         checkpoint["last_centres"] = self._last_centres
         checkpoint["evaluations"] = list(self.evaluations)
 
@@ -352,5 +366,6 @@ class Algorithm(LightningModule):
         """Go on with the means and the centres since the last log line, and the last evaluations."""
         self.meter.load_state_dict(checkpoint["meter"])
         self.guard.load_state_dict(checkpoint.get("guard", self.guard.state_dict()))
-        self._last_centres = checkpoint["last_centres"]
+        self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
+        self._last_centres = checkpoint.get("last_centres")
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
