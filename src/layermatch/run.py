@@ -277,7 +277,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """One job of the command line: its run directory and results."""
     settings = plain(config)
     hydra_config = HydraConfig.get()
-    run_dir = Path(settings["run_dir"])
+    run_dir = Path(str(settings["run_dir"]))  # a name of digits is a number to Hydra
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         run_dir /= str(hydra_config.sweep.subdir)
