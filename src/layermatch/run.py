@@ -285,7 +285,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             return run_dir, _run_in_own_process(run_dir)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
-    sweep = Path(settings["run_dir"]).name if in_sweep else ""
+    sweep = Path(str(settings["run_dir"])).name if in_sweep else ""
     settings["run_dir"] = str(run_dir)
     overrides = list(hydra_config.overrides.task)
     with quiet_libraries():

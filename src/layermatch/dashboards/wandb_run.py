@@ -54,7 +54,8 @@ class WandbDashboard(WandbLogger, Dashboard):
     * A server that cannot be reached, or that refuses the run, makes it an offline run.
     * What W&B raises later is reported once and training goes on; where W&B's own process has died, so does the record,
       in a second offline file of the same run.
-    * The end waits for ``timeout`` seconds at most. Everything is on disk by then: ``wandb sync`` sends the rest.
+    * The end waits for ``timeout`` seconds at most, and for three more where the server has gone. Everything is on disk
+      by then: ``wandb sync`` sends the rest.
 
     W&B's steps are optimizer steps, so that a resumed run, and files that are synced one after the other, make one
     curve: W&B leaves out steps that it has.
@@ -175,10 +176,10 @@ class WandbDashboard(WandbLogger, Dashboard):
             # Seconds between two writes: what is lost where W&B's own process is killed.
             x_transaction_log_flush_interval=1.0,
         )
-        return {
-            "project": self._project, "entity": self.entity, "dir": str(self.run_dir), "id": self._id,
-            "resume": "allow", "settings": settings, **self._description(),
-        }  # fmt: skip
+        given = {"dir": str(self.run_dir), "resume": "allow", "settings": settings, **self._description()}
+        if "WANDB_SWEEP_ID" in os.environ:  # its agent has chosen these
+            return given
+        return given | {"project": self._project, "entity": self.entity, "id": self._id}
 
     def _description(self) -> dict[str, Any]:
         about = self._about
@@ -313,10 +314,10 @@ class WandbDashboard(WandbLogger, Dashboard):
 
 
 def _process_has_died(error: Exception) -> bool:
-    """Whether W&B's own process, which writes its files and talks to its server, has ended, or has no disk."""
+    """Whether W&B's own process, which writes its files and talks to its server, has ended."""
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-    return isinstance(error, OSError | MailboxClosedError | HandleAbandonedError)
+    return isinstance(error, ConnectionError | MailboxClosedError | HandleAbandonedError)
 
 
 def _end_process() -> None:
