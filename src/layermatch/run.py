@@ -335,7 +335,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """One job of the command line: its run directory and results."""
     settings = plain(config)
     hydra_config = HydraConfig.get()
-    run_dir = Path(settings["run_dir"])
+    run_dir = Path(str(settings["run_dir"]))  # a name of digits is a number to Hydra
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         run_dir /= str(hydra_config.sweep.subdir)
@@ -343,7 +343,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             return run_dir, _run_in_own_process(run_dir)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
-    sweep = Path(settings["run_dir"]).name if in_sweep else ""
+    sweep = Path(str(settings["run_dir"])).name if in_sweep else ""
     settings["run_dir"] = str(run_dir)
     overrides = list(hydra_config.overrides.task)
     with quiet_libraries(), loader_errors():

@@ -13,12 +13,21 @@ SMALL = (
     "checkpoint.every_n_steps=3", "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
 )  # fmt: skip
 
+#: Runs one after the other, each in a W&B environment of its own. Writes how long each took, and when all were done.
 SCRIPT = """
-import json, sys
+import json, os, pathlib, sys, time
 from layermatch.run import main
-for arguments in json.loads(sys.argv[1]):
+seconds = []
+for arguments, environment in json.loads(sys.argv[1]):
+    if environment:
+        import wandb
+        wandb.teardown()
+        os.environ.update(environment)
     sys.argv = ["layermatch.run", *arguments]
+    started = time.monotonic()
     main()
+    seconds.append(time.monotonic() - started)
+    pathlib.Path("seconds.json").write_text(json.dumps({"runs": seconds, "ended": time.time()}))
 """
 
 
@@ -32,21 +41,29 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 
 def start_runs(
-    *command_lines: tuple[str, ...], folder: Path, environment: dict[str, str] | None = None
+    *command_lines: tuple[str, ...],
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    each: list[dict[str, str]] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the runs, one after the other in one process."""
+    """Start the runs, one after the other in one process, in the same environment or ``each`` in its own."""
+    jobs = list(zip(command_lines, each or [{}] * len(command_lines), strict=True))
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, json.dumps(command_lines)],
+        [sys.executable, "-c", SCRIPT, json.dumps(jobs)],
         cwd=folder, env=clean_environment(folder) | (environment or {}), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
 def do_runs(
-    *command_lines: tuple[str, ...], folder: Path, environment: dict[str, str] | None = None, timeout: float = 300
+    *command_lines: tuple[str, ...],
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    each: list[dict[str, str]] | None = None,
+    timeout: float = 300,
 ) -> tuple[str, str]:
     """As :func:`start_runs`, to the end; gives standard output and standard error."""
-    process = start_runs(*command_lines, folder=folder, environment=environment)
+    process = start_runs(*command_lines, folder=folder, environment=environment, each=each)
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors[-3000:]
     return output, errors

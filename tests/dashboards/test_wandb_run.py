@@ -229,6 +229,32 @@ def test_online_everything_arrives_and_a_resumed_run_is_the_same(tmp_path: Path)
     assert [name for name in server.files if name.startswith("media/images/panels/pseudo_labels_3_")]
 
 
+def test_what_wandb_refuses_is_said_once_and_a_failed_run_is_marked(tmp_path: Path) -> None:
+    """As any Lightning logger, without settings."""
+    script = """if True:
+        import pathlib
+        import numpy as np
+        from layermatch.dashboards import WandbDashboard
+        dashboard = WandbDashboard(pathlib.Path("out"), project="layermatch", tags=["mine"], offline=True)
+        for step in range(3):
+            dashboard.show_picture("no picture", np.zeros((2, 2, 2, 2, 2), np.uint8), step=step)
+            dashboard.log_metrics({"x": step / 2}, step=step)
+        dashboard.close(failed=True)
+        dashboard.log_metrics({"x": 3}, step=3)
+        assert dashboard.experiment.anything_at_all is not None
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("W&B:")]
+    assert "something was not logged" in line
+    (read,) = wandb_files(tmp_path / "out")
+    assert [(row["_step"], row["x"]) for row in read.history] == [(0, 0), (1, 0.5), (2, 1)]
+    assert (read.exit_code, read.tags) == (1, ["mine"])
+
+
 # ------------------------------------------------------------------------------------------------------------ settings
 
 

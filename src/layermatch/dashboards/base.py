@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from layermatch.dashboards.naming import changes_of
@@ -113,6 +114,7 @@ def begin(
         dashboard.begin(about)
 
 
+@rank_zero_only
 def show_results(loggers: Iterable[Logger], results: Mapping[str, Any], figures: Path) -> None:
     """Show what a finished run leaves behind.
 

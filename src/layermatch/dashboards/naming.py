@@ -8,17 +8,18 @@ from typing import Any
 
 __all__ = ["changes_of", "flatten", "run_group", "run_name", "run_tags"]
 
-#: Settings that say which draw of a setting this is, or where, how fast and how often, but not what is trained. A key
-#: stands for all below it.
-NOT_OF_A_GROUP = (
+#: Settings that say which draw of a setting this is, or where, how fast and how often, but not what is trained; and the
+#: two that are named by themselves. What is below `algorithm.` is a setting.
+NOT_OF_A_GROUP = {
     "seed", "data.split", "data.fold",
-    "run_dir", "ckpt_path", "plugins", "hydra", "logger", "compile", "eval_every",
-    "checkpoint.every_n_steps", "checkpoint.keep",
+    "run_dir", "ckpt_path", "plugins", "compile", "eval_every", "checkpoint.every_n_steps", "checkpoint.keep",
     "data.root", "data.verify", "data.download", "data.storage", "data.cache_dir", "data.num_workers",
-    "data.eval_batch_size",
-    "trainer.accelerator", "trainer.log_every", "trainer.deterministic",
-    "experiment", "algorithm",  # named by themselves; what is below `algorithm.` is a setting
-)  # fmt: skip
+    "data.eval_batch_size", "trainer.accelerator", "trainer.log_every", "trainer.deterministic",
+    "logger", "hydra", "experiment", "algorithm",
+}  # fmt: skip
+
+#: Sections that are of no group either, with all below them.
+SECTIONS_NOT_OF_A_GROUP = ("logger.", "hydra.", "hydra/")
 
 #: The longest name, and the longest tag, that W&B takes.
 MAX_NAME, MAX_TAG = 128, 64
@@ -57,11 +58,10 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
         ('data.mu=3', 'optimizer.lr=0.1')
     """
     changes = []
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        ignored = ("logger", "hydra", *(f"{name}" for name in NOT_OF_A_GROUP))
-        if key not in ignored and not key.startswith(("logger.", "logger@", "hydra.", "hydra/")):
-            changes.append(override.lstrip("+~"))
+    for override in (text.lstrip("+~") for text in overrides):
+        key = override.partition("=")[0]
+        if key not in NOT_OF_A_GROUP and not key.startswith(SECTIONS_NOT_OF_A_GROUP):
+            changes.append(override)
     return tuple(sorted(changes))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
@@ -53,7 +54,8 @@ class WandbDashboard(WandbLogger, Dashboard):
     * A server that cannot be reached, or that refuses the run, makes it an offline run.
     * What W&B raises later is reported once and training goes on; where W&B's own process has died, so does the record,
       in a second offline file of the same run.
-    * The end waits for ``timeout`` seconds at most. Everything is on disk by then: ``wandb sync`` sends the rest.
+    * The end waits for ``timeout`` seconds at most, and for three more where the server has gone. Everything is on disk
+      by then: ``wandb sync`` sends the rest.
 
     W&B's steps are optimizer steps, so that a resumed run, and files that are synced one after the other, make one
     curve: W&B leaves out steps that it has.
@@ -93,7 +95,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         self._defined: set[str] = set()
         self._row_step: int | None = None
         self._row_names: set[str] = set()
-        self._has_restarted = self._has_reported = self._is_over = False
+        self._was_online = self._has_restarted = self._has_reported = self._is_over = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse to log a best checkpoint that nobody chooses."""
@@ -105,17 +107,21 @@ class WandbDashboard(WandbLogger, Dashboard):
     @property
     @rank_zero_experiment
     def experiment(self) -> Run:
-        """The W&B run; started when it is first asked for."""
-        if self._experiment is None:
-            self._experiment = self._start()
-        return cast("Run", self._experiment)
+        """The W&B run, started when it is first asked for; where it cannot be, or has ended, one that does nothing."""
+        if self._experiment is None and not self._is_over:
+            try:
+                self._experiment = self._start()
+            except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
+                self._is_over = True
+                _log.warning("W&B: it did not start (%s); metrics.csv has every number", _words(error))
+        return cast("Run", DummyLogger().experiment if self._experiment is None else self._experiment)
 
     @rank_zero_only
     def begin(self, about: About) -> None:
         """Start the run, or continue that of ``about.run_id``; see :class:`Dashboard`."""
         self._about = about
         self._id = about.run_id
-        self._run_or_none()
+        _ = self.experiment
 
     def _start(self) -> Run:
         """Online where that works, else offline."""
@@ -149,10 +155,12 @@ class WandbDashboard(WandbLogger, Dashboard):
         fault = why_unreachable(url)
         if fault is None:
             try:
-                return wandb.init(mode="online", **self._arguments())
+                run = wandb.init(mode="online", **self._arguments())
+                self._was_online = True
+                return run
             except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
-                fault = _first_line(error)
-                _forget_process(error)
+                fault = _words(error)
+                _end_process()  # which keeps the id of the run that failed to itself
         _log.warning("W&B: no run at %s (%s): the run is kept offline, %s", url, fault, self._sync_later())
         self.goes_offline = True
         return None
@@ -168,10 +176,10 @@ class WandbDashboard(WandbLogger, Dashboard):
             # Seconds between two writes: what is lost where W&B's own process is killed.
             x_transaction_log_flush_interval=1.0,
         )
-        return {
-            "project": self._project, "entity": self.entity, "dir": str(self.run_dir), "id": self._id,
-            "resume": "allow", "settings": settings, **self._description(),
-        }  # fmt: skip
+        given = {"dir": str(self.run_dir), "resume": "allow", "settings": settings, **self._description()}
+        if "WANDB_SWEEP_ID" in os.environ:  # its agent has chosen these
+            return given
+        return given | {"project": self._project, "entity": self.entity, "id": self._id}
 
     def _description(self) -> dict[str, Any]:
         about = self._about
@@ -220,9 +228,14 @@ class WandbDashboard(WandbLogger, Dashboard):
         self._leave_dead_server()
         self._safely(lambda run: run.summary.update(_summary(results)))
         with _staged_in(self.run_dir):
-            self._safely(lambda run: run.log(_row(_charts(results), results["steps"]), step=results["steps"]))
+            self._safely(lambda run: self._log_charts(run, results))
             if self.log_checkpoint:
                 self._safely(lambda run: self._send_checkpoint(run, results))
+
+    def _log_charts(self, run: Run, results: Mapping[str, Any]) -> None:
+        # In a second file this is a row of its own: W&B drops a row of a step that it has from the first.
+        has_left = self._was_online and self.goes_offline
+        run.log(_row(_charts(results), results["steps"]), step=results["steps"] + has_left)
 
     def _send_checkpoint(self, run: Run, results: Mapping[str, Any]) -> None:
         import wandb
@@ -242,37 +255,27 @@ class WandbDashboard(WandbLogger, Dashboard):
 
     def _safely(self, action: Callable[[Run], Any]) -> None:
         """Do something with the run; whatever W&B raises, training goes on."""
-        run = self._run_or_none()
-        if run is None:
+        run = self.experiment
+        if self._is_over:
             return
         try:
             action(run)
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
             if _process_has_died(error):
                 self._restart(error)
                 self._safely(action)
             elif not self._has_reported:
                 self._has_reported = True
-                _log.warning("W&B: something was not logged (%s); metrics.csv has every number", _first_line(error))
-
-    def _run_or_none(self) -> Run | None:
-        if self._is_over:
-            return None
-        try:
-            return cast("Run", self.experiment)
-        except Exception as error:  # noqa: BLE001 -- as above
-            self._is_over = True
-            _log.warning("W&B: it did not start (%s); metrics.csv has every number", _first_line(error))
-            return None
+                _log.warning("W&B: something was not logged (%s); metrics.csv has every number", _words(error))
 
     def _restart(self, error: Exception) -> None:
         """Go on in another offline file of the same run; the second time, give up."""
-        _forget_process(error)
+        _end_process()
         self._experiment = None
         self._is_over, self._has_restarted = self._has_restarted, True
         self.goes_offline = True
         rest = "nothing more goes to it" if self._is_over else f"the run goes on offline, {self._sync_later()}"
-        _log.warning("W&B: it stopped (%s): %s; metrics.csv has every number", _first_line(error), rest)
+        _log.warning("W&B: it stopped (%s): %s; metrics.csv has every number", _words(error), rest)
 
     def _leave_dead_server(self) -> None:
         """Put the results into an offline file where the server has gone: W&B would wait for it with each table."""
@@ -288,7 +291,9 @@ class WandbDashboard(WandbLogger, Dashboard):
             run.finish(exit_code=0)
 
     def _sync_later(self) -> str:
-        return f"`wandb sync {self.run_dir}/wandb/*run-*-{self._id}` sends it later"
+        # Part of the run may be in files of an online run, which `wandb sync` leaves out unless it is told to.
+        option = "--include-online " if self._was_online else ""
+        return f"`wandb sync {option}{self.run_dir}/wandb/*run-*-{self._id}` sends it later"
 
     # ---------------------------------------------------------------------------------------------------------- end
 
@@ -304,24 +309,23 @@ class WandbDashboard(WandbLogger, Dashboard):
         except TimeoutError:
             _log.warning("W&B: not everything was sent within %g s: %s", self.timeout, self._sync_later())
         except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
-            _log.warning("W&B: it did not end well (%s); metrics.csv has every number", _first_line(error))
-            _forget_process(error)
+            _log.warning("W&B: it did not end well (%s); metrics.csv has every number", _words(error))
+            _end_process()  # so that the next run of a sweep has one of its own
 
 
 def _process_has_died(error: Exception) -> bool:
-    """Whether W&B's own process, which writes its files and talks to its server, has ended, or has no disk."""
+    """Whether W&B's own process, which writes its files and talks to its server, has ended."""
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-    return isinstance(error, OSError | MailboxClosedError | HandleAbandonedError)
+    return isinstance(error, ConnectionError | MailboxClosedError | HandleAbandonedError)
 
 
-def _forget_process(error: Exception) -> None:
-    """Let the next run start a process of its own, where this one's has died."""
+def _end_process() -> None:
+    """End W&B's own process, or forget it where it has died. The next run starts another."""
     import wandb
 
-    if _process_has_died(error):
-        with suppress(Exception):  # it only says again that it has died
-            wandb.teardown()
+    with suppress(Exception):  # it only says again that it has died
+        wandb.teardown()
 
 
 def server_address() -> str:
@@ -383,9 +387,10 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
     return charts
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _words(error: BaseException) -> str:
+    """An error in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def continued_run(loggers: Iterable[Logger], *, run_dir: Path, ckpt_path: Path | None) -> str | None:
