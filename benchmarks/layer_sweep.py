@@ -155,7 +155,7 @@ def measure(cell: Cell) -> Run:
         **clustering(parts.algorithm, parts.data),
         # Of the last log interval; the accuracy is of those that count, with the noise put in, and None if none does.
         "mask_rate": latest["pseudo_labels/mask_rate"],
-        "pseudo_label_accuracy": latest.get("pseudo_labels/accuracy_accepted", latest.get("pseudo_labels/accuracy")),
+        "pseudo_label_accuracy": latest.get("pseudo_labels/accuracy_accepted"),
         "seconds": time.perf_counter() - started,
     }
     return asdict(cell) | {name: None if value is None else round(value, 4) for name, value in found.items()}
