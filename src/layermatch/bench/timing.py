@@ -6,10 +6,13 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 
 __all__ = ["Stopwatch", "alternate", "peak_mib", "start_peak", "timed"]
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -68,13 +71,13 @@ def timed(work: Callable[[], object], device: torch.device) -> Callable[[], floa
     return run
 
 
-def alternate(variants: Mapping[str, Callable[[], float]], *, rounds: int, warmups: int = 0) -> dict[str, list[float]]:
+def alternate(variants: Mapping[str, Callable[[], T]], *, rounds: int, warmups: int = 0) -> dict[str, list[T]]:
     """Measure variants in turn, so that a change of the machine's load meets all of them.
 
     Every second round goes backwards: none of them always comes first.
 
     Args:
-        variants: name to a function that measures once and returns seconds.
+        variants: name to a function that measures once and returns what it measured.
         rounds: measurements of each variant, at least 1.
         warmups: rounds before them that do not count.
 
@@ -85,12 +88,12 @@ def alternate(variants: Mapping[str, Callable[[], float]], *, rounds: int, warmu
         >>> alternate({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)
         {'a': [1.0, 1.0], 'b': [2.0, 2.0]}
     """
-    measured: dict[str, list[float]] = {name: [] for name in variants}
+    measured: dict[str, list[T]] = {name: [] for name in variants}
     for number in range(-warmups, rounds):
         for name in list(variants) if number % 2 == 0 else reversed(list(variants)):
-            seconds = variants[name]()
+            measurement = variants[name]()
             if number >= 0:
-                measured[name].append(seconds)
+                measured[name].append(measurement)
     return measured
 
 
