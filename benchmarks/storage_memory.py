@@ -1,7 +1,8 @@
-"""Resident memory and speed of the data path with STL-10 of full size in each storage.
+"""STL-10 of full size: resident memory and speed of the data path in each storage, and how long a run takes to start.
 
     python benchmarks/storage_memory.py DIR                      # writes a stand-in of 105,000 + 8,000 images (3.1 GB)
     python benchmarks/storage_memory.py DIR --storages ram disk --steps 40 --rounds 2
+    python benchmarks/storage_memory.py DIR --start              # the time to a run's first step instead
 
 Each measurement is a process of its own: it sets the data module up and reads batches of B = 64 labelled and mu B = 448
 unlabelled images with their views, without a network. ``read`` leaves out the views too, so that it shows the storage
@@ -9,6 +10,11 @@ alone. An ``empty`` run does the same on a data set of a hundred images; what th
 images. Memory is what Linux says in ``/proc/self/status``: ``VmHWM`` is the largest resident set so far, ``RssAnon`` is
 the process's own, ``RssFile`` pages of files that are mapped. Rounds are interleaved, as machines drift; the median is
 shown.
+
+``--start`` starts ``python -m layermatch.run experiment=stl10`` and waits for the checkpoint of its first step, with
+the published batch and with two labelled images, whose step takes next to no time: what remains is starting up. As a
+stand-in has not the published checksums, the runs do without them (``data.verify=false``), and reading every file for
+its checksum is timed by itself.
 
 The stand-in is random bytes in STL-10's binary layout, in ``DIR/stl10_binary``; files of full size that are there are
 used as they are, so the real data set can be given too. Delete it by hand.
@@ -29,8 +35,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.datasets.utils import check_integrity
 
 from layermatch.augment import StrongView, WeakView
+from layermatch.bench.timing import alternate
 from layermatch.console import Reporter, table
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import STL10
@@ -60,8 +68,9 @@ def write_stand_in(root: Path, counts: dict[str, int]) -> None:
             with path.open("wb") as file:
                 for start in range(0, count, CHUNK):
                     file.write(rng.bytes(min(CHUNK, count - start) * IMAGE_BYTES))
-        if part != "unlabeled" and not (folder / f"{part}_y.bin").exists():
-            (folder / f"{part}_y.bin").write_bytes((np.arange(count) % 10 + 1).astype(np.uint8).tobytes())
+        labels = folder / f"{part}_y.bin"
+        if part != "unlabeled" and (not labels.exists() or labels.stat().st_size != count):
+            labels.write_bytes((np.arange(count) % 10 + 1).astype(np.uint8).tobytes())
     for name, text in (
         ("class_names.txt", "\n".join(f"class{k}" for k in range(10)) + "\n"),
         ("fold_indices.txt", " ".join(map(str, range(min(1000, counts["train"])))) + "\n"),
@@ -128,6 +137,57 @@ def _measure_in_own_process(root: Path, storage: str, options: argparse.Namespac
     return result
 
 
+def measure_first_step(root: Path, overrides: Sequence[str]) -> float:
+    """Seconds from the start of a run's process to the end of its first step; the run is then stopped.
+
+    Args:
+        root: holds ``stl10_binary/``.
+        overrides: of the run's settings.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "layermatch.run", "experiment=stl10", f"data.root={root}", "data.verify=false",
+            "trainer.max_steps=2", "checkpoint.every_n_steps=1", f"run_dir={folder}/run", *overrides,
+        ]  # fmt: skip
+        started = time.time()
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 -- our own
+        try:
+            while True:
+                written = list(Path(folder, "run", "checkpoints").glob("*.ckpt"))
+                if written:
+                    return min(path.stat().st_mtime for path in written) - started
+                if run.poll() is not None:
+                    raise RuntimeError(f"the run ended before its first step: {run.communicate()[1][-500:]}")
+                time.sleep(0.05)
+        finally:
+            run.kill()
+            run.communicate()
+
+
+def measure_checksums(root: Path) -> float:
+    """Seconds to read every file of the data set for its checksum, as ``data.verify=true`` does at the start.
+
+    Args:
+        root: holds ``stl10_binary/``.
+    """
+    started = time.perf_counter()
+    for path in sorted((root / "stl10_binary").glob("*.bin")):
+        check_integrity(path, "0" * 32)
+    return time.perf_counter() - started
+
+
+def _show_start(root: Path, *, rounds: int) -> None:
+    variants = {
+        "first step done, B = 64, mu = 7": lambda: measure_first_step(root, ()),
+        "first step done, B = 2, mu = 2": lambda: measure_first_step(root, ("data.batch_size=2", "data.mu=2")),
+        "checksums of all files": lambda: measure_checksums(root),
+    }
+    times = alternate(variants, rounds=rounds)
+    rows = [(name, f"{median(each):.1f}", f"{min(each):.1f}", f"{max(each):.1f}") for name, each in times.items()]
+    header = ("seconds", "median", "lowest", "highest")
+    Reporter().show(table("experiment=stl10, full size: start", rows, header=header))
+
+
 def _rows(measured: dict[str, list[dict[str, float]]]) -> list[tuple[str, ...]]:
     rows = []
     empty = measured["empty"]
@@ -148,6 +208,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="%(default)s")
     parser.add_argument("--mu", type=int, default=7, help="%(default)s")
+    parser.add_argument("--start", action="store_true", help="time the start of a run instead")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -160,6 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps(measure(options.root, storage=options.child, **numbers)) + "\n")
         return
     write_stand_in(options.root, FULL)
+    if options.start:
+        _show_start(options.root, rounds=options.rounds)
+        return
     measured: dict[str, list[Any]] = {name: [] for name in ("empty", *options.storages)}
     with tempfile.TemporaryDirectory() as small:
         write_stand_in(Path(small), EMPTY)
