@@ -36,7 +36,7 @@ from layermatch.build import build_parts, build_trainer
 from layermatch.cli import config_dir, plain
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
-from layermatch.run import quiet_libraries
+from layermatch.quiet import quiet_libraries
 
 Run = dict[str, Any]
 

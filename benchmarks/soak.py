@@ -25,7 +25,8 @@ from hydra import compose, initialize_config_dir
 
 from layermatch.cli import config_dir, plain
 from layermatch.freed_memory import keep_freed_memory
-from layermatch.run import quiet_libraries, run
+from layermatch.quiet import quiet_libraries
+from layermatch.run import run
 
 WARM_UP = 2
 LARGEST_GROWTH, LARGEST_SLOWDOWN = 0.02, 0.10

@@ -16,6 +16,7 @@ __all__ = [
     "broadcast_from_zero_",
     "is_rank_zero",
     "leave_processes",
+    "rank",
     "world_size",
 ]
 
@@ -23,6 +24,11 @@ __all__ = [
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def leave_processes() -> None:

@@ -16,7 +16,7 @@ from layermatch.console import Reporter, table
 from layermatch.data import Split
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
-from layermatch.run import quiet_libraries
+from layermatch.quiet import quiet_libraries
 from layermatch.settings import check_keys
 
 __all__ = ["evaluate", "main"]

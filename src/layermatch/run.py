@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import platform
-import re
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +19,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from layermatch import __version__, dashboards
-from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
     CHECKPOINT_KEY,
@@ -33,7 +26,6 @@ from layermatch.callbacks import (
     CostMonitor,
     FeatureClustering,
     Guards,
-    PredictionTable,
     ProgressDisplay,
     Provenance,
     TestPredictions,
@@ -46,22 +38,18 @@ from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
 from layermatch.failures import one_line_failures
-from layermatch.figures import draw_confusion, draw_curves, draw_mistakes, draw_pairs
+from layermatch.figures import draw_pairs
 from layermatch.plan import plan_rows
+from layermatch.quiet import quiet_libraries
+from layermatch.results import collect_results, draw_results, report_results, sweep_rows
 from layermatch.run_directory import lock_run_dir, replace_text
 
-__all__ = ["main", "quiet_libraries", "run"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["main", "run"]
 
 #: What a run writes into its directory; none of it may be there before a new run.
 OUTPUTS = (
     "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
 )  # fmt: skip
-
-
-#: What ``results.json`` says of the pseudo-labels.
-PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
 
 
 def run(
@@ -107,8 +95,8 @@ def run(
                 dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
                 results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
                 results["seconds"] = round(time.monotonic() - started, 1)
-                _report(results, reporter, run_dir)
-                _draw(parts, predictions.table, run_dir)
+                report_results(results, reporter, run_dir)
+                draw_results(parts, predictions.table, run_dir)
                 dashboards.show_results(loggers, results, run_dir / "figures")
                 failed = False
             finally:
@@ -132,7 +120,7 @@ def _train_and_evaluate(
     reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
     reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
     trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
-    return _finish(settings, parts, trainer, run_dir=run_dir)
+    return collect_results(settings, parts, trainer, run_dir=run_dir)
 
 
 # ----------------------------------------------------------------------------------------------------------- before
@@ -220,114 +208,6 @@ def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts) -> 
     draw_pairs(parts.data, run_dir / "figures" / "views.png")
 
 
-# ------------------------------------------------------------------------------------------------------------ after
-
-
-def _finish(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_dir: Path) -> dict[str, Any]:
-    """Save the last step, and evaluate what ``checkpoint.selection`` says."""
-    algorithm, data = parts.algorithm, parts.data
-    steps = trainer.global_step
-    last = run_dir / FOLDER / f"step-{steps:07d}.ckpt"
-    if not last.exists():  # a run in another directory that had nothing left to train
-        trainer.save_checkpoint(last)
-    selection = _select(settings, algorithm, trainer)
-    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
-    val = test = None
-    if data.validation is not None:
-        trainer.validate(algorithm, datamodule=data, verbose=False)
-        val = _accuracies(algorithm, "val") | algorithm.median_of_last_evaluations()
-    if data.test is not None:
-        trainer.test(algorithm, datamodule=data, verbose=False)
-        test = _accuracies(algorithm, "test") | {"selection": selection}
-    confusion = algorithm.test_confusion
-    return {
-        "status": "finished",
-        "algorithm": settings["algorithm"]["name"],
-        "experiment": settings["name"],
-        "seed": settings["seed"],
-        "num_labels": len(data.labelled),
-        "steps": steps,
-        "test": test,
-        "val": val,
-        "pseudo_labels": pseudo_labels if algorithm.uses_unlabelled else None,
-        "seconds": 0.0,
-        "versions": _versions(),
-        "classes": list(data.classes),
-        "confusion": None if confusion is None else confusion.tolist(),
-    }
-
-
-def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) -> str:
-    """Load the weights that are reported; say which."""
-    if settings["checkpoint"]["selection"] == "last":
-        return "last step"
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, CheckpointWriter):
-            checkpoint = read_checkpoint(callback.best_path)
-            algorithm.load_state_dict(checkpoint["state_dict"])
-            return f"best val/accuracy_ema, step {checkpoint['global_step']}"
-    raise RuntimeError("no evaluation chose a checkpoint")
-
-
-def _accuracies(algorithm: Algorithm, split: str) -> dict[str, Any]:
-    return {name: algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
-
-
-def _versions() -> dict[str, str]:
-    packages = ("layermatch", "torch", "torchvision", "lightning", "torchmetrics")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-@rank_zero_only
-def _report(results: dict[str, Any], reporter: Reporter, run_dir: Path) -> None:
-    reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
-    replace_text(run_dir / "results.json", _readable_json(results))
-    reporter.show(f"run directory: {run_dir}")
-
-
-def _readable_json(results: dict[str, Any]) -> str:
-    """Indented, but a list of numbers or names in one line: a confusion matrix has a line for each class."""
-    text = json.dumps(results, indent=2)
-    # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
-    return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"
-
-
-def _result_rows(results: dict[str, Any]) -> dict[str, str]:
-    rows = {"algorithm": f"{results['algorithm']}, {results['num_labels']} labels, seed {results['seed']}"}
-    for split in ("test", "val"):
-        accuracy = results[split]
-        if accuracy is not None:
-            rows[f"{split} accuracy"] = (
-                f"EMA weights {accuracy['accuracy_ema']:.2%}, live weights {accuracy['accuracy']:.2%}"
-            )
-    if results["test"] is not None:
-        rows["selected by"] = results["test"]["selection"]
-    quality = results["pseudo_labels"]
-    if quality is not None:
-        mask, all_right, right = (
-            "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
-        )
-        rows["pseudo-labels"] = f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
-    rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
-    return rows
-
-
-@rank_zero_only
-def _draw(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -> None:
-    data, figures = parts.data, run_dir / "figures"
-    metrics = run_dir / "metrics.csv"
-    try:
-        if predictions is not None and data.test is not None:
-            predictions.write_csv(run_dir / "predictions.csv")
-            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
-        if metrics.is_file():
-            draw_curves(metrics, figures)
-        if parts.algorithm.test_confusion is not None:
-            draw_confusion(parts.algorithm.test_confusion, data.classes, figures / "confusion.png")
-    except OSError as error:
-        _log.warning("cannot write the figures: %s", error)  # the results are written already
-
-
 # ------------------------------------------------------------------------------------------------------ command line
 
 
@@ -379,46 +259,6 @@ def _run_in_own_process(run_dir: Path) -> dict[str, Any]:
     return results
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's remarks that do not fit how we use it off the terminal."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Images in memory need no workers; a step-indexed loader goes on where it should; the directory is ours.
-        # The weight average is always in evaluation mode. LeafSpec is Lightning's own affair with torch.
-        for message in (
-            ".*does not have many workers.*",
-            ".*dataloader is not resumable.*",
-            ".*exists and is not empty.*",
-            r".*module\(s\) in eval mode.*",
-            ".*treespec, LeafSpec.*",
-            ".*across ranks is zero.*",
-            # torchmetrics has put the ranks' parts together by then.
-            ".*It is recommended to use `self.log.*sync_dist=True.*",
-            # The new name of the argument is unknown to older versions of torch.
-            ".*`broadcast_buffers` is deprecated.*",
-            ".*callbacks used to create the checkpoint need to be provided.*",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
-def _sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]:
-    rows = []
-    for run_dir, results in jobs:
-        accuracies = [results[split]["accuracy_ema"] if results[split] else None for split in ("test", "val")]
-        shown = ["-" if accuracy is None else f"{accuracy:.2%}" for accuracy in accuracies]
-        rows.append((str(run_dir), results["algorithm"], str(results["num_labels"]), str(results["seed"]), *shown))
-    return rows
-
-
 def main() -> None:
     """Entry point of the command line."""
     jobs: list[tuple[Path, dict[str, Any]]] = []
@@ -432,7 +272,7 @@ def main() -> None:
     run_app(job, "run")
     if len(jobs) > 1:
         header = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA")
-        Reporter().show(table("Sweep", _sweep_rows(jobs), header=header))
+        Reporter().show(table("Sweep", sweep_rows(jobs), header=header))
 
 
 if __name__ == "__main__":

@@ -91,8 +91,21 @@ def test_an_interval_goes_on_from_a_saved_state() -> None:
     other.move_to(CPU)
     for each in (meter, other):
         each.add({"loss": third}, {"rate": (second, third)})
-    assert [part["totals"].tolist() for part in state] == [[[1.0, 1.0], [1.0, 2.0]]]  # what is saved stays as it was
+    assert [part["totals"].tolist() for part in state] == [[[[1.0, 1.0], [1.0, 2.0]]]]  # what is saved stays as it was
     assert meter.read_out() == other.read_out() == {"loss": 3.5, "rate": 3 / 8}
+
+
+def test_one_process_goes_on_from_the_state_of_three() -> None:
+    saved = []
+    for value in (1.0, 2.0, 6.0):
+        meter = IntervalMeter()
+        meter.add({"loss": torch.tensor(value)})
+        saved.append(meter.state_dict()[0])
+    of_all = saved[0] | {"totals": torch.cat([part["totals"] for part in saved])}  # as each of three would save it
+    meter = IntervalMeter()
+    meter.load_state_dict([of_all])
+    meter.add({"loss": torch.tensor(11.0)})
+    assert meter.read_out() == {"loss": 20 / 4}
 
 
 def test_an_empty_state() -> None:

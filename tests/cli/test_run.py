@@ -190,13 +190,22 @@ def test_best_val_reports_the_best_evaluation(cli: Cli, in_empty_folder: Path) -
         evaluations = [
             (float(r["val/accuracy_ema"]), int(r["step"])) for r in csv.DictReader(file) if r["val/accuracy_ema"]
         ]
-    during = evaluations[:-1] if len(evaluations) > 3 else evaluations  # the last row is the reported one
-    best = max(accuracy for accuracy, _ in during)
+    assert [step for _, step in evaluations] == [3, 6, 9]  # the last line is of the last step's weights
+    best = max(accuracy for accuracy, _ in evaluations)
     assert results["val"]["accuracy_ema"] == best
     assert results["test"]["selection"].startswith("best val/accuracy_ema, step ")
     step = int(results["test"]["selection"].rpartition(" ")[2])
-    assert {at: accuracy for accuracy, at in during}[step] == best
+    assert {at: accuracy for accuracy, at in evaluations}[step] == best
     assert evaluate("out/checkpoints/best_val.ckpt")["accuracy_ema"] == results["test"]["accuracy_ema"]
+
+
+def test_a_last_step_that_was_evaluated_has_one_line(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=out", "trainer.max_steps=6", *SMALL)
+    results = results_of(in_empty_folder / "out")
+    with (in_empty_folder / "out" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/accuracy"]]
+    assert [int(row["step"]) for row in rows] == [3, 6]
+    assert float(rows[-1]["val/accuracy_ema"]) == results["val"]["accuracy_ema"]
 
 
 def test_same_seed_same_results_and_other_seeds_other_splits(cli: Cli, in_empty_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -198,6 +199,21 @@ def test_two_processes_from_the_configuration_alone(tmp_path: Path) -> None:
     )
     assert more.returncode == 0, more.stderr[-3000:]
     assert results_of(tmp_path / "out")["steps"] == 5
+
+
+def test_two_processes_go_on_in_the_middle_of_an_interval(tmp_path: Path) -> None:
+    options = ("trainer=ddp_cpu", *SMALL, "trainer.max_steps=4", "trainer.log_every=4", "checkpoint.every_n_steps=1")
+    saved = ("ckpt_path=whole/checkpoints/step-0000003.ckpt",)
+    lines = []
+    for name, resume in (("whole", ()), ("rest", saved)):
+        done = start("-m", "layermatch.run", f"run_dir={name}", *options, *resume, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        with (tmp_path / name / "metrics.csv").open() as file:
+            (line,) = (row for row in csv.DictReader(file) if row["loss/features"])
+        # Not what belongs to the machine.
+        lines.append({k: v for k, v in line.items() if v and not k.startswith(("time/", "memory/"))})
+    assert lines[0]["step"] == "4"
+    assert lines[0] == lines[1]  # to the bit: the steps before the checkpoint are those of both processes
 
 
 def test_a_sweep_of_two_process_jobs_does_not_hang(tmp_path: Path) -> None:

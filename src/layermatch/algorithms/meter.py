@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layermatch.distributed import all_reduce_sum_
+from layermatch.distributed import all_gather_rows, all_reduce_sum_, rank, world_size
 
 __all__ = ["IntervalMeter"]
 
@@ -82,15 +82,28 @@ class IntervalMeter:
         self._totals = {group: totals.to(device) for group, totals in self._totals.items()}
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What has been added since the last read-out, as plain containers and tensors."""
+        """What every rank has added since the last read-out, as plain containers and tensors; all ranks must ask."""
         return [
-            {"names": [name for name, _ in group], "sizes": [size for _, size in group], "totals": totals}
+            {
+                "names": [name for name, _ in group],
+                "sizes": [size for _, size in group],
+                "totals": all_gather_rows(totals[None]),  # (ranks, 2, C)
+            }
             for group, totals in self._totals.items()
         ]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Go on from a saved state."""
-        self._totals = {tuple(zip(part["names"], part["sizes"], strict=True)): part["totals"].clone() for part in state}
+        """Go on from a saved state; with another number of ranks than it has, the first one gets their sum."""
+        self._totals = {
+            tuple(zip(part["names"], part["sizes"], strict=True)): _of_this_rank(part["totals"]) for part in state
+        }
+
+
+def _of_this_rank(totals: Tensor) -> Tensor:
+    if len(totals) == world_size():
+        return totals[rank()].clone()
+    summed = totals.sum(dim=0)
+    return summed if rank() == 0 else torch.zeros_like(summed)
 
 
 def _joined(values: Sequence[Tensor]) -> Tensor:

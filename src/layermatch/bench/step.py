@@ -25,7 +25,7 @@ from layermatch.functional import cosine
 from layermatch.layerwise import LayerMatch
 from layermatch.models import Network, wrn_28_2, wrn_37_2
 from layermatch.pseudo_labels import FixedThreshold
-from layermatch.run import quiet_libraries
+from layermatch.quiet import quiet_libraries
 from layermatch.trainer import Device, choose_device, make_trainer
 
 __all__ = ["Case", "Effort", "choose_cases", "choose_effort", "measure"]
