@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,10 @@ __all__ = ["main", "run"]
 OUTPUTS = (
     "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
 )  # fmt: skip
+
+
+#: Tells a sweep's job in a process of its own the sweep's name.
+SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
 
 
 def run(
@@ -216,14 +221,14 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     settings = plain(config)
     hydra_config = HydraConfig.get()
     run_dir = Path(str(settings["run_dir"]))  # a name of digits is a number to Hydra
-    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    in_sweep, sweep = hydra_config.mode == RunMode.MULTIRUN, os.environ.get(SWEEP_VARIABLE, "")
     if in_sweep:
+        sweep = run_dir.name
         run_dir /= str(hydra_config.sweep.subdir)
         if settings["trainer"]["devices"] != 1:
-            return run_dir, _run_in_own_process(run_dir)
+            return run_dir, _run_in_own_process(run_dir, sweep=sweep)
     is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
     run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
-    sweep = Path(str(settings["run_dir"])).name if in_sweep else ""
     settings["run_dir"] = str(run_dir)
     overrides = list(hydra_config.overrides.task)
     with quiet_libraries(), loader_errors():
@@ -241,7 +246,7 @@ def _resolve_checkpoint(given: str | None, run_dir: Path, *, search_newest: bool
     return run_dir, Path(given)
 
 
-def _run_in_own_process(run_dir: Path) -> dict[str, Any]:
+def _run_in_own_process(run_dir: Path, *, sweep: str) -> dict[str, Any]:
     """A sweep's job on several devices.
 
     Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
@@ -252,7 +257,8 @@ def _run_in_own_process(run_dir: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "layermatch.run", *hydra_config.overrides.task, f"run_dir={run_dir}"]
     for folder in folders:
         command += ["--config-dir", folder]
-    status = subprocess.run(command, check=False).returncode  # noqa: S603 -- our own module, no shell
+    environment = os.environ | {SWEEP_VARIABLE: sweep}
+    status = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 -- our own module, no shell
     if status:
         raise UserError(f"the job in {run_dir} ended with status {status}: see its lines above")
     results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
