@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +83,37 @@ def run(
     """
     started = time.monotonic()
     _check_run_dir(run_dir, ckpt_path)
-    parts = build_parts(settings)
-    first_step = _check_resume(parts, settings, run_dir=run_dir, ckpt_path=ckpt_path)
-    with lock_run_dir(run_dir):
-        _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
+    with ExitStack() as held:
+        if _goes_on(run_dir, ckpt_path):
+            held.enter_context(lock_run_dir(run_dir))  # before reading: a run that is here removes old checkpoints
+        parts = build_parts(settings)
+        first_step = _check_resume(parts, settings, run_dir=run_dir, ckpt_path=ckpt_path)
+        if not _goes_on(run_dir, ckpt_path):
+            held.enter_context(lock_run_dir(run_dir))
+            _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
         loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
         predictions = TestPredictions()
         callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
-        with one_line_failures():
-            _start_run_dir(run_dir, settings, parts)
-            failed = True
-            reporter = Reporter(run_dir / "run.log")
-            try:
-                run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
-                dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
-                results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
-                results["seconds"] = round(time.monotonic() - started, 1)
-                report_results(results, reporter, run_dir)
-                draw_results(parts, predictions.table, run_dir)
-                dashboards.show_results(loggers, results, run_dir / "figures")
-                failed = False
-            finally:
-                for logger in loggers:
-                    logger.finalize("success")
-                dashboards.close(loggers, failed=failed)
-                reporter.close()
+        held.enter_context(one_line_failures())
+        _start_run_dir(run_dir, settings, parts)
+        failed = True
+        reporter = Reporter(run_dir / "run.log")
+        try:
+            run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
+            dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
+            results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
+            results["seconds"] = round(time.monotonic() - started, 1)
+            report_results(results, reporter, run_dir)
+            draw_results(parts, predictions.table, run_dir)
+            dashboards.show_results(loggers, results, run_dir / "figures")
+            failed = False
+        finally:
+            for logger in loggers:
+                logger.finalize("success")
+            dashboards.close(loggers, failed=failed)
+            reporter.close()
     return results
 
 
@@ -137,8 +142,8 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
         return
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir} is a file: give a directory")
-    if ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve():
-        return  # this run goes on
+    if _goes_on(run_dir, ckpt_path):
+        return
     there = [name for name in OUTPUTS if (run_dir / name).exists()]
     if there:
         kind = "a finished run" if "results.json" in there else "a run or files of the same names"
@@ -146,6 +151,11 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
             f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir, or ckpt_path=last "
             f"to go on"
         )
+
+
+def _goes_on(run_dir: Path, ckpt_path: Path | None) -> bool:
+    """Whether the run goes on in its own directory."""
+    return ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve()
 
 
 def _check_resume(parts: RunParts, settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None) -> int:
@@ -156,7 +166,7 @@ def _check_resume(parts: RunParts, settings: dict[str, Any], *, run_dir: Path, c
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
     # One that was stopped between its last step and its results has its evaluation left.
-    is_finished = ckpt_path.parent.resolve() != (run_dir / FOLDER).resolve() or (run_dir / "results.json").exists()
+    is_finished = not _goes_on(run_dir, ckpt_path) or (run_dir / "results.json").exists()
     if step > max_steps or (step == max_steps and is_finished):
         raise UserError(
             f"ckpt_path={ckpt_path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console, RenderableType
@@ -63,30 +66,57 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
     snapshot = watcher.look()
     if not given.once and snapshot.state.kind != "finished":
         follow = _follow_live if console.is_terminal and not console.is_dumb_terminal else _follow_plain
-        with suppress(KeyboardInterrupt):
-            follow(watcher, console, frame, every=given.every)
+        with _ctrl_c() as pressed:
+            follow(watcher, console, frame, every=given.every, end=pressed)
         snapshot = watcher.look()
     console.print(frame(snapshot, height=None), highlight=False)
 
 
-def _follow_live(watcher: Watcher, console: Console, frame: Callable[..., RenderableType], *, every: float) -> None:
+@contextmanager
+def _ctrl_c() -> Iterator[Event]:
+    """Set when Ctrl-C is pressed.
+
+    As an exception it would be lost where Python cannot raise one, as in a finaliser. The second one is raised: the
+    terminal may take no more output.
+    """
+    pressed = Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, _stack: FrameType | None) -> None:
+        pressed.set()
+        signal.signal(number, before)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        if signal.getsignal(signal.SIGINT) is press:
+            signal.signal(signal.SIGINT, before)
+
+
+def _follow_live(
+    watcher: Watcher, console: Console, frame: Callable[..., RenderableType], *, every: float, end: Event
+) -> None:
     snapshot = watcher.look()
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while snapshot.state.kind != "finished":
+        while snapshot.state.kind != "finished" and not end.is_set():
             live.update(frame(snapshot, height=console.height), refresh=True)
-            time.sleep(every)
+            end.wait(every)
             snapshot = watcher.look()
 
 
-def _follow_plain(watcher: Watcher, console: Console, frame: Callable[..., RenderableType], *, every: float) -> None:
+def _follow_plain(
+    watcher: Watcher, console: Console, frame: Callable[..., RenderableType], *, every: float, end: Event
+) -> None:
     snapshot = watcher.look()
     seen: tuple[object, ...] = ()
-    while snapshot.state.kind != "finished":
+    while snapshot.state.kind != "finished" and not end.is_set():
         now = (snapshot.step, snapshot.state.kind)
         if now != seen:
             console.print(frame(snapshot, height=None), "", highlight=False)
             seen = now
-        time.sleep(every)
+        end.wait(every)
         snapshot = watcher.look()
 
 
