@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tests.faults.runs import end_those_left
 from tests.tables import cell, fault, kills, pytest_addoption, pytest_terminal_summary
 
 from layermatch.algorithms import Algorithm, PseudoLabelling, Supervised
@@ -28,6 +29,13 @@ __all__ = ["cell", "fault", "kills", "pytest_addoption", "pytest_terminal_summar
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_run_is_left() -> Iterator[None]:
+    """A test that fails leaves no run behind, which would take a core from the others."""
+    yield
+    end_those_left()
 
 
 @pytest.fixture(autouse=True, scope="session")

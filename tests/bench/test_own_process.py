@@ -1,5 +1,6 @@
 """What is compared with runs in an interpreter of its own, with its own settings and as many threads."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -26,6 +27,11 @@ def test_it_has_as_many_threads() -> None:
             assert other.call(torch.get_num_threads) == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_it_starts_processes_as_this_one_does() -> None:
+    with OwnProcess() as other:
+        assert other.call(multiprocessing.get_start_method) == multiprocessing.get_start_method()
 
 
 def test_what_it_raises_is_raised_here() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,13 +22,26 @@ SMALL = (
     "trainer.accelerator=cpu",
 )  # fmt: skip
 
+_started: list[subprocess.Popen[str]] = []
+
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """``python -m layermatch.run ARGUMENTS`` in ``folder``; its processes are a group of their own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "layermatch.run", *arguments], cwd=folder, text=True, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+    _started.append(process)
+    return process
+
+
+def end_those_left() -> None:
+    """End what a test that failed has left running, and the processes that it started in turn."""
+    while _started:
+        process = _started.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int, str]:

@@ -42,8 +42,9 @@ def measure(*, device: torch.device, quick: bool, num_images: int = NUM_IMAGES) 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for size in TARGETS:
-            _measure_pair(section, num_images=num_images, size=size, device=device, rounds=rounds)
+        with OwnProcess() as other:
+            for size in TARGETS:
+                _measure_pair(section, other, num_images=num_images, size=size, device=device, rounds=rounds)
         if not quick:
             for size in TARGETS:
                 _measure_operations(section, photograph_crops(num_images, size=size), device=device, rounds=3)
@@ -52,20 +53,21 @@ def measure(*, device: torch.device, quick: bool, num_images: int = NUM_IMAGES) 
     return section
 
 
-def _measure_pair(section: Section, *, num_images: int, size: int, device: torch.device, rounds: int) -> None:
+def _measure_pair(
+    section: Section, other: OwnProcess, *, num_images: int, size: int, device: torch.device, rounds: int
+) -> None:
     images = photograph_crops(num_images, size=size)
     generator = torch.Generator().manual_seed(0)
     weak, strong = WeakView(), StrongView()
     draws = [torch.rand(len(images), view.num_draws, generator=generator) for view in (weak, strong)]
     lists = [view.tolist() for view in draws]
     pictures = pil_pipeline.to_images(images)
-    with OwnProcess() as other:
-        variants: dict[str, Callable[[], float]] = {
-            "ours": timed(_batched(images.to(device), draws, weak, strong), device),
-            "PIL": partial(other.call, _seconds_one_by_one, images.numpy(), lists),
-            "PIL, freed memory kept": timed(_one_by_one(pictures, lists), torch.device("cpu")),
-        }
-        times = alternate(variants, rounds=rounds, warmups=1)
+    variants: dict[str, Callable[[], float]] = {
+        "ours": timed(_batched(images.to(device), draws, weak, strong), device),
+        "PIL": partial(other.call, _seconds_one_by_one, images.numpy(), lists),
+        "PIL, freed memory kept": timed(_one_by_one(pictures, lists), torch.device("cpu")),
+    }
+    times = alternate(variants, rounds=rounds, warmups=1)
     ours, pil, keeping = (Figure.in_ms(f"{name}, {size}x{size}", times[name]) for name in variants)
     section.figures += [ours, pil, keeping]
     target = TARGETS[size] if device.type == "cpu" else ""

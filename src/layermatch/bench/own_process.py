@@ -22,7 +22,7 @@ class OwnProcess:
     The command lines of layermatch change how the process keeps freed memory
     (:func:`~layermatch.freed_memory.keep_freed_memory`). Code that is compared with ours does not, and on a CPU gains
     by it too: measured in this process it would be faster than its users ever see it. Torch has as many threads there
-    as here. A context manager: the interpreter ends with it.
+    as here, and processes are started in the same way. A context manager: the interpreter ends with it.
 
     Example:
         >>> with OwnProcess() as other:
@@ -35,8 +35,8 @@ class OwnProcess:
         self._pool = ProcessPoolExecutor(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(torch.get_num_threads(),),
+            initializer=_prepare,
+            initargs=(torch.get_num_threads(), multiprocessing.get_start_method()),
         )
 
     def __enter__(self) -> OwnProcess:
@@ -56,3 +56,8 @@ class OwnProcess:
             kwargs: of the function.
         """
         return self._pool.submit(function, *args, **kwargs).result()
+
+
+def _prepare(threads: int, start_method: str) -> None:
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(start_method, force=True)  # else that of its own start, for a loader's workers too
