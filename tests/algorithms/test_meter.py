@@ -108,6 +108,14 @@ def test_one_process_goes_on_from_the_state_of_three() -> None:
     assert meter.read_out() == {"loss": 20 / 4}
 
 
+def test_a_state_that_was_saved_before_ranks_had_their_own() -> None:
+    meter, other = IntervalMeter(), IntervalMeter()
+    meter.add({"loss": torch.tensor(3.0)})
+    (part,) = meter.state_dict()
+    other.load_state_dict([part | {"totals": part["totals"][0]}])
+    assert other.read_out() == {"loss": 3.0}
+
+
 def test_an_empty_state() -> None:
     meter = IntervalMeter()
     assert meter.state_dict() == []

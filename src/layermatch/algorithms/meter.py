@@ -100,6 +100,8 @@ class IntervalMeter:
 
 
 def _of_this_rank(totals: Tensor) -> Tensor:
+    if totals.ndim == 2:
+        totals = totals[None]  # older checkpoints have the first rank's alone
     if len(totals) == world_size():
         return totals[rank()].clone()
     summed = totals.sum(dim=0)
