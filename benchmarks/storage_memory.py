@@ -150,7 +150,8 @@ def measure_first_step(root: Path, overrides: Sequence[str]) -> float:
             "trainer.max_steps=2", "checkpoint.every_n_steps=1", f"run_dir={folder}/run", *overrides,
         ]  # fmt: skip
         started = time.time()
-        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 -- our own
+        nowhere = subprocess.DEVNULL
+        run = subprocess.Popen(command, stdout=nowhere, stderr=subprocess.PIPE, text=True)  # noqa: S603 -- our own module
         try:
             while True:
                 written = list(Path(folder, "run", "checkpoints").glob("*.ckpt"))

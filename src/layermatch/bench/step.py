@@ -166,7 +166,7 @@ def _measure_case(section: Section, case: Case, *, device: torch.device, chosen:
 
 
 def _more_blocks(case: Case, data: SemiSupervisedData, chosen: Device, options: dict[str, Any]) -> dict[str, Block]:
-    """What an option saves; on a GPU compiling as well, which a CPU takes most of a minute for and gains nothing by.
+    """What an option saves; on a GPU compiling as well, which a CPU takes most of a minute for and gains little by.
 
     On a CPU the conventional recipe once more, in this process, which keeps freed memory.
     """
