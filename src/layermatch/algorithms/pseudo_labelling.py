@@ -12,15 +12,15 @@ from layermatch.algorithms.base import Algorithm
 from layermatch.algorithms.layer_gradients import measure_layer_gradients
 from layermatch.data.batch import Batch, UnlabelledBatch
 from layermatch.distributed import all_reduce_mean_, world_size
-from layermatch.errors import UserError, check_bool, check_choice
+from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.functional import entropy, probabilities
 from layermatch.layerwise import ForwardPass, LayerLosses, LayerwiseRule
-from layermatch.models import Network, NetworkOutput
+from layermatch.models import BatchStatistics, Network, NetworkOutput
 from layermatch.pseudo_labels import PseudoLabelPolicy, PseudoLabels
 
 __all__ = ["PseudoLabelling"]
 
-FORWARDS = ("split", "joint")
+FORWARDS = ("joint", "shared", "split")
 
 
 class PseudoLabelling(Algorithm):
@@ -74,18 +74,25 @@ class PseudoLabelling(Algorithm):
         policy: PseudoLabelPolicy,
         rule: LayerwiseRule,
         num_unlabelled: int,
-        forward: str = "split",
+        forward: str = "joint",
+        weak_share: float = 0.25,
         skip_masked: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
         check_choice("algorithm.forward", forward, FORWARDS)
         check_bool("algorithm.skip_masked", skip_masked)
-        if skip_masked and forward == "joint":
-            raise UserError("algorithm.skip_masked=true needs algorithm.forward=split: a joint forward has no mask yet")
+        check_number("algorithm.weak_share", weak_share, low=0, high=1)
+        if skip_masked and forward != "split":
+            raise UserError(
+                f"algorithm.skip_masked=true needs algorithm.forward=split: with {forward} there is no mask yet when the "
+                "strong views are sent through"
+            )
         if rule.needs_pseudo_head and network.pseudo_classifier is None:
             raise UserError(f"{type(rule).__name__} needs a network with pseudo_head=True")
         self.forward_mode = forward
+        self.weak_share = weak_share
+        self.batch_statistics = BatchStatistics(self.network) if forward == "shared" else None
         self.skip_masked = skip_masked
         self.policy = policy
         self.rule = rule
@@ -100,6 +107,9 @@ class PseudoLabelling(Algorithm):
         strong = unlabelled.strong
         if self.forward_mode == "joint":
             views, out_weak = self.forward_joint(labelled.image, unlabelled.weak, strong)
+            pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
+        elif self.batch_statistics is not None:
+            views, out_weak = self.forward_shared(self.batch_statistics, labelled.image, unlabelled.weak, strong)
             pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
         else:
             out_weak = self.forward_weak(unlabelled.weak)
@@ -139,6 +149,19 @@ class PseudoLabelling(Algorithm):
         logits_labelled, logits_weak, _ = out.logits.split(sizes)
         views = ForwardPass(features_labelled, logits_labelled, features_strong)
         return views, NetworkOutput(features_weak.detach(), logits_weak.detach())
+
+    def forward_shared(
+        self, statistics: BatchStatistics, labelled: Tensor, weak: Tensor, strong: Tensor
+    ) -> tuple[ForwardPass, NetworkOutput]:
+        """Some of the weak views with the others as in a joint forward; the rest, without gradient, by their statistics."""
+        first, rest = weak.tensor_split([round(self.weak_share * len(weak))])
+        with statistics.taken():
+            views, out_first = self.forward_joint(labelled, first, strong)
+        if not len(rest):
+            return views, out_first
+        with statistics.applied():
+            out_rest = self.forward_weak(rest)
+        return views, NetworkOutput(*map(torch.cat, zip(out_first, out_rest, strict=True)))
 
     def backward_by_group(self, losses: LayerLosses, *, sync: bool) -> None:
         """Add each parameter's gradient of its own group's loss to ``.grad``; see :class:`Algorithm`."""
