@@ -139,8 +139,8 @@ def test_grad_is_not_touched() -> None:
 TRAINED = {
     "uniform": (Uniform, {}),
     "layermatch": (LayerMatch, {}),
-    "joint": (LayerMatch, {"forward": "joint"}),
-    "skip_masked": (LayerMatch, {"skip_masked": True}),
+    "shared": (LayerMatch, {"forward": "shared"}),
+    "skip_masked": (LayerMatch, {"forward": "split", "skip_masked": True}),
     "conflict": (lambda: LayerMatch(grad_relu="conflict"), {}),
     "decoupled": (lambda: LayerMatch(decoupled=True), {}),
     "accumulate": (LayerMatch, {"accumulate": 2}),

@@ -60,7 +60,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("forward", ["split", "joint"])
+@pytest.mark.parametrize("forward", ["split", "shared", "joint"])
 @pytest.mark.parametrize("name", RULES)
 def test_two_steps_of_every_rule_move_every_parameter(
     name: str, forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
@@ -249,7 +249,7 @@ def test_parameter_groups_decay_kernels_only(
     assert sum(len(group["params"]) for group in groups.values()) == len(names)
 
 
-@pytest.mark.parametrize("forward", ["split", "joint"])
+@pytest.mark.parametrize("forward", ["split", "shared", "joint"])
 def test_bf16_autocast_gives_every_parameter_a_gradient(
     forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
@@ -261,17 +261,31 @@ def test_bf16_autocast_gives_every_parameter_a_gradient(
     assert all(grad.abs().max() > 0 for grad in gradients.values())
 
 
-def test_split_and_joint_agree_without_batch_statistics(
+def test_all_forwards_agree_without_batch_statistics(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
     found = {}
-    for forward in ("split", "joint"):
+    for forward in ("split", "shared", "joint"):
         algorithm = without_batch_norm(make_algorithm(data, LayerMatch(), kind=Recorder, forward=forward))
         train(algorithm, data, tmp_path, max_steps=1)
         found[forward] = algorithm.gradients[0]
-    for name, grad in found["joint"].items():
-        torch.testing.assert_close(found["split"][name], grad, rtol=1e-4, atol=1e-6)
+    for forward in ("split", "shared"):
+        for name, grad in found["joint"].items():
+            torch.testing.assert_close(found[forward][name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    found = {}
+    for forward in ("shared", "joint", "split"):
+        algorithm = make_algorithm(data, LayerMatch(), forward=forward, weak_share=1)
+        train(algorithm, data, tmp_path, max_steps=3)
+        found[forward] = {name: value for name, value in parameters_of(algorithm).items() if "running" not in name}
+    assert all(torch.equal(value, found["joint"][name]) for name, value in found["shared"].items())
+    assert any(not torch.equal(value, found["joint"][name]) for name, value in found["split"].items())
 
 
 @pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids", "decoupled", "conflict"])
@@ -281,7 +295,7 @@ def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
     data = make_data()
     found, masks = {}, []
     for skip in (False, True):
-        options: dict[str, Any] = {"kind": Recorder, "skip_masked": skip, "threshold": 0.15, "log_every": 1}
+        options: dict[str, Any] = {"kind": Recorder, "skip_masked": skip, "threshold": 0.15, "log_every": 1, "forward": "split"}
         algorithm = without_batch_norm(make_algorithm(data, RULES[rule](), **options))
         train(algorithm, data, tmp_path, max_steps=2)
         found[skip] = algorithm.gradients
@@ -295,7 +309,7 @@ def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
 
 def test_skipping_when_every_view_is_masked(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, skip_masked=True, threshold=1.0)
+    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, forward="split", skip_masked=True, threshold=1.0)
     train(algorithm, data, tmp_path, max_steps=2)
     assert all(grad.isfinite().all() for gradients in algorithm.gradients for grad in gradients.values())
 
@@ -442,6 +456,8 @@ def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, 
         ({"forward": "both"}, "algorithm.forward='both'"),
         ({"skip_masked": 1}, "algorithm.skip_masked=1"),
         ({"skip_masked": True, "forward": "joint"}, "needs algorithm.forward=split"),
+        ({"skip_masked": True, "forward": "shared"}, "needs algorithm.forward=split"),
+        ({"weak_share": 1.5}, "algorithm.weak_share=1.5"),
         ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
         ({"log_every": 0}, "trainer.log_every=0"),
         ({"layer_gradients_every": -1}, "algorithm.layer_gradients_every=-1"),

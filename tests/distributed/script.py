@@ -23,6 +23,8 @@ RULES = {
     "conflict": lambda: LayerMatch(grad_relu="conflict"),
     "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
     "accumulate": LayerMatch,
+    "shared": LayerMatch,
+    "split": LayerMatch,
     "unmeasured": LayerMatch,  # as `layermatch`, without layers/*
 }
 
@@ -33,7 +35,7 @@ def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
     every = 0 if rule == "unmeasured" else 2
     algorithm = small_algorithm(
         data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0, log_every=2,
-        layer_gradients_every=every,
+        layer_gradients_every=every, forward=rule if rule in {"shared", "split"} else "joint",
     )  # fmt: skip
     predictions = TestPredictions()
     for module in algorithm.network.modules():  # batch statistics would differ between a rank's part and the whole

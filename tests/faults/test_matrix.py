@@ -33,8 +33,9 @@ ALGORITHMS = {
     "layermatch, decoupled": (*PSEUDO, "layerwise.decoupled=true"),
     "layermatch, conflict": (*PSEUDO, "layerwise.grad_relu=conflict"),
     "layermatch, gradient_scale": (*PSEUDO, "layerwise.gradient_scale={extractor.groups.0: 0.5}"),
-    "layermatch, joint": (*PSEUDO, "algorithm.forward=joint"),
-    "layermatch, skip_masked": (*PSEUDO, "algorithm.skip_masked=true"),
+    "layermatch, shared": (*PSEUDO, "algorithm.forward=shared"),
+    "layermatch, split": (*PSEUDO, "algorithm.forward=split"),
+    "layermatch, skip_masked": (*PSEUDO, "algorithm.forward=split", "algorithm.skip_masked=true"),
     "layermatch, 2 accumulated": (*PSEUDO, "algorithm.accumulate=2"),
 }
 #: Of the run in one go; the stopped ones stop long before.
