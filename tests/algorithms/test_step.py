@@ -281,7 +281,7 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     data = make_data()
     found = {}
     for forward in ("shared", "joint", "split"):
-        algorithm = make_algorithm(data, LayerMatch(), forward=forward, weak_share=1)
+        algorithm = make_algorithm(data, LayerMatch(), forward=forward, weak_share=1 if forward == "shared" else None)
         train(algorithm, data, tmp_path, max_steps=3)
         found[forward] = {name: value for name, value in parameters_of(algorithm).items() if "running" not in name}
     assert all(torch.equal(value, found["joint"][name]) for name, value in found["shared"].items())
@@ -295,8 +295,8 @@ def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
     data = make_data()
     found, masks = {}, []
     for skip in (False, True):
-        options: dict[str, Any] = {"kind": Recorder, "skip_masked": skip, "threshold": 0.15, "log_every": 1, "forward": "split"}
-        algorithm = without_batch_norm(make_algorithm(data, RULES[rule](), **options))
+        options: dict[str, Any] = {"forward": "split", "skip_masked": skip, "threshold": 0.15, "log_every": 1}
+        algorithm = without_batch_norm(make_algorithm(data, RULES[rule](), kind=Recorder, **options))
         train(algorithm, data, tmp_path, max_steps=2)
         found[skip] = algorithm.gradients
         masks.append(algorithm.latest["pseudo_labels/mask_rate"])
@@ -457,7 +457,8 @@ def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, 
         ({"skip_masked": 1}, "algorithm.skip_masked=1"),
         ({"skip_masked": True, "forward": "joint"}, "needs algorithm.forward=split"),
         ({"skip_masked": True, "forward": "shared"}, "needs algorithm.forward=split"),
-        ({"weak_share": 1.5}, "algorithm.weak_share=1.5"),
+        ({"forward": "shared", "weak_share": 1.5}, "algorithm.weak_share=1.5"),
+        ({"weak_share": 0.5}, "algorithm.weak_share=0.5 needs algorithm.forward=shared"),
         ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
         ({"log_every": 0}, "trainer.log_every=0"),
         ({"layer_gradients_every": -1}, "algorithm.layer_gradients_every=-1"),

@@ -22,6 +22,9 @@ __all__ = ["PseudoLabelling"]
 
 FORWARDS = ("joint", "shared", "split")
 
+#: Of the weak views, in the graph with ``forward="shared"`` unless said otherwise: 1.06 times the images of ``split``.
+WEAK_SHARE = 0.25
+
 
 class PseudoLabelling(Algorithm):
     r"""Pseudo-labels from the weak view teach the strong view; a rule decides which layers learn from them.
@@ -38,8 +41,8 @@ class PseudoLabelling(Algorithm):
         policy: makes pseudo-labels.
         rule: routes the losses.
         num_unlabelled: images in the unlabelled pool.
-        forward: which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels LayerMatch
-            is 18 points worse with ``split`` than with ``joint`` (README).
+        forward: which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels
+            LayerMatch is 18 points worse with ``split`` than with ``joint`` (README).
 
             - ``joint``: all views in one forward, with gradient, as in the references. The weak views have no loss of
               their own, but the statistics that they share in carry the others' gradient through them.
@@ -50,7 +53,7 @@ class PseudoLabelling(Algorithm):
               others by theirs; the running statistics see both. It saves about a third of the network time.
 
             Without batch statistics all three give the same gradient.
-        weak_share: in ``[0, 1]``, for ``shared``; 1 is ``joint``.
+        weak_share: for ``shared``, in ``[0, 1]``; 1 is ``joint``, and ``None`` is 0.25.
         skip_masked: ours: strong views whose pseudo-label is masked are not sent through the network, as their loss is
             zero. Without BatchNorm the gradient is the same; with it, labelled and strong views are normalised by
             the statistics of fewer images, the confident ones. It saves most while the mask rate is low. Costs a
@@ -85,23 +88,25 @@ class PseudoLabelling(Algorithm):
         rule: LayerwiseRule,
         num_unlabelled: int,
         forward: str = "joint",
-        weak_share: float = 0.25,
+        weak_share: float | None = None,
         skip_masked: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
         check_choice("algorithm.forward", forward, FORWARDS)
         check_bool("algorithm.skip_masked", skip_masked)
-        check_number("algorithm.weak_share", weak_share, low=0, high=1)
+        if weak_share is not None and forward != "shared":
+            raise UserError(f"algorithm.weak_share={weak_share!r} needs algorithm.forward=shared, not {forward}")
         if skip_masked and forward != "split":
             raise UserError(
-                f"algorithm.skip_masked=true needs algorithm.forward=split: with {forward} there is no mask yet when the "
-                "strong views are sent through"
+                f"algorithm.skip_masked=true needs algorithm.forward=split: with {forward} there is no mask yet when "
+                "the strong views are sent through"
             )
         if rule.needs_pseudo_head and network.pseudo_classifier is None:
             raise UserError(f"{type(rule).__name__} needs a network with pseudo_head=True")
         self.forward_mode = forward
-        self.weak_share = weak_share
+        self.weak_share = WEAK_SHARE if weak_share is None else weak_share
+        check_number("algorithm.weak_share", self.weak_share, low=0, high=1)
         self.batch_statistics = BatchStatistics(self.network) if forward == "shared" else None
         self.skip_masked = skip_masked
         self.policy = policy
@@ -163,7 +168,7 @@ class PseudoLabelling(Algorithm):
     def forward_shared(
         self, statistics: BatchStatistics, labelled: Tensor, weak: Tensor, strong: Tensor
     ) -> tuple[ForwardPass, NetworkOutput]:
-        """Some of the weak views with the others as in a joint forward; the rest, without gradient, by their statistics."""
+        """Some weak views with the others as in a joint forward; the rest without gradient, by their statistics."""
         first, rest = weak.tensor_split([round(self.weak_share * len(weak))])
         with statistics.taken():
             views, out_first = self.forward_joint(labelled, first, strong)

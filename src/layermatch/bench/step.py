@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from layermatch.algorithms import PseudoLabelling
+from layermatch.algorithms.pseudo_labelling import WEAK_SHARE
 from layermatch.augment import StrongView, WeakView
 from layermatch.bench import conventional
 from layermatch.bench.images import RandomImages
@@ -35,8 +36,6 @@ NUM_LABELS = 40
 NUM_CLASSES = 10
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 FORWARDS = ("split", "shared", "joint")
-#: Of the weak views that take part in the gradient with ``shared``: the default of PseudoLabelling.
-WEAK_SHARE = 0.25
 #: The published batch, which targets are stated for (FixMatch, Sohn et al. 2020).
 BATCH_SIZE, MU = 64, 7
 

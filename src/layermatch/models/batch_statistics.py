@@ -46,7 +46,7 @@ class BatchStatistics:
     def __init__(self, network: nn.Module) -> None:
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if any(norm.running_mean is None for norm in norms):
-            raise UserError("a BatchNorm has track_running_stats=False: its statistics cannot be shared with other images")
+            raise UserError("a BatchNorm has track_running_stats=False: its statistics cannot be shared")
         self._all = [_Statistics(norm) for norm in norms]
         #: Of the BatchNorms that took part in the last pass of :meth:`taken`.
         self._taken: list[_Statistics] = []
@@ -80,8 +80,8 @@ class BatchStatistics:
 class _Statistics:
     """Running statistics of one BatchNorm, and beside them those of one batch.
 
-    The three pairs of tensors stay the same objects, as compiled networks want it. A graph holds on to the pair that its
-    forward wrote to, so neither the running nor the kept pair may be that one.
+    The three pairs of tensors stay the same objects, as compiled networks want it. A graph holds on to the pair that
+    its forward wrote to, so neither the running nor the kept pair may be that one.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -105,7 +105,9 @@ class _Statistics:
         """Let the next pass write its own statistics, which is what a momentum of 1 does."""
         self.running = (self.norm.running_mean, self.norm.running_var)
         if self.written[0] is self.kept[0] or self.written[0].device != self.running[0].device:
-            self.written, self.kept = ((torch.empty_like(self.running[0]), torch.empty_like(self.running[1])) for _ in "wk")
+            mean, variance = self.running
+            self.written = (torch.empty_like(mean), torch.empty_like(variance))
+            self.kept = (torch.empty_like(mean), torch.empty_like(variance))
         for tensor in self.written:
             tensor.zero_()  # 0 times what is left of a pass that was not finite would not be 0
         self.momentum, self.norm.momentum = self.norm.momentum, 1.0
