@@ -56,7 +56,9 @@ def test_step_measures_every_variant() -> None:
     effort = step.Effort(batch_size=2, mu=2, warmups=1, steps=1, rounds=2)
     section = step.measure(device=CPU, cases=[step.Case("small", wrn_small, 16)], effort=effort)
     check(section)
-    assert len(section.ratios) == 6
+    assert len(section.ratios) == 3 + 2 + 3 + 2
+    found = {ratio.name for ratio in section.ratios}
+    assert {"small pure compute, shared / split", "small pure compute, joint / split"} < found
     assert {ratio.target for ratio in section.ratios} == {""}  # no target is stated for such a batch
     assert all(len(figure.measured) == 2 for figure in section.figures if figure.unit == "ms")
     values = {figure.name: figure.value for figure in section.figures}
