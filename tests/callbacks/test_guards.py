@@ -102,7 +102,7 @@ def test_live_weights_that_jump_about(listener: Listener, make_data: Make, make_
     data = make_data(batch_size=32)
     algorithm = make_algorithm(data, Uniform(lambda_u=0.0), ema_decay=0.9, log_every=100)
     train(algorithm, data, listener.log.parent, max_steps=60)
-    algorithm.make_optimizer.keywords.update(lr=1.0)
+    algorithm.make_optimizer.keywords.update(lr=3.0)
     algorithm.ema.decay = 0.9999
     lines = sent_to(listener, data, algorithm, train, max_steps=3, eval_every=1)
     (line,) = lines
