@@ -288,6 +288,15 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     assert any(not torch.equal(value, found["joint"][name]) for name, value in found["split"].items())
 
 
+def test_norms_that_are_replaced_before_training_share_their_statistics(make_data: Make, make_algorithm: Make) -> None:
+    """As ``trainer.sync_batchnorm`` does between construction and the first step."""
+    algorithm = make_algorithm(make_data(), LayerMatch(), forward="shared")
+    algorithm.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(algorithm.network)
+    norms = [each.norm for each in algorithm.batch_statistics._all]
+    assert norms
+    assert norms == [m for m in algorithm.network.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+
+
 @pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids", "decoupled", "conflict"])
 def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -108,7 +109,6 @@ class PseudoLabelling(Algorithm):
         self.forward_mode = forward
         self.weak_share = WEAK_SHARE if weak_share is None else weak_share
         check_number("algorithm.weak_share", self.weak_share, low=0, high=1)
-        self.batch_statistics = BatchStatistics(self.network) if forward == "shared" else None
         self.skip_masked = skip_masked
         self.policy = policy
         self.rule = rule
@@ -124,8 +124,8 @@ class PseudoLabelling(Algorithm):
         if self.forward_mode == "joint":
             views, out_weak = self.forward_joint(labelled.image, unlabelled.weak, strong)
             pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
-        elif self.batch_statistics is not None:
-            views, out_weak = self.forward_shared(self.batch_statistics, labelled.image, unlabelled.weak, strong)
+        elif self.forward_mode == "shared":
+            views, out_weak = self.forward_shared(labelled.image, unlabelled.weak, strong)
             pseudo_labels = self.make_pseudo_labels(out_weak, unlabelled)
         else:
             out_weak = self.forward_weak(unlabelled.weak)
@@ -166,16 +166,19 @@ class PseudoLabelling(Algorithm):
         views = ForwardPass(features_labelled, logits_labelled, features_strong)
         return views, NetworkOutput(features_weak.detach(), logits_weak.detach())
 
-    def forward_shared(
-        self, statistics: BatchStatistics, labelled: Tensor, weak: Tensor, strong: Tensor
-    ) -> tuple[ForwardPass, NetworkOutput]:
+    @cached_property
+    def batch_statistics(self) -> BatchStatistics:
+        """Of the network as it is trained: made at the first step, as synchronised BatchNorms take others' places."""
+        return BatchStatistics(self.network)
+
+    def forward_shared(self, labelled: Tensor, weak: Tensor, strong: Tensor) -> tuple[ForwardPass, NetworkOutput]:
         """Some weak views with the others as in a joint forward; the rest without gradient, by their statistics."""
         first, rest = weak.tensor_split([round(self.weak_share * len(weak))])
-        with statistics.taken():
+        with self.batch_statistics.taken():
             views, out_first = self.forward_joint(labelled, first, strong)
         if not len(rest):
             return views, out_first
-        with statistics.applied():
+        with self.batch_statistics.applied():
             out_rest = self.forward_weak(rest)
         return views, NetworkOutput(*map(torch.cat, zip(out_first, out_rest, strict=True)))
 
