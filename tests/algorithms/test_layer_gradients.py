@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermatch.algorithms import Algorithm
-from layermatch.algorithms.layer_gradients import measure_layer_gradients
+from layermatch.algorithms.layer_gradients import measure_clustering, measure_layer_gradients
 from layermatch.layerwise import ForwardPass, LayerMatch, LayerwiseRule, Uniform
 from layermatch.models import Network
 from layermatch.pseudo_labels import PseudoLabels
@@ -178,9 +178,9 @@ def test_training_is_the_same_to_the_bit(
     measured, state = state_after(rule, 1, *parts, **options)
     assert set(state) == set(expected)
     assert [key for key, value in expected.items() if not torch.equal(state[key], value)] == []
-    layers = {name for name in measured.latest if name.startswith("layers/")}
+    layers = {name for name in measured.latest if name.startswith(("layers/", "avg_clustering/"))}
     assert layers
-    assert not [name for name in without.latest if name.startswith("layers/")]
+    assert not [name for name in without.latest if name.startswith(("layers/", "avg_clustering/"))]
     others = {name: value for name, value in measured.latest.items() if name not in layers}
     assert others == without.latest
 
@@ -213,3 +213,38 @@ def test_supervised_has_norms_alone(make_data: Make, make_supervised: Make, trai
     layers = {name: value for name, value in algorithm.latest.items() if name.startswith("layers/")}
     assert len(layers) == 6
     assert all(name.endswith("/grad_norm_supervised") and value > 0 for name, value in layers.items())
+
+
+def test_the_distance_of_avg_clustering_from_the_pseudo_label_loss() -> None:
+    problem = TinyProblem()
+    rule = LayerMatch(avg_clustering="ema_classifier", weight=0.5)
+    rule.prepare(problem.network, num_unlabelled=N)
+    at_first = measure_clustering(problem.losses(rule))
+    assert {name: float(top) for name, (top, _) in at_first.items()} == {
+        "avg_clustering/loss_gap": 0.0, "avg_clustering/gradient_gap": 0.0,
+    }  # fmt: skip
+    moved = rule.avg_clustering.get_buffer("centre_weight")
+    with torch.no_grad():
+        moved += 0.3 * torch.randn_like(moved)
+    features = problem.network(problem.strong).features.detach().requires_grad_()
+    target, weight = problem.pseudo_labels.target, problem.pseudo_labels.weight
+    pair = []
+    for rows in (moved, problem.network.classifier.weight):
+        logits = features @ rows.T + problem.network.classifier.bias
+        loss = sum(w * F.cross_entropy(row, t) for row, t, w in zip(logits, target, weight, strict=True)) / N
+        pair.append((loss.item(), torch.autograd.grad(loss, features)[0]))
+    found = {name: float(top / bottom) for name, (top, bottom) in measure_clustering(problem.losses(rule)).items()}
+    (loss, grad), (reference, grad_reference) = pair
+    expected = {
+        "avg_clustering/loss_gap": abs(loss - reference) / reference,
+        "avg_clustering/gradient_gap": float((grad - grad_reference).norm() / grad_reference.norm()),
+    }
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert min(found.values()) > 1e-3
+
+
+@pytest.mark.parametrize("rule", [Uniform(), LayerMatch(avg_clustering="none"), LayerMatch(weight=0.0)])
+def test_without_a_loss_of_avg_clustering_there_is_no_distance(rule: LayerwiseRule) -> None:
+    problem = TinyProblem()
+    rule.prepare(problem.network, num_unlabelled=N)
+    assert measure_clustering(problem.losses(rule)) == {}

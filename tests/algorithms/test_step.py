@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from layermatch.algorithms import Algorithm, PseudoLabelling
 from layermatch.data import SemiSupervisedData
+from layermatch.data.batch import UnlabelledBatch
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerMatch, Uniform
 from layermatch.loggers import MetricsCsv
@@ -54,6 +56,7 @@ RULES = {
     "conflict": lambda: LayerMatch(grad_relu="conflict"),
     "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
     "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
+    "ema_teacher": lambda: LayerMatch(avg_clustering="ema_teacher"),
     "none": lambda: LayerMatch(avg_clustering="none"),
     "decoupled": lambda: LayerMatch(decoupled=True),
     "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
@@ -517,3 +520,22 @@ def test_lightning_itself_refuses_clipping_and_accumulation(
     with pytest.raises(MisconfigurationException):
         trainer.fit(make_algorithm(data), datamodule=data)
     assert make_trainer  # ours passes neither
+
+
+def test_a_teacher_labels_with_the_averaged_weights_in_evaluation_mode(make_data: Make, make_algorithm: Make) -> None:
+    algorithm = make_algorithm(make_data(), LayerMatch(avg_clustering="ema_teacher"), threshold=0.15)
+    with torch.no_grad():  # the average is far from the live weights
+        for parameter in algorithm.ema.network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        expected_network = copy.deepcopy(algorithm.ema.network).eval()
+    weak = torch.randn(6, 1, 8, 8)
+    indices = torch.arange(6)
+    unlabelled = UnlabelledBatch(weak, weak, indices, torch.full((6,), -1))
+    with torch.no_grad():
+        out_weak = algorithm.network.train()(weak)
+        expected = expected_network(weak).logits.softmax(dim=1)
+    found = algorithm.make_pseudo_labels(out_weak, unlabelled)
+    assert found.label.tolist() == expected.argmax(dim=1).tolist()
+    torch.testing.assert_close(found.confidence, expected.max(dim=1).values)
+    assert not torch.allclose(found.confidence, out_weak.logits.softmax(dim=1).max(dim=1).values)
+    assert not found.confidence.requires_grad

@@ -112,6 +112,7 @@ VARIANTS = {
     "layermatch": SMALL,
     "ema_outputs": (*SMALL, "layerwise.avg_clustering=ema_outputs"),
     "ema_centroids": (*SMALL, "layerwise.avg_clustering=ema_centroids"),
+    "ema_teacher": (*SMALL, "layerwise.avg_clustering=ema_teacher"),
     "decoupled": (*SMALL, "layerwise.decoupled=true"),
     "conflict": (*SMALL, "layerwise.grad_relu=conflict"),
     "accumulate": (*SMALL, "algorithm.accumulate=2"),

@@ -20,6 +20,7 @@ RULES = {
     "layermatch": LayerMatch,
     "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
     "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
+    "ema_teacher": lambda: LayerMatch(avg_clustering="ema_teacher"),
     "conflict": lambda: LayerMatch(grad_relu="conflict"),
     "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
     "accumulate": LayerMatch,

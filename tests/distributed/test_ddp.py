@@ -72,7 +72,7 @@ def test_two_processes_are_one(rule: str, runs: Path, cell: Callable[..., None])
 
 #: What is logged of a step or an evaluation, beside accuracies, and how far rounding may move it.
 LOGGED = {
-    "layers/": 0.02, "features/": 0.02, "centres/": 0.02, "pseudo_labels/entropy": 0.01,
+    "avg_clustering/": 0.002, "layers/": 0.02, "features/": 0.02, "centres/": 0.02, "pseudo_labels/entropy": 0.01,
     "pseudo_labels/per_class_counts/": 0.01, "pseudo_labels/thresholds/": 0.0, "pseudo_labels/mask_rate": 0.01,
 }  # fmt: skip
 
@@ -82,6 +82,8 @@ def test_two_processes_log_what_one_does(rule: str, runs: Path) -> None:
     one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     names = [name for name in one["latest"] if name.startswith(tuple(LOGGED))]
     groups = {"features", "centres", "pseudo_labels"} | ({"layers"} if rule != "unmeasured" else set())
+    if rule != "unmeasured" and getattr(getattr(RULES[rule](), "avg_clustering", None), "weight", 0):
+        groups.add("avg_clustering")
     assert {name.partition("/")[0] for name in names} == groups
     for name in names:
         tolerance = next(tolerance for start, tolerance in LOGGED.items() if name.startswith(start))

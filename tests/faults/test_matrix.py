@@ -30,6 +30,7 @@ ALGORITHMS = {
     "layermatch": PSEUDO,
     "layermatch, ema_outputs": (*PSEUDO, "layerwise.avg_clustering=ema_outputs"),
     "layermatch, ema_centroids": (*PSEUDO, "layerwise.avg_clustering=ema_centroids"),
+    "layermatch, ema_teacher": (*PSEUDO, "layerwise.avg_clustering=ema_teacher"),
     "layermatch, decoupled": (*PSEUDO, "layerwise.decoupled=true"),
     "layermatch, conflict": (*PSEUDO, "layerwise.grad_relu=conflict"),
     "layermatch, gradient_scale": (*PSEUDO, "layerwise.gradient_scale={extractor.groups.0: 0.5}"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from layermatch.functional import centroid_loss, class_sums
+from layermatch.functional import centroid_loss, class_sums, gradient_gap
 
 Floats = NDArray[np.float64]
 
@@ -80,6 +80,20 @@ def test_class_sums_have_a_gradient() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- centroid_loss
+
+
+def test_the_gap_of_gradients_is_that_of_plain_autograd() -> None:
+    features = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    one, other = features.square().sum(), (features**3).mean()
+    gap, length = gradient_gap(one, other, features)
+    expected, expected_length = 0.0, 0.0
+    for value in features.detach().flatten().tolist():
+        expected += (2 * value - 3 * value**2 / 15) ** 2
+        expected_length += (3 * value**2 / 15) ** 2
+    torch.testing.assert_close(float(gap), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(float(length), expected_length, rtol=1e-5, atol=0)
+    one.backward()  # the graph is kept
+    assert float(sum(gradient_gap(other, other, features)[:1])) == 0
 
 
 def unit(vector: Floats) -> Floats:

@@ -187,6 +187,18 @@ def test_ema_outputs_average_each_sample_and_correct_the_start() -> None:
     assert rule.avg_clustering.num_updates.tolist() == [0, 0, 1, 0, 2, 1]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_ema_outputs_mix_the_average_with_this_output(share: float) -> None:
+    rule = LayerMatch(avg_clustering="ema_outputs", decay=0.8, weight=share)
+    rule.prepare(make_problem().network, num_unlabelled=1)
+    outputs = torch.tensor([[[0.7, 0.1, 0.1, 0.1]], [[0.1, 0.7, 0.1, 0.1]]])
+    for number, output in enumerate(outputs, start=1):
+        found = rule.average_outputs(output, torch.tensor([0]))
+        weights = [0.2 * 0.8 ** (number - 1 - k) for k in range(number)]
+        average = sum(w * outputs[k] for k, w in enumerate(weights)) / sum(weights)
+        torch.testing.assert_close(found, (1 - share) * output + share * average)
+
+
 def test_decoupled_gives_each_head_its_own_loss() -> None:
     problem = make_problem(pseudo_head=True)
     rule = LayerMatch(avg_clustering="none", decoupled=True)
@@ -236,7 +248,8 @@ def test_losses_report_the_value_that_each_group_learns_from() -> None:
         ({"avg_clustering": "ema_centroids", "temperature": 0}, "layerwise.temperature=0"),
         ({"temperature": 0.1}, "layerwise.temperature=0.1 has no effect"),
         ({"avg_clustering": "none", "weight": 0.5}, "layerwise.weight=0.5 has no effect"),
-        ({"avg_clustering": "ema_outputs", "weight": 0.5}, "layerwise.weight=0.5 has no effect"),
+        ({"avg_clustering": "ema_teacher", "weight": 0.5}, "layerwise.weight=0.5 has no effect"),
+        ({"avg_clustering": "ema_outputs", "temperature": 0.5}, "layerwise.temperature=0.5 has no effect"),
         ({"evaluate_head": "pseudo"}, "needs layerwise.decoupled=true"),
         ({"decoupled": 1}, "layerwise.decoupled=1"),
         ({"gradient_scale": {"classifier": 2}}, "layerwise.gradient_scale.classifier=2"),

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from layermatch.distributed import all_reduce_mean_
-from layermatch.functional import cosine_similarity
+from layermatch.functional import cosine_similarity, gradient_gap
 from layermatch.layerwise import LayerLosses
 from layermatch.models import Network
 
-__all__ = ["measure_layer_gradients"]
+__all__ = ["measure_clustering", "measure_layer_gradients"]
 
 #: From a parameter's name, its supervised and its pseudo-label gradient to the gradient it is trained with.
 Combine = Callable[[str, Tensor, Tensor], Tensor]
@@ -63,6 +63,30 @@ def measure_layer_gradients(
             values[f"layers/{group}/grad_norm_pseudo"] = grad_pseudo.norm()
             values[f"layers/{group}/cosine"] = cosine_similarity(grad_supervised, grad_pseudo)
     return values
+
+
+def measure_clustering(losses: LayerLosses) -> dict[str, tuple[Tensor, Tensor]]:
+    r"""How far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.
+
+    ``avg_clustering/loss_gap`` is :math:`|L_{ac} - L_u| / L_u`, and ``avg_clustering/gradient_gap`` is
+    :math:`\|\nabla_z L_{ac} - \nabla_z L_u\| / \|\nabla_z L_u\|`, with :math:`z` the strong views' features. Where both
+    are near 0, Avg-Clustering changes nothing. Source: ours.
+
+    Args:
+        losses: of one batch, with their graph, which is kept.
+
+    Returns:
+        Numerators and denominators, of the batches of all ranks; none where the rule has no such loss.
+    """
+    features = losses.features_strong
+    if features is None:
+        return {}
+    loss, reference = losses.parts["avg_clustering"], losses.parts["pseudo"]
+    gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, features))).sqrt()
+    return {
+        "avg_clustering/loss_gap": ((loss - reference).detach().abs(), reference.detach()),
+        "avg_clustering/gradient_gap": (gap, length),
+    }
 
 
 def _gradients(loss: Tensor, named: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layermatch.algorithms.base import Algorithm
-from layermatch.algorithms.layer_gradients import measure_layer_gradients
+from layermatch.algorithms.layer_gradients import measure_clustering, measure_layer_gradients
 from layermatch.data.batch import Batch, UnlabelledBatch
 from layermatch.distributed import all_reduce_mean_, world_size
 from layermatch.errors import UserError, check_bool, check_choice, check_number
@@ -137,11 +137,18 @@ class PseudoLabelling(Algorithm):
 
     def make_pseudo_labels(self, out_weak: NetworkOutput, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """Targets and mask from the weak views, which the rule sees as well."""
-        probs_weak = self.rule.average_outputs(probabilities(out_weak.logits), unlabelled.indices)
+        logits_weak = self.forward_teacher(unlabelled.weak) if self.rule.needs_teacher else out_weak.logits
+        probs_weak = self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices)
         pseudo_labels = cast("PseudoLabels", self.policy(probs_weak, unlabelled.indices))
         self.rule.observe(out_weak.features, pseudo_labels)
         self.record_quality(pseudo_labels, probs_weak, unlabelled.hidden_label)
         return pseudo_labels
+
+    @torch.no_grad()
+    def forward_teacher(self, weak: Tensor) -> Tensor:
+        """Logits of the averaged network, as it is evaluated."""
+        network = self.ema.network
+        return self.rule.evaluation_logits(network, network(weak).features)
 
     @torch.no_grad()
     def forward_weak(self, weak: Tensor) -> NetworkOutput:
@@ -242,9 +249,12 @@ class PseudoLabelling(Algorithm):
         self.rule.discard_step()
 
     def record_layer_gradients(self, losses: LayerLosses) -> None:
-        """Add ``layers/*`` of one batch, with the pseudo-label gradient that the rule lets through."""
+        """Add ``layers/*`` of one batch, with the pseudo-label gradient that the rule lets through.
+
+        And ``avg_clustering/*`` where the rule has such a loss.
+        """
         combine = self.rule.combine_gradients if self.rule.separates_gradients else None
-        self.meter.add(measure_layer_gradients(self.network, losses, combine=combine))
+        self.meter.add(measure_layer_gradients(self.network, losses, combine=combine), measure_clustering(losses))
 
     def log_interval(self) -> None:
         """Send the interval's means to the loggers, and the policy's thresholds as they stand."""

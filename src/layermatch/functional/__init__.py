@@ -1,7 +1,7 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
-from layermatch.functional.clustering import centroid_loss, class_sums
+from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
@@ -25,6 +25,7 @@ __all__ = [
     "cosine_similarity",
     "ema",
     "entropy",
+    "gradient_gap",
     "hard_pseudo_labels",
     "keep_agreeing",
     "nc1",

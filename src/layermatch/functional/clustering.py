@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["centroid_loss", "class_sums"]
+__all__ = ["centroid_loss", "class_sums", "gradient_gap"]
 
 
 def class_sums(features: Tensor, label: Tensor, weight: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -72,3 +72,30 @@ def centroid_loss(
     similarity = similarity.masked_fill(~known, torch.finfo(similarity.dtype).min / 2)
     losses = F.cross_entropy(similarity, pseudo_label, reduction="none")  # (N,)
     return torch.where(counted > 0, losses * counted, torch.zeros_like(losses)).sum() / max(len(losses), 1)
+
+
+def gradient_gap(loss: Tensor, reference: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How far the gradient of one loss is from that of another, and how long the other is.
+
+    .. math:: \left\| \nabla_z L - \nabla_z L_{ref} \right\|^2, \qquad \left\| \nabla_z L_{ref} \right\|^2
+
+    Squares, so that batches and ranks can be added before the root of their ratio is taken. Source: ours.
+
+    Args:
+        loss: scalar, with its graph, which is kept.
+        reference: the other scalar, likewise.
+        features: ``(N, D)``, what both are losses of; it must be in both graphs.
+
+    Returns:
+        Two scalars.
+
+    Example:
+        >>> import torch
+        >>> features = torch.tensor([[3.0, 4.0]], requires_grad=True)
+        >>> gradient_gap(2 * features.sum(), features.sum(), features)
+        (tensor(2.), tensor(2.))
+    """
+    grad, grad_reference = (
+        torch.autograd.grad(each, features, retain_graph=True)[0].float() for each in (loss, reference)
+    )
+    return (grad - grad_reference).square().sum(), grad_reference.square().sum()

@@ -1,6 +1,6 @@
 """Rules: which layers learn from which loss."""
 
-from layermatch.layerwise.avg_clustering import AvgClustering, EmaCentroids, EmaClassifier, EmaOutputs
+from layermatch.layerwise.avg_clustering import AvgClustering, EmaCentroids, EmaClassifier, EmaOutputs, EmaTeacher
 from layermatch.layerwise.layermatch import LayerMatch
 from layermatch.layerwise.rule import ForwardPass, LayerLosses, LayerwiseRule, Uniform
 
@@ -9,6 +9,7 @@ __all__ = [
     "EmaCentroids",
     "EmaClassifier",
     "EmaOutputs",
+    "EmaTeacher",
     "ForwardPass",
     "LayerLosses",
     "LayerMatch",

@@ -23,7 +23,15 @@ from layermatch.functional import (
 from layermatch.models import Network, linear_float32
 from layermatch.pseudo_labels import PseudoLabels
 
-__all__ = ["READINGS", "AvgClustering", "EmaCentroids", "EmaClassifier", "EmaOutputs", "make_avg_clustering"]
+__all__ = [
+    "READINGS",
+    "AvgClustering",
+    "EmaCentroids",
+    "EmaClassifier",
+    "EmaOutputs",
+    "EmaTeacher",
+    "make_avg_clustering",
+]
 
 
 class AvgClustering(nn.Module):
@@ -31,6 +39,9 @@ class AvgClustering(nn.Module):
 
     #: The share of the extractor's pseudo-label loss that :meth:`loss` takes, ``a``.
     weight = 0.0
+
+    #: Whether pseudo-labels come from the averaged network.
+    needs_teacher = False
 
     def prepare(self, network: Network, *, num_unlabelled: int) -> None:
         """Make the state for this network and pool."""
@@ -106,21 +117,24 @@ class EmaClassifier(AvgClustering):
 class EmaOutputs(AvgClustering):
     r"""Pseudo-labels come from an average of each sample's own outputs over time.
 
-    .. math:: P_i \leftarrow \beta P_i + (1 - \beta) p_i \text{ (bias-corrected)}, \qquad \hat p_i = (p_i + P_i) / 2
+    .. math::
+        P_i \leftarrow \beta P_i + (1 - \beta) p_i \text{ (bias-corrected)}, \qquad \hat p_i = (1 - a) p_i + a P_i
 
-    There is no loss of its own (``a`` = 0). Source: ours, after Temporal Ensembling (Laine and Aila 2017).
+    There is no loss of its own. Source: ours, after Temporal Ensembling (Laine and Aila 2017), which is ``a`` = 1.
 
     Memory: ``4 K`` bytes per unlabelled image. Under DDP every rank holds the whole table and sees every update.
 
     Args:
+        weight: ``a``, in ``[0, 1]``.
         decay: ``beta``, in ``[0, 1)``.
     """
 
     average: Tensor
     num_updates: Tensor
 
-    def __init__(self, *, decay: float = 0.9) -> None:
+    def __init__(self, *, weight: float = 0.5, decay: float = 0.9) -> None:
         super().__init__()
+        self.share = weight  # of the average; no loss has a share, so AvgClustering.weight stays 0
         self.decay = decay
 
     def prepare(self, network: Network, *, num_unlabelled: int) -> None:
@@ -132,7 +146,7 @@ class EmaOutputs(AvgClustering):
 
     @torch.no_grad()
     def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:
-        """Update the table with this step's outputs, and give the mean of both."""
+        """Update the table with this step's outputs, and give the mixture of both."""
         # A sample that is twice in the batch (a small pool) counts once, with the mean of its outputs.
         seen, position = torch.unique(all_gather_rows(index), return_inverse=True)
         sums = probs_weak.new_zeros(len(seen), probs_weak.shape[1])
@@ -144,7 +158,20 @@ class EmaOutputs(AvgClustering):
         self.average[seen] = torch.where(is_finite[:, None], updated, self.average[seen])
         self.num_updates[seen] += is_finite
         average = bias_corrected_ema(self.average[index], self.num_updates[index], self.decay)
-        return (probs_weak + average) / 2
+        return (1 - self.share) * probs_weak + self.share * average
+
+
+class EmaTeacher(AvgClustering):
+    r"""Pseudo-labels come from the averaged network, the one that is evaluated.
+
+    .. math:: p = \mathrm{softmax}(\bar W \bar f(w(u)) + \bar b)
+
+    with the parameters' average :math:`\bar\theta` of :class:`~layermatch.ema.WeightAverage`, in evaluation mode. There
+    is no loss of its own. Source: ours, after Mean Teacher (Tarvainen and Valpola 2017). It costs one more forward of
+    the weak views.
+    """
+
+    needs_teacher = True
 
 
 class EmaCentroids(AvgClustering):
@@ -223,7 +250,8 @@ class EmaCentroids(AvgClustering):
 #: The readings of Avg-Clustering, by the name that ``layerwise.avg_clustering`` takes, and the options of each.
 READINGS: dict[str, tuple[type[AvgClustering], tuple[str, ...]]] = {
     "ema_classifier": (EmaClassifier, ("weight", "decay")),
-    "ema_outputs": (EmaOutputs, ("decay",)),
+    "ema_outputs": (EmaOutputs, ("weight", "decay")),
+    "ema_teacher": (EmaTeacher, ()),
     "ema_centroids": (EmaCentroids, ("weight", "decay", "temperature")),
     "none": (AvgClustering, ()),
 }

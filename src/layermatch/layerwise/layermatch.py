@@ -41,8 +41,9 @@ class LayerMatch(LayerwiseRule):
         grad_relu: ``block`` keeps pseudo-label gradients out of the classifier (LayerMatch); ``off`` lets them in
             (FixMatch); ``conflict`` (ours, for study) lets in the components whose sign agrees with the supervised
             gradient, and costs a second backward pass.
-        avg_clustering: ``ema_classifier``, ``ema_outputs``, ``ema_centroids`` or ``none``.
-        weight: ``a``, Avg-Clustering's share of the extractor's pseudo-label loss, in ``[0, 1]``; None is 0.5.
+        avg_clustering: ``ema_classifier``, ``ema_outputs``, ``ema_teacher``, ``ema_centroids`` or ``none``.
+        weight: ``a``, in ``[0, 1]``; None is 0.5. Avg-Clustering's share of the extractor's pseudo-label loss; with
+            ``ema_outputs``, the average's share of the probabilities that pseudo-labels are made from.
         decay: decay of the centres, in ``[0, 1)``; None is the reading's own default.
         temperature: of ``ema_centroids`` only, above 0; None is 0.1.
         decoupled: ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
@@ -90,6 +91,11 @@ class LayerMatch(LayerwiseRule):
         super().prepare(network, num_unlabelled=num_unlabelled)
         self.avg_clustering.prepare(network, num_unlabelled=num_unlabelled)
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether pseudo-labels come from the averaged network."""
+        return self.avg_clustering.needs_teacher
+
     def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:
         """The probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
         return self.avg_clustering.average_outputs(probs_weak, index)
@@ -112,6 +118,7 @@ class LayerMatch(LayerwiseRule):
             pseudo_features=self.lambda_u * pseudo_features,
             pseudo_classifier=self.lambda_u * pseudo_classifier,
             parts={"supervised": loss_supervised, "pseudo": to_features, "avg_clustering": loss_clustering},
+            features_strong=views.features_strong if share else None,
         )
         return self._add_pseudo_head(losses, network.pseudo_classifier, views, label, pseudo_labels)
 
@@ -132,6 +139,7 @@ class LayerMatch(LayerwiseRule):
             pseudo_features=losses.pseudo_features + self.lambda_u * to_features,
             pseudo_classifier=losses.pseudo_classifier + self.lambda_u * to_classifier,
             parts=losses.parts | {"supervised_pseudo_head": loss_supervised, "pseudo_pseudo_head": to_features},
+            features_strong=losses.features_strong,
         )
 
     @property

@@ -42,12 +42,14 @@ class LayerLosses(NamedTuple):
         pseudo_features: scalar, gradient to the extractor only.
         pseudo_classifier: scalar, gradient to the classifier(s) only.
         parts: the terms that the losses are made of, for the log.
+        features_strong: ``(N, D)``, what the pseudo-label losses are of, where a rule wants them compared.
     """
 
     supervised: Tensor
     pseudo_features: Tensor
     pseudo_classifier: Tensor
     parts: dict[str, Tensor]
+    features_strong: Tensor | None = None
 
     @property
     def features(self) -> Tensor:
@@ -86,6 +88,11 @@ class LayerwiseRule(nn.Module, ABC):
 
     #: Whether the network needs a second linear head.
     needs_pseudo_head = False
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether pseudo-labels come from the averaged network's outputs instead of the live one's."""
+        return False
 
     def __init__(self, *, lambda_u: float = 1.0, gradient_scale: Mapping[str, float] | None = None) -> None:
         super().__init__()
