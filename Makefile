@@ -7,7 +7,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Each test process computes on one thread, so that two of them share two cores without getting in each other's way.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
-PARALLEL := -n auto --maxprocesses 2
+# One test at a time: dealt in chunks, the slow ones, which stand together, all go to one process.
+PARALLEL := -n auto --maxprocesses 2 --maxschedchunk 1
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 

@@ -22,6 +22,7 @@ Cli = Callable[..., None]
 SMALL = (
     "data.batch_size=8", "data.mu=2", "data.num_val=20", "trainer.log_every=2", "eval_every=3", "schedule=constant",
     "checkpoint.every_n_steps=1", "checkpoint.keep=1000", "trainer.precision=32-true", "trainer.accelerator=cpu",
+    "model.width=1",
 )  # fmt: skip
 PSEUDO = (*SMALL, "pseudo_labels.threshold=0.15")
 ALGORITHMS = {
