@@ -209,12 +209,12 @@ def test_a_longer_run_says_what_changed_and_keeps_the_old_configuration(
     ]
     was, now = 0.03 * 0.1951, 0.03 * 0.7730  # cos(7 pi / 16) and cos(7 pi / 32)
     assert rows == [
-        ["trainer.max_steps", "2", "4"],
         ["algorithm.ema_decay", "0.999", "0.5"],
+        ["trainer.max_steps", "2", "4"],
         ["learning rate at step 2", f"{was:.4g}", f"{now:.4g}"],
     ]
     assert changed in (trained / "run.log").read_text()
-    assert changed.startswith("Changed since step 2\n")
+    assert changed.splitlines()[0].strip() == "Changed since step 2"
     assert (trained / "config-until-step-0000002.yaml").read_text() == old
     assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
 
