@@ -33,6 +33,7 @@ __all__ = [
     "build_parts",
     "build_trainer",
     "check_settings",
+    "learning_rate_at",
 ]
 
 #: A composed configuration as plain containers: section -> key -> value.
@@ -78,13 +79,8 @@ def check_settings(settings: Settings) -> None:
     check_choice("checkpoint.selection", checkpoint["selection"], SELECTIONS)
     check_number("eval_every", settings["eval_every"], low=1, integer=True)
     check_number("trainer.max_steps", settings["trainer"]["max_steps"], low=1, integer=True)
-    if checkpoint["selection"] == "best_val":
-        if not settings["data"].get("num_val"):
-            raise UserError("checkpoint.selection=best_val needs validation images: give data.num_val above 0")
-        if settings["eval_every"] > settings["trainer"]["max_steps"]:
-            raise UserError(
-                "checkpoint.selection=best_val needs an evaluation: give eval_every below trainer.max_steps"
-            )
+    if checkpoint["selection"] == "best_val" and settings["eval_every"] > settings["trainer"]["max_steps"]:
+        raise UserError("checkpoint.selection=best_val needs an evaluation: give eval_every below trainer.max_steps")
 
 
 def build_device(settings: Settings) -> Device:
@@ -118,7 +114,7 @@ def build_data(
     given["strong"] = StrongView(**views)
     if split is not None:
         # What the section says of labels was for drawing it.
-        options |= {"split": split, "num_labels": None, "fold": None}
+        options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None}
     source = source_class(**{key: value for key, value in options.items() if key in of_source})
     return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
 
@@ -202,6 +198,32 @@ def _schedule(settings: Settings) -> partial[float]:
     return schedule
 
 
+def learning_rate_at(settings: Settings, step: int) -> float:
+    """The learning rate that a run has at a step.
+
+    Args:
+        settings: the composed configuration.
+        step: optimizer steps made so far.
+
+    Raises:
+        UserError: a value or a key is not legal.
+    """
+    optimizer = _optimizer_factory(settings)([torch.zeros(1, requires_grad=True)])
+    factor: float = _schedule(settings)(step, settings["trainer"]["max_steps"])
+    return float(optimizer.param_groups[0]["lr"]) * factor
+
+
+def _check_selection(settings: Settings, data: SemiSupervisedData) -> None:
+    """Refuse to choose a checkpoint by validation images where there are none, whatever said how many to hold out."""
+    if settings["checkpoint"]["selection"] == "best_val" and data.validation is None:
+        given = settings["data"].get("split")
+        remedy = "a data.split that holds some out" if given else "data.num_val above 0"
+        raise UserError(
+            f"checkpoint.selection=best_val needs validation images, and there are none: give {remedy}, or "
+            "checkpoint.selection=last"
+        )
+
+
 def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     """Everything but the Trainer; reads the data set.
 
@@ -216,6 +238,7 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     device = build_device(settings)
     data = build_data(settings, device=device, use_unlabelled=_uses_unlabelled(settings), split=split)
     data.setup()
+    _check_selection(settings, data)
     torch.manual_seed(settings["seed"])
     algorithm = build_algorithm(settings, data=data)
     if device.channels_last:

@@ -23,6 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.callbacks.provenance import CHECKPOINT_KEY
+from layermatch.data import Split
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 
@@ -33,6 +34,7 @@ __all__ = [
     "newest_checkpoint",
     "newest_run",
     "read_checkpoint",
+    "stored_split",
     "write_checkpoint",
 ]
 
@@ -166,6 +168,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not _is_ours(checkpoint):
         raise UserError(f"ckpt_path={path} is not a checkpoint of layermatch: give a .ckpt file of a run")
     return checkpoint
+
+
+def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:
+    """Which images the run of a checkpoint learnt from and held out.
+
+    Args:
+        checkpoint: from :func:`read_checkpoint`.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        UserError: it does not say.
+    """
+    try:
+        return Split.of_plain(checkpoint[CHECKPOINT_KEY]["split"], origin=f"ckpt_path={path}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"ckpt_path={path} does not say which images are labelled: {error}") from error
 
 
 def _is_ours(checkpoint: object) -> TypeGuard[dict[str, Any]]:

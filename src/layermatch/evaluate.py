@@ -10,16 +10,18 @@ from omegaconf import DictConfig
 
 from layermatch.build import SECTIONS, build_parts, build_trainer
 from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.checkpoints import check_fits, read_checkpoint
+from layermatch.checkpoints import check_fits, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, table
-from layermatch.data import Split
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import check_keys
 
 __all__ = ["evaluate", "main"]
+
+#: Settings of ``data`` with which nothing has to be drawn or found again.
+EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0}
 
 
 def evaluate(
@@ -47,8 +49,9 @@ def evaluate(
     checkpoint = read_checkpoint(ckpt_path)
     stored = checkpoint[CHECKPOINT_KEY]
     settings = _settings(stored["settings"], overrides or {}, plugins)
-    drawn = Split(**{name: _tuple(value) for name, value in stored["split"].items()})
-    parts = build_parts(settings, split=drawn)
+    if split == "test":  # which needs no split: its training images may be others by now, or gone
+        settings["data"] |= EVERY_LABEL
+    parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:
@@ -59,10 +62,6 @@ def evaluate(
     return {name: parts.algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _settings(
     stored: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -70,6 +69,7 @@ def _settings(
     settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
     check_keys("", settings, SECTIONS)
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
+    settings["checkpoint"] |= {"selection": "last"}  # the weights are those of the file
     settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     for section, values in overrides.items():
         given = {key: value for key, value in values.items() if value is not None}

@@ -37,7 +37,7 @@ def _images(settings: Mapping[str, Any], parts: RunParts) -> dict[str, str]:
     data = parts.data
     channels, height, width = data.image_shape
     num_val = 0 if data.validation is None else len(data.validation)
-    held_out = "" if data.given_split or not num_val else f", held out of the {_val_source(settings)}"
+    held_out = "" if settings["data"]["split"] else f", held out of the {_val_source(settings)}"
     pool = f"{len(data.unlabelled):,}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channels, {len(data.classes)} classes",

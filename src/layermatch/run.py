@@ -23,7 +23,6 @@ from omegaconf import DictConfig
 from layermatch import __version__, dashboards
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
-    CHECKPOINT_KEY,
     CheckpointWriter,
     CostMonitor,
     FeatureClustering,
@@ -33,9 +32,10 @@ from layermatch.callbacks import (
     TestPredictions,
 )
 from layermatch.callbacks.panels import KeepRunId, Panels
-from layermatch.checkpoints import FOLDER, check_fits, newest_checkpoint, newest_run, read_checkpoint
+from layermatch.checkpoints import FOLDER, newest_checkpoint, newest_run, read_checkpoint
 from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, settings_tree, table
+from layermatch.data import Split
 from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
@@ -44,6 +44,7 @@ from layermatch.figures import draw_pairs
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
 from layermatch.results import collect_results, draw_results, report_results, sweep_rows
+from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.run_directory import lock_run_dir, replace_text
 
 __all__ = ["main", "run"]
@@ -86,8 +87,11 @@ def run(
     with ExitStack() as held:
         if _goes_on(run_dir, ckpt_path):
             held.enter_context(lock_run_dir(run_dir))  # before reading: a run that is here removes old checkpoints
-        parts = build_parts(settings)
-        first_step = _check_resume(parts, settings, run_dir=run_dir, ckpt_path=ckpt_path)
+        checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
+        parts = build_parts(settings, split=_split_of(checkpoint, settings, ckpt_path))
+        first_step = _check_resume(parts, settings, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
+        changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
+        checkpoint = None  # as large as the network: not to be held while it trains
         if not _goes_on(run_dir, ckpt_path):
             held.enter_context(lock_run_dir(run_dir))
             _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
@@ -97,12 +101,15 @@ def run(
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         held.enter_context(one_line_failures())
-        _start_run_dir(run_dir, settings, parts)
+        _start_run_dir(run_dir, settings, parts, first_step=first_step)
         failed = True
         reporter = Reporter(run_dir / "run.log")
         try:
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
             dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
+            if changed:
+                header = ("setting", "was", "is")
+                reporter.show(table(f"Changed since step {first_step}", changed, header=header))
             results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
@@ -158,36 +165,29 @@ def _goes_on(run_dir: Path, ckpt_path: Path | None) -> bool:
     return ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve()
 
 
-def _check_resume(parts: RunParts, settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None) -> int:
+def _split_of(checkpoint: dict[str, Any] | None, settings: dict[str, Any], ckpt_path: Path | None) -> Split | None:
+    """The split that a run goes on with; None where it is drawn."""
+    if checkpoint is None or ckpt_path is None:
+        return None
+    return split_to_go_on_with(checkpoint, settings, path=ckpt_path)
+
+
+def _check_resume(
+    parts: RunParts,
+    settings: dict[str, Any],
+    checkpoint: dict[str, Any] | None,
+    *,
+    run_dir: Path,
+    ckpt_path: Path | None,
+) -> int:
     """The step that the run starts at."""
-    if ckpt_path is None:
+    if checkpoint is None or ckpt_path is None:
         return 0
-    checkpoint = read_checkpoint(ckpt_path)
-    check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
-    step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
     # One that was stopped between its last step and its results has its evaluation left.
     is_finished = not _goes_on(run_dir, ckpt_path) or (run_dir / "results.json").exists()
-    if step > max_steps or (step == max_steps and is_finished):
-        raise UserError(
-            f"ckpt_path={ckpt_path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"
-        )
-    its_split, split = checkpoint[CHECKPOINT_KEY]["split"], parts.data.split
-    if (tuple(its_split["labelled"]), tuple(its_split["validation"])) != (split.labelled, split.validation):
-        raise UserError(f"ckpt_path={ckpt_path} has other labelled images: give its seed, or data.split of its run")
-    its_batch, batch = (_images_of_step(s) for s in (checkpoint[CHECKPOINT_KEY]["settings"], settings))
-    if its_batch != batch:
-        raise UserError(
-            f"ckpt_path={ckpt_path} is of a run with {its_batch}, this one has {batch}: the number of devices may "
-            f"change, with data.batch_size such that the rest stays"
-        )
-    return step
-
-
-def _images_of_step(settings: dict[str, Any]) -> str:
-    """What places a run in its sequence of batches."""
-    processes = settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
-    labelled, mu = settings["data"]["batch_size"] * processes, settings["data"]["mu"]
-    return f"{settings['algorithm']['accumulate']} x {labelled} labelled images a step and mu={mu}"
+    return check_resume(
+        parts, settings, checkpoint=checkpoint, path=ckpt_path, folder=run_dir / FOLDER, is_finished=is_finished
+    )
 
 
 def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list[Callback]:
@@ -216,8 +216,9 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
 
 
 @rank_zero_only
-def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts) -> None:
+def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts, *, first_step: int) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
+    keep_config(run_dir, settings, step=first_step)
     replace_text(run_dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     parts.data.save_split(run_dir / "split.json")
     draw_pairs(parts.data, run_dir / "figures" / "views.png")

@@ -102,7 +102,7 @@ def test_num_labels_and_validation_are_what_was_asked_for(cli: Cli, in_empty_fol
     cli("run_dir=out", "trainer.max_steps=1", *SMALL, "data.num_labels=60", "data.val_from=labelled", "data.num_val=20")
     split = json.loads((in_empty_folder / "out" / "split.json").read_text())
     assert (len(split["labelled"]), len(split["validation"])) == (40, 20)
-    cli("run_dir=again", "trainer.max_steps=1", "seed=5", *SMALL, "data.split=out/split.json")
+    cli("run_dir=again", "trainer.max_steps=1", "seed=5", *SMALL, "data.num_val=20", "data.split=out/split.json")
     assert json.loads((in_empty_folder / "again" / "split.json").read_text())["labelled"] == split["labelled"]
 
 

@@ -203,8 +203,8 @@ def test_the_largest_legal_numbers_are_taken() -> None:
 def test_a_split_is_saved_and_read(tmp_path: Path) -> None:
     drawn = split(digits(), num_val=50, seed=2**32 - 1)
     drawn.save(tmp_path / "split.json")
-    assert Split.load(tmp_path / "split.json", pool_size=1437) == drawn
-    assert Split.load(str(tmp_path / "split.json"), pool_size=1437) == drawn
+    assert Split.load(tmp_path / "split.json") == drawn
+    assert Split.load(str(tmp_path / "split.json")) == drawn
 
 
 GOOD = {"seed": 0, "pool_size": 10, "labelled": [0, 1], "validation": [2]}
@@ -236,7 +236,7 @@ def test_a_wrong_split_file_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "split.json"
     write(path)
     with pytest.raises(UserError) as caught:
-        Split.load(path, pool_size=10)
+        Split.load(path).check(pool_size=10)
     assert f"data.split={path} " in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -244,4 +244,4 @@ def test_a_wrong_split_file_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_the_good_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps(GOOD))
-    assert Split.load(tmp_path / "split.json", pool_size=10) == Split(0, 10, (0, 1), (2,))
+    assert Split.load(tmp_path / "split.json") == Split(0, 10, (0, 1), (2,))

@@ -115,6 +115,8 @@ class Algorithm(LightningModule):
         #: Values that callbacks want in the next log line.
         self._with_next_line: dict[str, float] = {}
         self._last_centres: Tensor | None = None
+        #: Of each parameter group, as the optimizer was made with.
+        self._initial_rates: list[float] = []
         #: The last logged means, by name; what the progress display shows.
         self.latest: dict[str, float] = {}
         self.accuracies = nn.ModuleDict({f"{s}_{w}": self._accuracy() for s in ("val", "test") for w in WEIGHTS})
@@ -213,6 +215,7 @@ class Algorithm(LightningModule):
         optimizer = self.make_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+        self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._set_learning_rate(optimizer, 0)
         return optimizer
 
@@ -237,7 +240,14 @@ class Algorithm(LightningModule):
         return self.network.classifier.weight
 
     def on_train_start(self) -> None:
-        """See where the centres start; a resumed run goes on from those of its last log line."""
+        """See where the centres start; a resumed run goes on from those of its last log line.
+
+        Its learning rate is that of this run's settings, which its optimizer's state would replace.
+        """
+        optimizer = cast("Optimizer", self.optimizers())
+        for group, rate in zip(optimizer.param_groups, self._initial_rates, strict=True):
+            group["initial_lr"] = rate
+        self._set_learning_rate(optimizer, self.global_step)
         self.meter.move_to(self.device)
         centres = self.centres().detach().clone() if self._last_centres is None else self._last_centres
         self._last_centres = centres.to(self.device)

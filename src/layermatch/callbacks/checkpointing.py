@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.callbacks.stop_signals import StopSignals
+from layermatch.distributed import is_rank_zero
 from layermatch.errors import StoppedError
 
 __all__ = ["CheckpointWriter"]
 
+_log = logging.getLogger(__name__)
+
 #: No "=" in the name: Hydra could not read it on the command line.
 NAME = "step-{step:07d}.ckpt"
+BEST = "best_val.ckpt"
 PATTERN = re.compile(r"step-(\d{7,})\.ckpt")
 
 
@@ -47,7 +53,7 @@ class CheckpointWriter(Checkpoint):
         #: Best validation accuracy of the EMA weights so far.
         self.best = -1.0
         #: The checkpoint of that evaluation; of a resumed run it may be in the folder of the run before.
-        self.best_path = self.folder / "best_val.ckpt"
+        self.best_path = self.folder / BEST
         self._seen = -1
 
     def path_of(self, step: int) -> Path:
@@ -82,7 +88,7 @@ class CheckpointWriter(Checkpoint):
         if self.track_best:
             accuracy = float(trainer.callback_metrics["val/accuracy_ema"])
             if accuracy > self.best:
-                self.best, self.best_path = accuracy, self.folder / "best_val.ckpt"
+                self.best, self.best_path = accuracy, self.folder / BEST
                 trainer.save_checkpoint(self.best_path)
         self._save_if_due(trainer, pl_module)
 
@@ -119,8 +125,25 @@ class CheckpointWriter(Checkpoint):
         return {"best": self.best, "best_path": str(self.best_path)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it."""
-        self.best, self.best_path = state_dict["best"], Path(state_dict["best_path"])
+        """Go on with it; without the checkpoint, which somebody removed, the next evaluation is the best."""
+        path = self.found_again(state_dict, folder=self.folder)
+        if path is not None:
+            self.best, self.best_path = float(state_dict["best"]), path
+        elif self.track_best and state_dict["best"] >= 0 and is_rank_zero():
+            _log.warning("%s is gone: the best evaluation from here on is chosen", state_dict["best_path"])
+
+    @staticmethod
+    def found_again(state_dict: Mapping[str, Any], *, folder: Path) -> Path | None:
+        """The best checkpoint that a state speaks of, also where the run directory was moved; None where it is gone.
+
+        Args:
+            state_dict: of such a callback; may be empty.
+            folder: of the checkpoints of the run that goes on.
+        """
+        if state_dict.get("best", -1.0) < 0:
+            return None
+        places = (Path(state_dict["best_path"]), folder / BEST)
+        return next((path for path in places if path.is_file()), None)
 
 
 def _evaluation_follows(trainer: Trainer, batch_idx: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,12 +25,11 @@ class Provenance(Callback):
     """
 
     def __init__(self, *, settings: dict[str, Any], classes: tuple[str, ...], split: Split) -> None:
-        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(split).items()}
         self.content = {
             "version": __version__,
             "settings": settings,
             "classes": list(classes),
-            "split": fields,
+            "split": split.plain(),
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

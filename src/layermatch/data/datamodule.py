@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader
 from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
 from layermatch.data.device_pool import DevicePool, check_device_fits
+from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, take
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.sources import ImageSet, Source, SourceData
+from layermatch.data.sources.base import shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
 from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
 from layermatch.data.storage import Storage, reads_files
@@ -27,6 +30,8 @@ from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
 
 __all__ = ["SemiSupervisedData"]
+
+_log = logging.getLogger(__name__)
 
 
 class SemiSupervisedData(LightningDataModule):
@@ -42,9 +47,10 @@ class SemiSupervisedData(LightningDataModule):
         strong: the strong view.
         num_labels: labelled images in all, the same number for each class; None takes every image of the pool, or what
             ``split`` or ``fold`` say, which it must agree with otherwise.
-        num_val: images held out for validation.
+        num_val: images held out for validation; beside ``split``, 0 or as many as it has.
         val_from: ``labelled`` or ``pool``, where they come from; see :func:`~layermatch.data.splits.make_split`.
-        split: a split, or the path of a ``split.json``, to use again; None draws one.
+        split: a split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
+            name where they are files: further files may be there, and unlabelled ones be gone.
         fold: for sources with predefined label sets (STL-10: 0 to 9): the one to use as the labelled set.
         batch_size: labelled images per device and step.
         mu: unlabelled images per labelled one, at least 1.
@@ -176,6 +182,7 @@ class SemiSupervisedData(LightningDataModule):
                 f"{channels} channels"
             )
         self.split = self._make_split(content)
+        self._name_classes_without_labels(content)
         self._check_device(content)
         content = self.storage.keep(content)
         self.labelled = _part(content.labelled, self.split.labelled)
@@ -194,39 +201,55 @@ class SemiSupervisedData(LightningDataModule):
         check_device_fits(count, content.labelled.images.shape, self.device)
 
     def _make_split(self, content: SourceData) -> Split:
-        pool = content.labelled
         if self.given_split is not None:
-            return self._use_given_split(self.given_split, pool_size=len(pool))
+            return self._use_given_split(self.given_split, content)
         if self.fold is not None:
-            return self._fold_split(content)
-        return make_split(
-            pool.labels,
+            return identify(self._fold_split(content), content)
+        split = make_split(
+            content.labelled.labels,
             num_classes=len(content.classes),
             num_labels=self.num_labels,
             num_val=self.num_val,
             val_from=self.val_from,
             seed=self.seed,
         )
+        return identify(split, content)
 
-    def _use_given_split(self, given: Split | str | Path, *, pool_size: int) -> Split:
+    def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
         if self.fold is not None:
             raise UserError(
                 f"data.split and data.fold={self.fold} both say which images are labelled: give one of them"
             )
-        if isinstance(given, Split):
-            name, split = "data.split", given
-            split.check("the given split", pool_size=pool_size)
-        else:
-            name, split = f"data.split={given}", Split.load(given, pool_size=pool_size)
+        split, remark = place(given if isinstance(given, Split) else Split.load(given), content)
+        if remark and is_rank_zero():
+            _log.warning("%s", remark)
+        self._check_counts(split)
+        return split
+
+    def _check_counts(self, split: Split) -> None:
+        """Refuse a given split that has not as many images as is asked for beside it."""
         drawn = count = len(split.labelled)
         if self.val_from == "labelled":  # then data.num_labels counted the validation images as well
             drawn += len(split.validation)
         if self.num_labels not in {None, count, drawn}:
             raise UserError(
-                f"{name} has {count} labelled images, but data.num_labels={self.num_labels}: give "
+                f"{split.title} has {count} labelled images, but data.num_labels={self.num_labels}: give "
                 f"data.num_labels={count}, or null"
             )
-        return split
+        if self.num_val not in {0, len(split.validation)}:
+            raise UserError(
+                f"{split.title} holds out {len(split.validation)} validation images, but data.num_val={self.num_val}: "
+                f"give data.num_val={len(split.validation)}, or another split"
+            )
+
+    def _name_classes_without_labels(self, content: SourceData) -> None:
+        counts = np.bincount(content.labelled.labels[list(self.split.labelled)], minlength=len(content.classes))
+        without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
+        if without and is_rank_zero():
+            _log.warning(
+                "no image of %d of the %d classes is labelled (%s): they cannot be learnt",
+                len(without), len(content.classes), shorten(without),
+            )  # fmt: skip
 
     def _fold_split(self, content: SourceData) -> Split:
         folds = content.folds

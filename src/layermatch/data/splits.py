@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,54 +22,93 @@ _SPLIT_STREAM = 1
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in a data set's training pool.
+    """Positions in a data set's training pool, and the images that are there.
 
     Attributes:
         seed: what the split was drawn with.
-        pool_size: images in the pool, to recognise another data set.
+        pool_size: images in the pool.
         labelled: positions whose labels may be learnt from.
         validation: positions held out; they are in neither the labelled nor the unlabelled images.
+        names: of the labelled, then the validation images: files relative to the root; empty where images are no files.
+        contents: digests of the same images, ``""`` for one that was not looked into; empty where none was.
+        pool: number and digest of the names of all training files; empty where images are no files.
+        origin: the setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
     """
 
     seed: int
     pool_size: int
     labelled: tuple[int, ...]
     validation: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    pool: str = ""
+    origin: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.origin or "the given split"
+
+    @property
+    def knows_its_images(self) -> bool:
+        """Whether it holds more than positions, which is all that earlier versions wrote."""
+        return bool(self.names or self.contents)
+
+    def plain(self) -> dict[str, Any]:
+        """The split as plain containers, for JSON and checkpoints."""
+        values = {name: value for name, value in asdict(self).items() if name != "origin"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @staticmethod
+    def of_plain(fields: Mapping[str, Any], *, origin: str) -> Split:
+        """A split from what :meth:`plain` gave.
+
+        Args:
+            fields: may lack names and contents, as those of earlier versions do.
+            origin: see :class:`Split`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are not those of a split.
+        """
+        split = Split(
+            seed=int(fields["seed"]),
+            pool_size=int(fields["pool_size"]),
+            labelled=tuple(int(i) for i in fields["labelled"]),
+            validation=tuple(int(i) for i in fields["validation"]),
+            names=tuple(str(name) for name in fields.get("names", ())),
+            contents=tuple(str(content) for content in fields.get("contents", ())),
+            pool=str(fields.get("pool", "")),
+            origin=origin,
+        )
+        count = len(split.labelled) + len(split.validation)
+        if len(split.names) not in {0, count} or len(split.contents) not in {0, count}:
+            raise ValueError(f"it has {count} images, {len(split.names)} names and {len(split.contents)} contents")
+        return split
 
     def save(self, path: Path) -> None:
         """Write the split as JSON."""
-        path.write_text(json.dumps(asdict(self)) + "\n")
+        path.write_text(json.dumps(self.plain()) + "\n")
 
     @staticmethod
-    def load(path: str | Path, *, pool_size: int) -> Split:
-        """Read a split written by :meth:`save`.
+    def load(path: str | Path) -> Split:
+        """Read a split written by :meth:`save`. Whether it fits a data set is to be seen.
 
         Args:
             path: of the file.
-            pool_size: images in the pool of the data set that it is for.
 
         Raises:
-            UserError: there is no such file, it is not a split, or it is of another data set.
+            UserError: there is no such file, or it is not a split.
         """
         path = Path(path)
         try:
-            fields = json.loads(path.read_text())
-            split = Split(
-                seed=int(fields["seed"]),
-                pool_size=int(fields["pool_size"]),
-                labelled=tuple(int(i) for i in fields["labelled"]),
-                validation=tuple(int(i) for i in fields["validation"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Split.of_plain(json.loads(path.read_text()), origin=f"data.split={path}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
-        split.check(f"data.split={path}", pool_size=pool_size)
-        return split
 
-    def check(self, name: str, *, pool_size: int) -> None:
+    def check(self, *, pool_size: int) -> None:
         """Refuse to be used with a data set that this is not a split of.
 
         Args:
-            name: what the split is called in the error.
             pool_size: images in the pool of the data set.
 
         Raises:
@@ -75,11 +116,13 @@ class Split:
         """
         positions = {*self.labelled, *self.validation}
         if self.pool_size != pool_size or not positions <= set(range(pool_size)):
-            raise UserError(f"{name} is of a pool of {self.pool_size} images, but this data set has {pool_size}")
+            raise UserError(f"{self.title} is of a pool of {self.pool_size} images, but this data set has {pool_size}")
         if len(positions) < len(self.labelled) + len(self.validation):
-            raise UserError(f"{name} names an image twice: labelled and validation must not overlap")
+            raise UserError(f"{self.title} names an image twice: labelled and validation must not overlap")
         if not self.labelled:
-            raise UserError(f"{name} has no labelled images: give a split with at least one, mostly one for each class")
+            raise UserError(
+                f"{self.title} has no labelled images: give a split with at least one, mostly one for each class"
+            )
 
 
 def make_split(

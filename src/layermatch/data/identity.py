@@ -1,0 +1,161 @@
+"""Whether the images of a split are those of a data set: by their names, and by what is in them.
+
+A position says nothing once a file was renamed, added or removed. Files are known by their names relative to the root
+and by their bytes, images in arrays by their positions and their pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from layermatch.data.file_images import FileImages
+from layermatch.data.images import Images
+from layermatch.data.sources import SourceData
+from layermatch.data.sources.base import shorten
+from layermatch.data.splits import Split
+from layermatch.data.wording import printable
+from layermatch.errors import UserError
+
+__all__ = ["MOST_LOOKED_INTO", "identify", "place"]
+
+#: Of more images than these, so many are looked into, evenly spaced; the names of all are compared.
+MOST_LOOKED_INTO = 2000
+
+
+def identify(split: Split, content: SourceData) -> Split:
+    """Let a split know its images.
+
+    Args:
+        split: positions in the training pool of ``content``.
+        content: a data set.
+
+    Returns:
+        The split with names (of files) and digests.
+
+    Example:
+        >>> from layermatch.data.sources import Digits
+        >>> len(identify(Split(0, 1437, (3, 4), (5,)), Digits().load()).contents)
+        3
+    """
+    positions = (*split.labelled, *split.validation)
+    names = content.image_ids.get("labelled", ())
+    return replace(
+        split,
+        names=tuple(names[position] for position in positions) if names else (),
+        contents=_contents(content.labelled.images, positions),
+        pool=_training_files(content),
+    )
+
+
+def place(split: Split, content: SourceData) -> tuple[Split, str]:
+    """Find the images of a split in a data set, which may have got further files or lost unlabelled ones.
+
+    Args:
+        split: drawn from this data set, maybe at another time.
+        content: the data set.
+
+    Returns:
+        The split with its positions in this data set; and what the user should know, on one line, or nothing.
+
+    Raises:
+        UserError: some of its images are not there or have other contents; or it does not say which files it is of.
+    """
+    names = content.image_ids.get("labelled", ())
+    pool_size = len(content.labelled)
+    remark = ""
+    if bool(split.names) != bool(names) and split.knows_its_images:
+        raise UserError(f"{split.title} is of {_kind(split.names)}, but this data set holds {_kind(names)}")
+    if split.names:
+        split = _place_by_name(split, names)
+    elif split.origin and not split.knows_its_images:
+        remark = _trust_positions(split, are_files=bool(names))
+    split.check(pool_size=pool_size)
+    placed = identify(split, content)
+    _check_contents(split, placed)
+    if split.pool and split.pool != placed.pool:
+        remark = (
+            f"{split.title} was drawn when other files were there ({_count(split.pool)} training images then, "
+            f"{_count(placed.pool)} now): its {len(placed.names):,} labelled and validation images are all there "
+            "unchanged, the unlabelled ones are those of now"
+        )
+    return placed, remark
+
+
+def _place_by_name(split: Split, names: Sequence[str]) -> Split:
+    where = {name: position for position, name in enumerate(names)}
+    gone = [name for name in split.names if name not in where]
+    if gone:
+        raise _other_images(split, gone, "are not there")
+    positions = tuple(where[name] for name in split.names)
+    count = len(split.labelled)
+    return replace(split, pool_size=len(names), labelled=positions[:count], validation=positions[count:])
+
+
+def _check_contents(split: Split, placed: Split) -> None:
+    # Nothing is known of images that were not looked into, then or now.
+    pairs = enumerate(zip(split.contents, placed.contents, strict=False))
+    changed = [row for row, (then, now) in pairs if then and now and then != now]
+    if changed:
+        positions = (*placed.labelled, *placed.validation)
+        shown = [placed.names[row] if placed.names else f"image {positions[row]}" for row in changed]
+        raise _other_images(split, shown, "have another content now")
+
+
+def _other_images(split: Split, names: Iterable[str], what: str) -> UserError:
+    shown = [printable(name) for name in names]
+    count = len(split.labelled) + len(split.validation)
+    return UserError(
+        f"{split.title} is not of these images: {len(shown):,} of its {count:,} labelled and validation images {what} "
+        f"({shorten(shown, 3)}): give the data set that it is of, with these images as they were"
+    )
+
+
+def _trust_positions(split: Split, *, are_files: bool) -> str:
+    """What to say of a split that holds positions alone, as earlier versions wrote them."""
+    if are_files:
+        raise UserError(
+            f"{split.title} does not say which files it is of, as an earlier version wrote it, and files may have been "
+            "added, removed or renamed since: draw another split, data.split=null and no ckpt_path"
+        )
+    return f"{split.title} does not say which images it is of, as an earlier version wrote it: taken by position"
+
+
+def _kind(names: Sequence[str]) -> str:
+    return f"image files ({shorten([printable(name) for name in names], 1)})" if names else "no image files"
+
+
+def _training_files(content: SourceData) -> str:
+    """The number of all training files and a digest of their names; empty where images are not files."""
+    names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
+    return f"{len(names)}:{_digest(chr(0).join(names).encode('utf-8', 'surrogatepass'))}" if names else ""
+
+
+def _count(training_files: str) -> str:
+    return training_files.partition(":")[0]
+
+
+def _contents(images: Images, positions: Sequence[int]) -> tuple[str, ...]:
+    """A digest for each image, empty for those that are not looked into."""
+    rows = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_LOOKED_INTO)).astype(np.int64))
+    found = [""] * len(positions)
+    for row in rows.tolist():
+        found[row] = _content(images, positions[row])
+    return tuple(found)
+
+
+def _content(images: Images, position: int) -> str:
+    if not isinstance(images, FileImages):
+        return _digest(images.read(np.array([position], np.int64)).tobytes())
+    try:
+        return _digest(Path(images.paths[position]).read_bytes())
+    except OSError:
+        return ""  # the check of all files, which follows, says what is wrong with it
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
