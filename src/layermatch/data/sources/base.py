@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from layermatch.data.images import Images
 from layermatch.errors import UserError
 
-__all__ = ["ImageSet", "Source", "SourceData", "check_label_range", "check_path", "shorten", "unknown_labels"]
+__all__ = [
+    "UNKNOWN",
+    "ImageSet",
+    "Source",
+    "SourceData",
+    "check_label_range",
+    "check_path",
+    "shorten",
+    "unknown_labels",
+]
+
+#: The label of an image whose class is not known.
+UNKNOWN = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +202,7 @@ def unknown_labels(count: int) -> NDArray[np.int64]:
         >>> unknown_labels(2).tolist()
         [-1, -1]
     """
-    return np.full(count, -1, np.int64)
+    return np.full(count, UNKNOWN, np.int64)
 
 
 def shorten(names: list[str], limit: int = 5) -> str:
