@@ -171,7 +171,7 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
     metrics = run_dir / "metrics.csv"
     try:
         if predictions is not None and data.test is not None:
-            predictions.write_csv(run_dir / "predictions.csv")
+            predictions.write_csv(run_dir / "predictions.csv", files=data.content.image_ids.get("test"))
             draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
             draw_curves(metrics, figures)

@@ -165,9 +165,10 @@ def is_image(path: str) -> bool:
 
 def _is_png(path: str) -> bool:
     try:
+        _check_file(path)
         with Path(path).open("rb") as file:
-            return Path(path).is_file() and file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except (OSError, ValueError):
         return False
 
 
