@@ -143,9 +143,7 @@ def test_a_class_of_other_kinds_alone_says_what_is_there(tmp_path: Path) -> None
     for path in (tmp_path / "train" / "dog").iterdir():
         path.unlink()
     (tmp_path / "train" / "dog" / "1.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(
-        UserError, match=r"classes dog: .*; not used there: \.heic \(1\): train/dog/1"
-    ):
+    with pytest.raises(UserError, match=r"classes dog: .*; not used there: \.heic \(1\): train/dog/1"):
         Folder(root=tmp_path).load()
 
 
