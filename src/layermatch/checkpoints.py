@@ -24,6 +24,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.callbacks.provenance import CHECKPOINT_KEY
 from layermatch.data import Split
+from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 
@@ -230,7 +231,8 @@ def check_fits(
     Raises:
         UserError: it does not fit.
     """
-    its_classes = checkpoint[CHECKPOINT_KEY]["classes"]
+    # Those of older checkpoints are written as the folders were.
+    its_classes = [composed(str(name)) for name in checkpoint[CHECKPOINT_KEY]["classes"]]
     if len(its_classes) != len(classes):
         raise UserError(
             f"ckpt_path={path} is of {len(its_classes)} classes, but this data set has {len(classes)}: give a "

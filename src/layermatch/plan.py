@@ -46,6 +46,7 @@ def _images(settings: Mapping[str, Any], parts: RunParts) -> dict[str, str]:
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
         "kept": f"data.storage={settings['data']['storage']}",
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
+        **data.content.notes,
     }
 
 

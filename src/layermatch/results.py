@@ -144,12 +144,18 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         rows["selected by"] = results["test"]["selection"]
     quality = results["pseudo_labels"]
     if quality is not None:
-        mask, all_right, right = (
-            "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
-        )
-        rows["pseudo-labels"] = f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
+        rows["pseudo-labels"] = _quality_text(quality)
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
+
+
+def _quality_text(quality: dict[str, float | None]) -> str:
+    mask, all_right, right = (
+        "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
+    )
+    if quality["accuracy"] is None:
+        return f"{mask} count; accuracy unknown: no class of an unlabelled image is known (last steps)"
+    return f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
 
 
 @rank_zero_only
@@ -165,7 +171,7 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
     metrics = run_dir / "metrics.csv"
     try:
         if predictions is not None and data.test is not None:
-            predictions.write_csv(run_dir / "predictions.csv")
+            predictions.write_csv(run_dir / "predictions.csv", files=data.content.image_ids.get("test"))
             draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
             draw_curves(metrics, figures)

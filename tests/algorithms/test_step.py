@@ -331,7 +331,7 @@ def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: 
     algorithm = make_algorithm(data)
     batch = data.batch_of_step(0)
     unlabelled = batch.unlabelled
-    truth = unlabelled.hidden_label.clone()
+    truth = torch.arange(len(unlabelled.indices)) % 10
     wrong = truth.clone()
     wrong[:4] = (wrong[:4] + 1) % 10
     weight = torch.ones(len(truth))
@@ -350,6 +350,29 @@ def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: 
     assert means["pseudo_labels/entropy"] == pytest.approx(np.log(10) * (len(truth) - 1) / len(truth), rel=1e-6)
     for number, name in enumerate(data.classes):
         assert means[f"pseudo_labels/per_class_counts/{name}"] == (wrong[:8] == number).sum()
+
+
+def test_pseudo_labels_of_labelled_images_are_in_no_figure(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    """Every image has a label: of all pseudo-labels a few are right, but of none is that news."""
+    data = make_data(num_labels=None, num_val=0)
+    algorithm = make_algorithm(data, threshold=0.12, log_every=1)
+    train(algorithm, data, tmp_path, max_steps=2)
+    assert algorithm.latest["pseudo_labels/mask_rate"] > 0
+    assert not {"pseudo_labels/accuracy", "pseudo_labels/accuracy_accepted"} & set(algorithm.latest)
+
+
+def test_what_is_unknown_now_has_no_value_of_earlier_steps(
+    make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    data = make_data()
+    algorithm = make_algorithm(data, threshold=1.0, log_every=1)  # no pseudo-label counts
+    algorithm.latest = {"pseudo_labels/accuracy_accepted": 0.97, "val/accuracy": 0.5}
+    train(algorithm, data, tmp_path, max_steps=1)
+    assert algorithm.latest["pseudo_labels/mask_rate"] == 0
+    assert "pseudo_labels/accuracy_accepted" not in algorithm.latest
+    assert algorithm.latest["val/accuracy"] == 0.5
 
 
 def test_counts_by_class_are_those_of_a_whole_step(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 Pixels = NDArray[np.uint8]
 Writer = Callable[[Path], Any]
@@ -85,6 +85,50 @@ def rgba_16_bit(path: Path) -> None:
     write_png(path, rows.tobytes(), size=(SIDE, SIDE), bits=16, kind=6)
 
 
+def grey_16_bit_with_a_transparent_colour(path: Path) -> None:
+    """The transparent grey and that of the blue square differ in their lower bytes alone."""
+    values = np.asarray(grey_picture()).astype(">u2") * 256 + 255
+    colour = int(values[-1, 0]) - 1
+    values[alpha() == 0] = colour
+    chunk = (b"tRNS", struct.pack(">H", colour))
+    write_png(path, values.astype(">u2").tobytes(), size=(SIDE, SIDE), bits=16, kind=0, before=[chunk])
+
+
+def rgb_16_bit_with_a_transparent_colour(path: Path) -> None:
+    """The transparent colour and that of the blue square differ in one lower byte alone."""
+    values = PICTURE.astype(">u2") * 256 + 255
+    colour = values[-1, 0] - np.array([0, 0, 1])
+    values[alpha() == 0] = colour
+    chunk = (b"tRNS", struct.pack(">3H", *colour.tolist()))
+    write_png(path, values.astype(">u2").tobytes(), size=(SIDE, SIDE), bits=16, kind=2, before=[chunk])
+
+
+#: More than Pillow takes of one text or profile.
+LONG = 3 * 2**20
+
+
+def with_chunk(name: bytes, body: bytes, *, is_late: bool = False) -> Writer:
+    """The picture as a PNG file, and something beside it."""
+    beside = {"after" if is_late else "before": [(name, body)]}
+    return lambda path: write_png(path, PICTURE.tobytes(), size=(SIDE, SIDE), bits=8, kind=2, **beside)
+
+
+def damaged_profile(path: Path) -> None:
+    """A colour profile that is not what its checksum says."""
+    with_chunk(b"iCCP", b"name\0\0" + zlib.compress(b"a profile"))(path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"iCCP") + 12] ^= 255
+    path.write_bytes(raw)
+
+
+def turned_with_a_long_text(path: Path) -> None:
+    """The orientation tag is read, whatever is left out."""
+    turned(6)(path)
+    raw = path.read_bytes()
+    cut = raw.index(b"IDAT") - 4
+    path.write_bytes(raw[:cut] + png_chunk(b"tEXt", b"key\0" + b"a" * LONG * 32) + raw[cut:])
+
+
 # What a camera does to the picture that it then says how to put right.
 STORED_TURNED = {
     1: [],
@@ -140,6 +184,21 @@ HANDLED: dict[str, Writer] = {
     "grey_16_bit.pgm": grey_16_bit,
     "rgb_16_bit.png": rgb_16_bit,
     "rgba_16_bit.png": rgba_16_bit,
+    "grey_16_bit_alpha.png": grey_16_bit_with_a_transparent_colour,
+    "rgb_16_bit_alpha.png": rgb_16_bit_with_a_transparent_colour,
+    "long_text.png": with_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(LONG))),
+    "long_unicode_text.png": with_chunk(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(b"a" * LONG)),
+    "long_late_text.png": with_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(LONG)), is_late=True),
+    "long_profile.png": with_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(LONG))),
+    "damaged_profile.png": damaged_profile,
+    "turned_with_a_long_text.png": turned_with_a_long_text,
+    "picture.jfif": stored_as("RGB", **JPEG, format="JPEG"),
+    **({"picture.avif": stored_as("RGB", quality=100, subsampling="4:4:4")} if features.check("avif") else {}),
+    **({"picture.jp2": stored_as("RGB")} if features.check("jpg_2000") else {}),
+    "picture.qoi": stored_as("RGB"),
+    "picture.pcx": stored_as("RGB"),
+    "picture.sgi": stored_as("RGB"),
+    "picture.ico": stored_as("RGB", sizes=[(SIDE, SIDE)]),
     **{f"turned_{orientation}.jpg": turned(orientation, **JPEG) for orientation in STORED_TURNED},
     "turned_6.png": turned(6),
     "turned_8.webp": turned(8, lossless=True),
@@ -196,17 +255,30 @@ def write_strip(path: Path) -> None:
     Image.new("RGB", (LARGE_SIDE, 1), (200, 40, 40)).save(path)
 
 
-def write_png(path: Path, pixels: bytes | None, *, size: tuple[int, int], bits: int, kind: int) -> None:
-    """A PNG file of a kind that Pillow does not write; None are pixels that are all 0."""
+Chunk = tuple[bytes, bytes]
+
+
+def write_png(
+    path: Path,
+    pixels: bytes | None,
+    *,
+    size: tuple[int, int],
+    bits: int,
+    kind: int,
+    before: Sequence[Chunk] = (),
+    after: Sequence[Chunk] = (),
+) -> None:
+    """A PNG file of a kind that Pillow does not write; None are pixels that are all 0, others have whole bytes."""
     width, height = size
     compressor = zlib.compressobj(6)
     data = b"".join(compressor.compress(row) for row in _png_rows(pixels, height, bits * width // 8))
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", data + compressor.flush()), (b"IEND", b"")]
-    content = b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    chunks = [(b"IHDR", head), *before, (b"IDAT", data + compressor.flush()), *after, (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks))
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _png_rows(pixels: bytes | None, height: int, empty_row: int) -> Iterator[bytes]:

@@ -108,7 +108,8 @@ def test_labelled_images_are_those_of_the_split_and_also_in_the_unlabelled_pool(
     pool = sorted(set(range(1437)) - set(data.split.validation))
     assert set(data.split.labelled) <= set(pool)
     assert torch.equal(pixels(data.unlabelled), everything[pool])
-    np.testing.assert_array_equal(data.unlabelled.labels, content.labelled.labels[pool])
+    known = np.where(np.isin(pool, data.split.labelled), -1, content.labelled.labels[pool])
+    np.testing.assert_array_equal(data.unlabelled.labels, known)
     assert data.validation is not None
     assert torch.equal(pixels(data.validation), everything[list(data.split.validation)])
     np.testing.assert_array_equal(data.validation.labels, content.labelled.labels[list(data.split.validation)])
@@ -136,7 +137,16 @@ def test_further_images_join_the_unlabelled_pool_and_their_classes_stay_unknown(
     content = InMemory().load()
     assert content.unlabelled is not None
     assert torch.equal(pixels(data.unlabelled), torch.cat([pixels(content.labelled), pixels(content.unlabelled)]))
-    np.testing.assert_array_equal(data.unlabelled.labels, np.concatenate([np.arange(60) % K, np.full(30, -1)]))
+    known = [-1 if i in data.split.labelled else i % K for i in range(60)]
+    assert data.unlabelled.labels.tolist() == known + [-1] * 30
+
+
+def test_where_labelled_images_alone_have_a_class_none_of_the_pool_is_known() -> None:
+    """A network knows the images that it is trained on: they say nothing of the pseudo-labels of others."""
+    data = ready(num_labels=None)
+    assert len(data.labelled) == 60
+    assert set(data.unlabelled.labels.tolist()) == {-1}
+    assert data.labelled.labels.tolist() == (np.arange(60) % K).tolist()
 
 
 def test_the_source_is_read_once() -> None:
@@ -324,7 +334,8 @@ def test_labels_are_those_of_the_images(step: int) -> None:
     assert batch.labelled.label.tolist() == (positions % K).tolist()
     assert torch.equal(pixels(data.labelled, batch.labelled.indices), pixels(content.labelled)[positions])
     # No image is held out: the first 60 of the unlabelled pool are the labelled pool, in its order.
-    expected = [i % K if i < 60 else -1 for i in unlabelled.indices.tolist()]
+    known = [i < 60 and i not in data.split.labelled for i in range(90)]
+    expected = [i % K if known[i] else -1 for i in unlabelled.indices.tolist()]
     assert unlabelled.hidden_label.tolist() == expected
     assert -1 in expected
     assert {0, 1, 2} <= set(expected)
@@ -337,7 +348,8 @@ def test_hidden_labels_are_right_where_images_are_held_out() -> None:
     unlabelled = unlabelled_of(data.batch_of_step(3))
     originals = pixels(data.unlabelled, unlabelled.indices)
     positions = [by_pixels.get(image.numpy().tobytes()) for image in originals]
-    assert unlabelled.hidden_label.tolist() == [-1 if i is None else i % K for i in positions]
+    unknown = {None, *data.split.labelled}
+    assert unlabelled.hidden_label.tolist() == [-1 if i in unknown else i % K for i in positions]
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import warnings
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tests.data import odd_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from layermatch.data import decoding
 from layermatch.data.decoding import ImageFileError, decode_image
 
 
@@ -80,6 +84,20 @@ def test_odd_files_are_shown_in_grey_too(name: str, tmp_path: Path) -> None:
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (100, 0, 255, 51)).save(tmp_path / "image.png")
     assert decoded(tmp_path / "image.png", size=8)[0, 0].tolist() == [224, 204, 255]  # a fifth, and four of white
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_grey_is_found_whatever_its_bits(bits: int, tmp_path: Path) -> None:
+    """Rows of the two highest greys, of which one is transparent; none of them is black."""
+    high = 2**bits - 1
+    for transparent in (high, high - 1):
+        row = int("".join(f"{value:0{bits}b}" for value in [high, high - 1] * 4), 2).to_bytes(bits, "big")
+        chunk = (b"tRNS", transparent.to_bytes(2, "big"))
+        path = tmp_path / f"{transparent}.png"
+        odd_images.write_png(path, row * 8, size=(8, 8), bits=bits, kind=0, before=[chunk])
+        stored = {high: 255, high - 1: (high - 1) >> 8 if bits == 16 else round((high - 1) * 255 / high)}
+        expected = [255 if value == transparent else stored[value] for value in (high, high - 1)]
+        assert decoded(path, size=8, channels=1)[0, :2, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("value", [0, 1, 255, 256, 30_000, 65_535])
@@ -187,3 +205,55 @@ def test_no_damage_escapes(tmp_path: Path) -> None:
             except ImageFileError as error:
                 outcomes.add(type(error))
     assert outcomes == {(odd_images.SIDE, odd_images.SIDE, 3), ImageFileError}
+
+
+def test_a_large_picture_is_in_memory_once(tmp_path: Path) -> None:
+    """6,000 x 6,000 pixels with transparency: 144 MB, of which each step of a conversion would make another copy."""
+    side = 6000
+    path = tmp_path / "large.png"
+    image = Image.new("RGBA", (side, side), (0, 0, 255, 255))
+    image.paste((9, 9, 9, 0), (side // 2, 0, side, side))
+    image.save(path, compress_level=1)
+    del image
+    receive, send = Pipe(duplex=False)
+    child = get_context("fork").Process(target=_decode_and_measure, args=(path, send))
+    child.start()
+    grown, pixels = receive.recv()
+    child.join()
+    assert pixels[:, 16, 4].tolist() == [0, 0, 255]
+    assert pixels[:, 16, -4].tolist() == [255, 255, 255]
+    assert grown < 1.5 * 4 * side**2
+
+
+def _decode_and_measure(path: Path, send: Connection) -> None:
+    # A forked process starts with the memory that its parent has now.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = decode_image(str(path), size=32, channels=3)
+    send.send(((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, pixels))
+
+
+@pytest.mark.parametrize("size", [32, 100])
+def test_a_large_picture_looks_like_one_that_is_not_reduced(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a few hundredths of the range: a picture with much detail, turned by its tag."""
+    monkeypatch.setattr(decoding, "_LARGE", 2**16)  # so that it need not be of 33 million pixels
+    monkeypatch.setattr(decoding, "_BAND", 2**13)
+    image = random_image(1, 60, 90).resize((720, 480), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    image.save(tmp_path / "large.png", exif=exif, compress_level=1)
+    wide = size * 720 // 480
+    scaled = image.transpose(Image.Transpose.ROTATE_180).resize((wide, size), Image.Resampling.BICUBIC)
+    left = round((wide - size) / 2)
+    expected = np.asarray(scaled.crop((left, 0, left + size, size))).astype(np.int64)
+    difference = np.abs(decoded(tmp_path / "large.png", size=size) - expected)
+    assert difference.mean() < 2
+    assert difference.max() <= 12
+
+
+def test_a_narrow_large_picture_keeps_its_short_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_LARGE", 2**16)
+    columns = np.tile(np.array([[0, 255]], np.uint8), (2000, 20))  # 40 pixels wide, black and white in turn
+    Image.fromarray(columns).save(tmp_path / "narrow.png", compress_level=1)
+    assert decoded(tmp_path / "narrow.png", size=40, channels=1)[20, :, 0].tolist() == [0, 255] * 20

@@ -12,6 +12,7 @@ from tests.report.made_runs import DIGITS, PLAN, make_run, rows_of, write_metric
 
 from layermatch.report.runs import Run, find_runs, read_plan, read_run
 from layermatch.report.state import LOCK
+from layermatch.report.tables import mistake_table
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
@@ -61,9 +62,18 @@ def test_a_whole_run_has_everything_and_no_problem(tmp_path: Path) -> None:
     assert run.confusion is not None
     assert run.confusion[0].tolist() == [90.0, 10.0, *[0.0] * 8]
     assert [(mistake.index, mistake.confidence) for mistake in run.mistakes] == [(2, 0.95), (1, 0.8)]
+    assert {mistake.path for mistake in run.mistakes} == {""}
     assert run.picture is not None
     assert "trainer.max_steps" in run.settings
     assert not {"seed", "run_dir", "logger._target_"} & run.settings.keys()
+
+
+def test_mistakes_are_named_by_their_files(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    rows = "index,label,prediction,confidence,path\n4,1,0,0.8,test/cat/a.png\n5,0,1,0.7,test/dog/line\\break.png\n"
+    (path / "predictions.csv").write_text(rows)
+    table = mistake_table(read_run(path))
+    assert [row[0] for row in table.rows] == ["test/cat/a.png", "test/dog/line\\break.png"]
 
 
 def test_a_run_of_an_older_version_is_whole_too(tmp_path: Path) -> None:

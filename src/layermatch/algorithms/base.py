@@ -264,6 +264,7 @@ class Algorithm(LightningModule):
     def log_interval(self) -> None:
         """Send the interval's means to the loggers."""
         self._record_drift()
+        self._forget_what_is_unknown()
         means = self.meter.read_out(self.class_names())
         means["lr"] = self._learning_rate()
         if self.guard.num_rejected:
@@ -277,7 +278,13 @@ class Algorithm(LightningModule):
 
     def on_train_end(self) -> None:
         """Show the steps since the last log line. They stay in the meter: a resumed run's next line has them too."""
+        self._forget_what_is_unknown()
         self.latest |= self.meter.look(self.class_names())
+
+    def _forget_what_is_unknown(self) -> None:
+        """Have no value of earlier steps stand beside those of these steps: a ratio of nothing is unknown."""
+        for name in self.meter.names(self.class_names()):
+            self.latest.pop(name, None)
 
     def log_with_next(self, values: dict[str, float]) -> None:
         """Have these values in the next log line; for callbacks."""

@@ -70,12 +70,15 @@ class IntervalMeter:
         if not self._totals:
             return {}
         totals = all_reduce_sum_(torch.cat(list(self._totals.values()), dim=1)).T.tolist()
-        names = [name for group in self._totals for name in _column_names(group, component_names)]
         sums: dict[str, tuple[float, float]] = {}
-        for name, (top, bottom) in zip(names, totals, strict=True):
+        for name, (top, bottom) in zip(self.names(component_names), totals, strict=True):
             before = sums.get(name, (0.0, 0.0))  # steps may have added it beside different others
             sums[name] = (before[0] + top, before[1] + bottom)
         return {name: top / bottom for name, (top, bottom) in sorted(sums.items()) if bottom}
+
+    def names(self, component_names: Sequence[str] = ()) -> list[str]:
+        """What was added since the last read-out, also the ratios of nothing; a name for each group that has it."""
+        return [name for group in self._totals for name in _column_names(group, component_names)]
 
     def move_to(self, device: torch.device) -> None:
         """Have what was added on this device: a checkpoint is loaded before the model is on its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,18 +33,25 @@ class PredictionTable(NamedTuple):
     prediction: Tensor
     confidence: Tensor
 
-    def write_csv(self, path: Path) -> None:
+    def write_csv(self, path: Path, *, files: Sequence[str] | None = None) -> None:
         """Write ``predictions.csv``: a row for each image, classes as numbers.
 
         Args:
             path: of the file.
+            files: of each image of the test set its file, for a column ``path``; None where images are no files.
         """
+        header = ["index", "label", "prediction", "confidence"]
+        columns = [self.indices.tolist(), self.label.tolist(), self.prediction.tolist()]
+        columns.append([f"{confidence:.6f}" for confidence in self.confidence.tolist()])
+        if files is not None:
+            header.append("path")
+            columns.append([files[index] for index in columns[0]])
         unfinished = path.with_name(f"{path.name}.tmp")
-        with unfinished.open("w", newline="") as file:
+        # A file's name need not be text: its bytes are written as they are.
+        with unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.writer(file)
-            rows.writerow(("index", "label", "prediction", "confidence"))
-            columns = [column.tolist() for column in self]
-            rows.writerows((*numbers, f"{confidence:.6f}") for *numbers, confidence in zip(*columns, strict=True))
+            rows.writerow(header)
+            rows.writerows(zip(*columns, strict=True))
         unfinished.replace(path)
 
     def worst_mistakes(self, count: int) -> PredictionTable:

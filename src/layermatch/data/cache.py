@@ -28,7 +28,7 @@ from layermatch.errors import UserError
 __all__ = ["CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
-_FORMAT = 2
+_FORMAT = 3
 #: Seconds after which nobody writes an unfinished file any more.
 _ABANDONED = 24 * 3600.0
 

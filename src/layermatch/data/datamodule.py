@@ -22,7 +22,7 @@ from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, take
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.sources.base import shorten
+from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
 from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
 from layermatch.data.storage import Storage, reads_files
@@ -39,7 +39,8 @@ class SemiSupervisedData(LightningDataModule):
 
     Images stay uint8 until they are on the device; views are made there, batched, in
     :meth:`on_after_batch_transfer`. Which images, and what each view does to them, is a pure function of (seed, step,
-    rank). Labelled images are also in the unlabelled pool, as in FixMatch; validation images are in neither.
+    rank). Labelled images are also in the unlabelled pool, as in FixMatch, but there their class counts as unknown, so
+    that the accuracy of pseudo-labels is that of other images; validation images are in neither.
 
     Args:
         source: where images come from.
@@ -404,7 +405,10 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
     """The unlabelled pool: the training pool without the validation images, and the source's further images."""
-    pool = _part(content.labelled, _kept(len(content.labelled), split).tolist())
+    labels = content.labelled.labels.copy()
+    # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
+    labels[np.asarray(split.labelled, np.int64)] = UNKNOWN
+    pool = _part(ImageSet(content.labelled.images, labels), _kept(len(labels), split).tolist())
     more = content.unlabelled
     if more is None:
         return pool

@@ -6,6 +6,7 @@ import stat
 import struct
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from layermatch.data.png_files import SIGNATURE, give_deep_transparency, without_extras
 from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
-__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image"]
+__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image"]
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -25,12 +27,22 @@ PIL_MODES = {1: "L", 3: "RGB"}
 #: No image of more pixels is decoded: there Pillow takes a file for a decompression bomb.
 MAX_PIXELS = 178_956_970
 
-#: JPEG files of more pixels (100 MB in RGB) are reduced while they are decoded, by the first of these that is enough.
+#: Images of more pixels (100 MB in RGB) are reduced before anything else is done, by the first of these that is enough;
+#: JPEG files while they are decoded.
 _LARGE = 2**25
 _REDUCTIONS = (2, 4, 8)
 
-#: Only these are tried. Pillow knows more: one of them hands the file to another program.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+#: Of others so many pixels at a time are converted and reduced: a copy of all would take as much memory as the image.
+_BAND = 2**20
+
+#: What a reduced image has at least, in sizes that are asked for: then it looks like one that was not reduced.
+_FINE_ENOUGH = 2
+
+#: Only these are tried. Pillow knows more: one hands the file to another program, others are not known by content.
+_FORMATS = (
+    "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
+)  # fmt: skip
+
 #: Those whose 32-bit mode "I" holds 16-bit pixels.
 _FORMATS_WITH_16_BITS_IN_32 = ("PNG", "PPM")
 
@@ -91,8 +103,9 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     to ``size`` (bicubic, with antialiasing) and the centre ``size x size`` is cut out.
 
     Args:
-        path: of a JPEG, PNG, GIF, WebP, TIFF, BMP or PPM file, whatever its name ends with. A JPEG file above 2^25
-            pixels is halved while it is decoded, up to three times; other files may have up to :data:`MAX_PIXELS`.
+        path: of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends with.
+            Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded; others
+            may have up to :data:`MAX_PIXELS`, and are in memory once.
         size: height and width in pixels, at least 1.
         channels: 1 or 3.
 
@@ -113,9 +126,7 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
         # Pillow warns of damaged tags and of large images: neither is of use to the user, each time again.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _open(path) as file:
-                file.load()
-                image = _over_white(_in_8_bits(_upright(file), file.format)).convert(PIL_MODES[channels])
+            image = _decoded(path, size=size, mode=PIL_MODES[channels])
         pixels = np.asarray(_resize_and_crop(image, size))
     except _BROKEN as error:
         raise ImageFileError(path, _reason(error)) from error
@@ -130,11 +141,63 @@ def _check_file(path: str) -> None:
         raise ValueError("it is empty")
 
 
-def _open(path: str) -> ImageFile:
+def is_image(path: str) -> bool:
+    """Whether a file is an image of a format that is read, by its content: whole, or damaged further on.
+
+    Args:
+        path: of any file.
+
+    Example:
+        >>> is_image(__file__)
+        False
+    """
     try:
-        image: ImageFile = Image.open(path, formats=_FORMATS)
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _open(path).close()
+    except Image.DecompressionBombError:
+        return True
+    except _BROKEN:
+        return _is_png(path)  # with damage before its pixels
+    return True
+
+
+def _is_png(path: str) -> bool:
+    try:
+        _check_file(path)
+        with Path(path).open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except (OSError, ValueError):
+        return False
+
+
+def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
+    try:
+        return _picture(path, size=size, mode=mode)
+    except (UnidentifiedImageError, SyntaxError, ValueError):
+        lean = without_extras(path)
+        if lean is None:
+            raise
+    return _picture(lean, size=size, mode=mode)
+
+
+def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
+    """What a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
+    with _open(source) as file:
+        image = give_deep_transparency(file, lambda: _open(source))
+        shown = _reduced(image, file.format, size=size, mode=mode)
+        turn = _turn(file)
+    return shown if turn is None else shown.transpose(turn)
+
+
+def _open(source: str | BytesIO) -> ImageFile:
+    if isinstance(source, BytesIO):
+        source = BytesIO(source.getbuffer())  # each opened image has a position of its own
+    try:
+        image: ImageFile = Image.open(source, formats=_formats())
     except Image.DecompressionBombError as error:
-        image = _open_large_jpeg(path, error)
+        image = _open_large_jpeg(source, error)
     if isinstance(image, JpegImageFile) and image.width * image.height > _LARGE:
         enough = (by for by in _REDUCTIONS if image.width * image.height <= _LARGE * by**2)
         by = next(enough, _REDUCTIONS[-1])
@@ -142,10 +205,17 @@ def _open(path: str) -> ImageFile:
     return image
 
 
-def _open_large_jpeg(path: str, error: Image.DecompressionBombError) -> JpegImageFile:
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow has."""
+    if not set(_FORMATS) <= set(Image.OPEN):
+        Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open_large_jpeg(source: str | BytesIO, error: Image.DecompressionBombError) -> JpegImageFile:
     """A JPEG file above Pillow's limit: an eighth of a side can be decoded without the rest being in memory."""
     try:
-        image = JpegImageFile(path)
+        image = JpegImageFile(source)
     except SyntaxError:
         raise error from None
     if image.info.get("progressive"):  # its coefficients would all be in memory
@@ -154,18 +224,41 @@ def _open_large_jpeg(path: str, error: Image.DecompressionBombError) -> JpegImag
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What puts a loaded image upright."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _BROKEN:  # damaged tags are no reason to do without the pixels
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
+
+
+def _reduced(image: Image.Image, file_format: str | None, *, size: int, mode: str) -> Image.Image:
+    """An image as it is seen; a large one at a whole part of its size."""
+    width, height = image.size
+    if width * height <= _LARGE:
+        return _seen(image, file_format, mode)
+    legal = [1, *(by for by in _REDUCTIONS if min(width, height) >= by * size * _FINE_ENOUGH)]
+    by = next((by for by in legal if width * height <= _LARGE * by**2), legal[-1])
+    reduced = Image.new(mode, (-(-width // by), -(-height // by)))
+    rows = by * max(1, _BAND // (by * width))
+    for top in range(0, height, rows):
+        band = _seen(image.crop((0, top, width, min(top + rows, height))), file_format, mode)
+        reduced.paste(band.reduce(by), (0, top // by))
+    return reduced
+
+
+def _seen(image: Image.Image, file_format: str | None, mode: str) -> Image.Image:
+    return _over_white(_in_8_bits(image, file_format)).convert(mode)
 
 
 def _in_8_bits(image: Image.Image, file_format: str | None) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in _FORMATS_WITH_16_BITS_IN_32):
         # The upper 8 bits, as Pillow does with three channels; its own conversion would clip at 255, to white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        grey = Image.fromarray((values >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            grey.putalpha(Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255))
+        return grey
     if image.mode in {"I", "F"}:
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
         raise ValueError(f"its {kind} pixels have no known range; save it with 8 or 16 bits a channel")

@@ -62,12 +62,14 @@ class Mistake:
         label: its class.
         prediction: the class it was given.
         confidence: of the prediction, in [0, 1].
+        path: of its file; empty where it is none.
     """
 
     index: int
     label: int
     prediction: int
     confidence: float
+    path: str = ""
 
 
 @dataclass
@@ -353,7 +355,7 @@ def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
     except (KeyError, ValueError):
         return None
     wrong = 0 <= label != prediction >= 0 and 0 <= confidence <= 1
-    return Mistake(index, label, prediction, confidence) if wrong else None
+    return Mistake(index, label, prediction, confidence, row.get("path") or "") if wrong else None
 
 
 def _square(confusion: object) -> NDArray[np.float64]:

@@ -449,7 +449,12 @@ def mistake_table(run: Run) -> Table:
         return run.classes[number_of] if number_of < len(run.classes) else str(number_of)
 
     rows = tuple(
-        (str(mistake.index), name(mistake.label), name(mistake.prediction), percent(mistake.confidence))
+        (
+            printable(mistake.path) or str(mistake.index),
+            name(mistake.label),
+            name(mistake.prediction),
+            percent(mistake.confidence),
+        )
         for mistake in run.mistakes[:SHOWN_MISTAKES]
     )
     header = ("Test image", "True class", "Predicted class", "Confidence")

@@ -15,7 +15,7 @@ from tests.data.stand_ins import write_folder
 
 from layermatch import UserError
 from layermatch.data.sources import Folder, ImageFolder, SourceData
-from layermatch.data.sources.listing import list_images
+from layermatch.data.sources.files import find_images
 
 
 def save_image(path: Path, *, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (20, 20)) -> None:
@@ -110,7 +110,7 @@ def test_what_counts_as_an_image(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert list_images(tmp_path) == [
+    assert find_images(tmp_path).images == [
         "B.JPG",
         "a.jpeg",
         "e.webp",
@@ -153,7 +153,7 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in np.random.default_rng(0).permutation(200)]
     for name in names:
         (tmp_path / name).touch()
-    assert list_images(tmp_path) == sorted(names)
+    assert find_images(tmp_path).images == sorted(names)
 
 
 def test_nothing_is_decoded_by_load(tmp_path: Path) -> None:

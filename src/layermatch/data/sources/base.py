@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from layermatch.data.images import Images
 from layermatch.errors import UserError
 
-__all__ = ["ImageSet", "Source", "SourceData", "check_label_range", "check_path", "shorten", "unknown_labels"]
+__all__ = [
+    "UNKNOWN",
+    "ImageSet",
+    "Source",
+    "SourceData",
+    "check_label_range",
+    "check_path",
+    "shorten",
+    "unknown_labels",
+]
+
+#: The label of an image whose class is not known.
+UNKNOWN = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +72,8 @@ class SourceData:
         folds: predefined label sets: each int64 ``(n,)``, indices into ``labelled``. Only STL-10 has them.
         image_ids: names of images by part (``"labelled"``, ``"unlabelled"``, ``"test"``), in the order of its
             images: the file of each image relative to the root. Empty where images have no names.
+        notes: what the user should know of how the data set was read, such as files that are not used: text by a
+            name of a word or two.
 
     Raises:
         UserError: fewer than two classes, a label out of range, parts of different image shapes, a fold that
@@ -79,6 +93,7 @@ class SourceData:
     test: ImageSet | None
     folds: tuple[NDArray[np.int64], ...] = ()
     image_ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -190,7 +205,7 @@ def unknown_labels(count: int) -> NDArray[np.int64]:
         >>> unknown_labels(2).tolist()
         [-1, -1]
     """
-    return np.full(count, -1, np.int64)
+    return np.full(count, UNKNOWN, np.int64)
 
 
 def shorten(names: list[str], limit: int = 5) -> str:

@@ -28,8 +28,9 @@ class Folder:
     - ``labeled/<class>/`` and ``unlabeled/`` (any tree of images): few images have a label.
 
     Both may have a ``test/<class>/`` with the same classes; other folders are not read. Classes are sorted by
-    name. Sub-folders of a class belong to it, names that start with a dot are left out. Files are decoded
-    when they are read, as :class:`~layermatch.data.file_images.FileImages` says.
+    name. Sub-folders of a class belong to it; names that start with a dot are left out. What is an image is
+    seen by its content, and what is not used is in the ``notes``. Files are decoded when they are read, as
+    :class:`~layermatch.data.file_images.FileImages` says.
 
     Args:
         root: the folder that holds ``train/`` or ``labeled/``.

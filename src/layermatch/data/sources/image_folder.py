@@ -22,8 +22,9 @@ class ImageFolder:
     """Image files in ``train/<class>/`` and ``test/<class>/``, or ``val/<class>/`` without ``test/``.
 
     The layout of torchvision's ``ImageFolder``, once per part; sizes, origin and licence are the user's own.
-    Classes are sorted by name. Sub-folders of a class belong to it, names that start with a dot are left out.
-    Files are decoded when they are read, as :class:`~layermatch.data.file_images.FileImages` says. Without a test
+    Classes are sorted by name. Sub-folders of a class belong to it; names that start with a dot are left out.
+    What is an image is seen by its content, and what is not used is in the ``notes``. Files are decoded when they are
+    read, as :class:`~layermatch.data.file_images.FileImages` says. Without a test
     folder ``test`` is ``None``.
 
     Args:

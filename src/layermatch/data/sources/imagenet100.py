@@ -57,7 +57,7 @@ class ImageNet100:
         classes = _read_class_list(root, Path(self.class_list).expanduser())
         _check_class_folders(root, classes)
         parts = {"labelled": "train", "test": "val"}
-        return load_folders(root, parts, classes, image_size=self.image_size, channels=3)
+        return load_folders(root, parts, classes, image_size=self.image_size, channels=3, names_others=False)
 
 
 def _read_class_list(root: Path, path: Path) -> tuple[str, ...]:

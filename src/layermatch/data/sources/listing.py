@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import check_channels
 from layermatch.data.sources.base import ImageSet, SourceData, check_path, shorten, unknown_labels
+from layermatch.data.sources.class_names import class_folders, forms_text, look_alikes_text
+from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
 from layermatch.errors import UserError, check_number
 
 __all__ = [
@@ -22,14 +22,10 @@ __all__ = [
     "check_root_folder",
     "check_same_classes",
     "list_classes",
-    "list_images",
     "list_labelled",
     "list_unlabelled",
     "load_folders",
 ]
-
-#: What the name of an image file ends with: torchvision's, and GIF.
-_EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +35,7 @@ class Listing:
     Args:
         paths: ``N`` files relative to the root, with ``/``.
         labels: ``(N,)`` int64, -1 where unknown.
+        unused: what lies there and is no image, or where no image is looked for.
 
     Example:
         >>> listing = Listing(("train/cat/1.png", "train/dog/1.png"), np.array([0, 1]))
@@ -48,6 +45,7 @@ class Listing:
 
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
+    unused: tuple[Unused, ...] = ()
 
     def image_set(self, root: Path, *, image_size: int, channels: int) -> ImageSet:
         """The images, decoded to ``(channels, image_size, image_size)`` when they are read."""
@@ -98,59 +96,8 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
     return path
 
 
-def list_images(folder: Path) -> list[str]:
-    """All image files below a folder.
-
-    Names that start with a dot are left out. Links to folders are followed, except back to a folder that they
-    lie in.
-
-    Args:
-        folder: where to look, at any depth.
-
-    Returns:
-        Paths relative to ``folder``, with ``/``, sorted by name.
-
-    Raises:
-        UserError: a folder cannot be read.
-
-    Example:
-        >>> list_images(Path(__file__).parent)
-        []
-    """
-    try:
-        return sorted(_walk(str(folder), "", _identities_above(folder)))
-    except OSError as error:
-        raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
-    """The folders that ``folder`` lies in, by its name and, where links lead to it, by its true place."""
-    above = {*folder.absolute().parents, *folder.resolve().parents}
-    return frozenset(_identity(place) for place in above if place.exists())
-
-
-def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
-    identity = _identity(Path(folder))
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            # scandir knows the kind of everything but links, so a file costs no call to the file system.
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
-            elif entry.name.lower().endswith(_EXTENSIONS):
-                yield prefix + entry.name  # whether it is whole, or a link to nothing, is found when it is decoded
-
-
 def list_classes(root: Path, part: str) -> tuple[str, ...]:
-    """The class folders of a part, sorted by name.
+    """The classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
 
     Args:
         root: the data set's folder.
@@ -160,7 +107,7 @@ def list_classes(root: Path, part: str) -> tuple[str, ...]:
         At least two names.
 
     Raises:
-        UserError: there is no class folder, or only one.
+        UserError: there is no class folder, or only one, or two with one name.
 
     Example:
         >>> list_classes(Path(__file__).parent, ".")  # doctest: +ELLIPSIS
@@ -168,11 +115,7 @@ def list_classes(root: Path, part: str) -> tuple[str, ...]:
         layermatch.errors.UserError: ...: give a folder of images for each of at least 2 classes
     """
     folder = root / part
-    try:
-        with os.scandir(folder) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror}") from error
+    classes = list(class_folders(folder))
     if len(classes) < 2:
         found = f"one class folder ({classes[0]})" if classes else "no class folders"
         raise UserError(f"{folder} has {found}: give a folder of images for each of at least 2 classes")
@@ -196,17 +139,28 @@ def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
     Example:
         >>> list_labelled(Path("no/such/folder"), "train", ["cat"])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: cannot list no/such/folder/train/cat: ...
+        layermatch.errors.UserError: cannot list no/such/folder/train: ...
     """
-    files = [list_images(root / part / name) for name in classes]
-    empty = [name for name, found in zip(classes, files, strict=True) if not found]
+    folders = class_folders(root / part)
+    names = [folders.get(name, name) for name in classes]
+    found = [find_images(root / part / name) for name in names]
+    unused = [one.below(f"{part}/{name}") for name, below in zip(names, found, strict=True) for one in below.unused]
+    empty = [name for name, below in zip(classes, found, strict=True) if not below.images]
     if empty:
         what = "no images" if len(empty) == len(classes) else f"no images for the classes {shorten(empty)}"
-        raise UserError(
-            f"{root / part} has {what}: give every class at least one image file ({', '.join(_EXTENSIONS)})"
-        )
-    paths = tuple(f"{part}/{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found)
-    return Listing(paths, np.repeat(np.arange(len(classes)), [len(found) for found in files]))
+        raise UserError(f"{root / part} has {what}: give every class at least one image file {_legal(unused)}")
+    # Other folders are those of classes that are not asked for.
+    beside = unused_beside(root / part, names, files_are=LOOSE)
+    unused += [one.below(part) for one in beside if one.kind != FOLDER]
+    paths = tuple(f"{part}/{name}/{file}" for name, below in zip(names, found, strict=True) for file in below.images)
+    counts = [len(below.images) for below in found]
+    return Listing(paths, np.repeat(np.arange(len(classes)), counts), tuple(unused))
+
+
+def _legal(unused: Sequence[Unused]) -> str:
+    """What an image file may be, and what was found instead."""
+    instead = f"; not used there: {unused_text(unused)}" if unused else ""
+    return f"(.jpg, .png, .webp or another format that is read, whatever it is called){instead}"
 
 
 def list_unlabelled(root: Path, part: str) -> Listing:
@@ -227,10 +181,11 @@ def list_unlabelled(root: Path, part: str) -> Listing:
         Traceback (most recent call last):
         layermatch.errors.UserError: cannot list no/such/folder/unlabeled: ...
     """
-    files = list_images(root / part)
-    if not files:
-        raise UserError(f"{root / part} has no images: give at least one image file ({', '.join(_EXTENSIONS)})")
-    return Listing(tuple(f"{part}/{file}" for file in files), unknown_labels(len(files)))
+    found = find_images(root / part)
+    unused = tuple(one.below(part) for one in found.unused)
+    if not found.images:
+        raise UserError(f"{root / part} has no images: give at least one image file {_legal(unused)}")
+    return Listing(tuple(f"{part}/{file}" for file in found.images), unknown_labels(len(found.images)), unused)
 
 
 def check_same_classes(root: Path, part: str, other: str) -> None:
@@ -253,11 +208,18 @@ def check_same_classes(root: Path, part: str, other: str) -> None:
     only = {part: classes[part] - classes[other], other: classes[other] - classes[part]}
     differences = [f"only {name}/ has {shorten(sorted(names))}" for name, names in only.items() if names]
     if differences:
+        differences += look_alikes_text(only[part], only[other])
         raise UserError(f"the class folders of {part}/ and {other}/ in {root} differ: {'; '.join(differences)}")
 
 
 def load_folders(
-    root: Path, parts: Mapping[str, str], classes: Sequence[str], *, image_size: int, channels: int
+    root: Path,
+    parts: Mapping[str, str],
+    classes: Sequence[str],
+    *,
+    image_size: int,
+    channels: int,
+    names_others: bool = True,
 ) -> SourceData:
     """List the image files of a data set.
 
@@ -268,9 +230,10 @@ def load_folders(
         classes: the class folders to read in labelled and test parts, in the order of their labels.
         image_size: height and width in pixels that images are decoded to.
         channels: 1 or 3.
+        names_others: whether what lies beside the parts is told to the user.
 
     Returns:
-        The data set, with the files' names relative to ``root`` as ``image_ids``.
+        The data set, with the files' names relative to ``root`` as ``image_ids``, and notes of what is not used.
 
     Raises:
         UserError: a part or a class has no images, or cannot be listed.
@@ -280,7 +243,7 @@ def load_folders(
         ...     Path("no/such/folder"), {"labelled": "train"}, ["cat", "dog"], image_size=32, channels=3
         ... )
         Traceback (most recent call last):
-        layermatch.errors.UserError: cannot list no/such/folder/train/cat: ...
+        layermatch.errors.UserError: cannot list no/such/folder/train: ...
     """
     listings = {
         name: list_unlabelled(root, part) if name == "unlabelled" else list_labelled(root, part, classes)
@@ -293,4 +256,16 @@ def load_folders(
         unlabelled=sets.get("unlabelled"),
         test=sets.get("test"),
         image_ids={name: found.paths for name, found in listings.items()},
+        notes=_notes(root, parts, listings, names_others=names_others),
     )
+
+
+def _notes(
+    root: Path, parts: Mapping[str, str], listings: Mapping[str, Listing], *, names_others: bool
+) -> dict[str, str]:
+    unused = [one for listing in listings.values() for one in listing.unused]
+    if names_others:
+        unused += unused_beside(root, list(parts.values()))
+    notes = {"not used": unused_text(unused)} if unused else {}
+    forms = forms_text({part: class_folders(root / part) for name, part in parts.items() if name != "unlabelled"})
+    return notes | ({"class names": forms} if forms else {})

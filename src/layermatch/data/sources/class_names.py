@@ -1,0 +1,112 @@
+"""Names of classes, which are names of folders: one name may be written in several ways in Unicode."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from layermatch.data.sources.files import is_no_class, list_entries
+from layermatch.data.wording import printable
+from layermatch.errors import UserError
+
+__all__ = ["class_folders", "composed", "forms_text", "look_alikes_text"]
+
+
+def composed(name: str) -> str:
+    r"""A name with each accented letter as one character (NFC), as most systems and keyboards write it.
+
+    Args:
+        name: of a class, as its folder is called.
+
+    Example:
+        >>> composed("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def class_folders(folder: Path) -> dict[str, str]:
+    """The class folders of a part.
+
+    Names that start with a dot and folders that systems make for themselves are none. A class has the
+    :func:`composed` name of its folder, so that a copy of the data on another system has the same classes.
+
+    Args:
+        folder: of the part.
+
+    Returns:
+        From the name of each class, sorted, to that of its folder.
+
+    Raises:
+        UserError: the folder cannot be read, or two of its folders have one name but for the Unicode form.
+
+    Example:
+        >>> list(class_folders(Path(__file__).parent.parent))[-1]
+        'sources'
+    """
+    names = [entry.name for entry in list_entries(folder) if entry.is_dir() and not is_no_class(entry.name)]
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(composed(name), name)
+        if other != name:
+            raise UserError(
+                f"{folder} has two folders with the name {printable(composed(name))}, which differ in Unicode form "
+                f"alone ({other!a} and {name!a}): put their images into one, or give one another name"
+            )
+    return dict(sorted(found.items()))
+
+
+def forms_text(folders: Mapping[str, Mapping[str, str]]) -> str:
+    r"""Which classes are written in different ways in different parts.
+
+    Args:
+        folders: of each part what :func:`class_folders` gives.
+
+    Returns:
+        A line; empty where there are none.
+
+    Example:
+        >>> forms_text({"train": {"caf\xe9": "caf\xe9"}, "test": {"caf\xe9": "cafe\u0301"}})
+        'café is one class, though train/ and test/ write it in different Unicode forms (composed, decomposed)'
+    """
+    written: dict[str, set[str]] = {}
+    for classes in folders.values():
+        for name, folder in classes.items():
+            written.setdefault(name, set()).add(folder)
+    names = [name for name, forms in written.items() if len(forms) > 1]
+    if not names:
+        return ""
+    what, it = (
+        (f"{names[0]} is one class", "it") if len(names) == 1 else (f"{', '.join(names)} are one class each", "them")
+    )
+    parts = " and ".join(f"{part}/" for part in folders)
+    return f"{what}, though {parts} write {it} in different Unicode forms (composed, decomposed)"
+
+
+def look_alikes_text(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    r"""Names that a person may take for one another.
+
+    Args:
+        first: names that one part alone has.
+        second: those that another alone has.
+
+    Returns:
+        A text for each pair.
+
+    Example:
+        >>> look_alikes_text(["Ant", "bee"], ["ant ", "cat"])
+        ["'Ant' and 'ant ' differ only in upper and lower case, spaces or characters that look alike"]
+    """
+    by_look = {_look(name): name for name in second}
+    return [
+        f"{name!a} and {by_look[_look(name)]!a} differ only in upper and lower case, spaces or characters that "
+        "look alike"
+        for name in sorted(first)
+        if _look(name) in by_look
+    ]
+
+
+def _look(name: str) -> str:
+    shown = (one for one in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(one) != "Cf")
+    return "".join("".join(shown).split())

@@ -1,0 +1,229 @@
+"""The image files below a folder, by their content, and what else lies there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from layermatch.data.decoding import is_image
+from layermatch.data.wording import printable
+from layermatch.errors import UserError
+
+__all__ = ["Found", "Unused", "find_images", "is_no_class", "list_entries", "unused_beside", "unused_text"]
+
+#: What is an image file without a look into it: if it is none, the user meant it to be one, and hears of it.
+_ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif", ".jp2")
+#: Folders that file servers and systems make for themselves, of thumbnails or of what was deleted. Names that start
+#: with a dot are left out anyway.
+_SYSTEM_FOLDERS = frozenset({
+    "@eaDir", "@Recycle", "@Recently-Snapshot", "@__thumb", "@tmp", "#recycle", "#snapshot", "~snapshot",
+    "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "Network Trash Folder", "Temporary Items",
+})  # fmt: skip
+#: How macOS calls what it keeps of a file elsewhere.
+_APPLE_DOUBLE = "._"
+#: What is not used, by why. Other kinds are endings.
+NO_ENDING, HIDDEN, LOOSE, FOLDER, SYSTEM = "without an ending", "hidden", "outside a class", "folder", "system folder"
+#: How many kinds and how many files are spelt out.
+_KINDS, _NAMED = 6, 3
+
+
+class Unused(NamedTuple):
+    """A file or a folder that lies where images are looked for, and is not used.
+
+    Attributes:
+        path: relative to where was looked, with ``/``; of a folder it ends so.
+        kind: its ending, or why it is not used.
+    """
+
+    path: str
+    kind: str
+
+    def below(self, folder: str) -> Unused:
+        """The same, relative to the folder that ``folder`` is in."""
+        return Unused(f"{folder}/{self.path}", self.kind)
+
+
+@dataclass
+class Found:
+    """What is below a folder.
+
+    Attributes:
+        images: paths relative to the folder, with ``/``, sorted by name.
+        unused: everything else, sorted likewise.
+    """
+
+    images: list[str] = field(default_factory=list)
+    unused: list[Unused] = field(default_factory=list)
+
+
+def find_images(folder: Path) -> Found:
+    """All image files below a folder, and the other files.
+
+    A file is an image if its name says so, or its content: of a file with another name the beginning is read. Names
+    that start with a dot and the folders of file servers are left out. Links to folders are followed, except back to
+    a folder that they lie in.
+
+    Args:
+        folder: where to look, at any depth.
+
+    Raises:
+        UserError: a folder cannot be read.
+
+    Example:
+        >>> find_images(Path(__file__).parent).images
+        []
+    """
+    found = Found()
+    try:
+        _walk(str(folder), "", _identities_above(folder), found)
+    except OSError as error:
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
+    found.images.sort()
+    found.unused.sort()
+    return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
+    """The folders that ``folder`` lies in, by its name and, where links lead to it, by its true place."""
+    above = {*folder.absolute().parents, *folder.resolve().parents}
+    return frozenset(_identity(place) for place in above if place.exists())
+
+
+def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]], found: Found) -> None:
+    identity = _identity(Path(folder))
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            # scandir knows the kind of everything but links, so a file costs no call to the file system.
+            if entry.name.startswith("."):
+                found.unused.extend(_hidden(entry, prefix))
+            elif entry.is_dir() and entry.name in _SYSTEM_FOLDERS:
+                found.unused.append(Unused(f"{name}/", SYSTEM))
+            elif entry.is_dir():
+                _walk(entry.path, f"{name}/", ancestors | {identity}, found)
+            elif _is_named_as_image(entry.name) or is_image(entry.path):
+                found.images.append(name)  # whether it is whole, or a link to nothing, is found when it is decoded
+            else:
+                found.unused.append(Unused(name, kind_of(entry.name)))
+
+
+def _is_named_as_image(name: str) -> bool:
+    return name.lower().endswith(_ENDINGS)
+
+
+def _hidden(entry: os.DirEntry[str], prefix: str) -> Iterator[Unused]:
+    """A picture that a user may miss; of what systems hide nobody has to hear."""
+    if _is_named_as_image(entry.name) and not entry.name.startswith(_APPLE_DOUBLE) and entry.is_file():
+        yield Unused(prefix + entry.name, HIDDEN)
+
+
+def kind_of(name: str) -> str:
+    """The ending of a file's name, in lower case.
+
+    Args:
+        name: of a file.
+
+    Example:
+        >>> kind_of("a.HEIC"), kind_of("README")
+        ('.heic', 'without an ending')
+    """
+    return os.path.splitext(name)[1].lower() or NO_ENDING  # noqa: PTH122 -- 100,000 Paths take a second
+
+
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, without hidden names, sorted.
+
+    Args:
+        folder: where to look.
+
+    Raises:
+        UserError: it cannot be read.
+
+    Example:
+        >>> "files.py" in [entry.name for entry in list_entries(Path(__file__).parent)]
+        True
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def is_no_class(name: str) -> bool:
+    """Whether a folder beside class folders is one that a system made for itself.
+
+    Args:
+        name: of the folder.
+
+    Example:
+        >>> is_no_class("@eaDir"), is_no_class("cat")
+        (True, False)
+    """
+    return name in _SYSTEM_FOLDERS
+
+
+def unused_beside(folder: Path, used: Sequence[str], *, files_are: str = "") -> list[Unused]:
+    """What lies in a folder beside the folders that are read.
+
+    Args:
+        folder: of a part, or the root.
+        used: the names of the folders that are read.
+        files_are: why files there are not used; empty says what they are.
+
+    Raises:
+        UserError: the folder cannot be read.
+
+    Example:
+        >>> [unused.path for unused in unused_beside(Path(__file__).parent.parent, ["sources"])][:2]
+        ['__init__.py', 'batch.py']
+    """
+    names = set(used)
+    beside = [entry for entry in list_entries(folder) if entry.name not in names]
+    return [_beside(entry, files_are) for entry in beside]
+
+
+def _beside(entry: os.DirEntry[str], files_are: str) -> Unused:
+    if entry.is_dir():
+        return Unused(f"{entry.name}/", SYSTEM if entry.name in _SYSTEM_FOLDERS else FOLDER)
+    is_picture = _is_named_as_image(entry.name) or is_image(entry.path)
+    return Unused(entry.name, files_are if files_are and is_picture else kind_of(entry.name))
+
+
+def unused_text(unused: Sequence[Unused]) -> str:
+    """How many there are of each kind, and the first of them.
+
+    Args:
+        unused: at least one.
+
+    Example:
+        >>> unused_text([Unused("train/ant/a.heic", ".heic"), Unused("val/", "folder")])
+        '.heic (1), folder (1): train/ant/a.heic, val/'
+    """
+    counts = Counter(one.kind for one in unused).most_common()
+    kinds = [f"{printable(kind)} ({count:,})" for kind, count in counts[:_KINDS]]
+    if len(counts) > _KINDS:
+        kinds.append(f"other kinds ({sum(count for _, count in counts[_KINDS:]):,})")
+    named = [printable(one.path) for one in _first_of_each(unused)]
+    more = f" and {len(unused) - len(named):,} more" if len(unused) > len(named) else ""
+    return f"{', '.join(kinds)}: {', '.join(named)}{more}"
+
+
+def _first_of_each(unused: Sequence[Unused]) -> list[Unused]:
+    """The first of each kind, and then those that follow, up to the number that is named."""
+    first = {one.kind: one for one in reversed(unused)}
+    order = sorted(unused, key=lambda one: first[one.kind] is not one)
+    return order[:_NAMED]
