@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -26,6 +27,9 @@ SHARED = "base"
 
 #: Exit status of a run that was refused for what the user gave.
 EXIT_USER_ERROR = 2
+
+#: A launcher ends all processes with the first one that ends: those that are silent let the other speak before.
+SECONDS_TO_SPEAK = 5.0
 
 
 def config_dir() -> Path:
@@ -80,10 +84,13 @@ def _one_line_errors() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv):
             raise
-        sys.stderr.write(f"error: {explain(error)}\n")
+        if getattr(error, "is_said", True):
+            sys.stderr.write(f"error: {explain(error)}\n")
+        else:
+            time.sleep(SECONDS_TO_SPEAK)
         sys.exit(EXIT_USER_ERROR)
     except RunError as error:
-        if is_rank_zero():
+        if is_rank_zero() if error.is_said is None else error.is_said:
             sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
         # The first process ends all others when one of them ends with a status; to be stopped is none.
         sys.exit(error.status if is_rank_zero() or not isinstance(error, StoppedError) else 0)

@@ -15,13 +15,25 @@ __all__ = ["RunError", "StoppedError", "UserError", "check_bool", "check_choice"
 
 
 class UserError(ValueError):
-    """A wrong value, path or combination. The message is one line: what was given, and what is legal."""
+    """A wrong value, path or combination. The message is one line: what was given, and what is legal.
+
+    Attributes:
+        is_said: whether the command line says it; False where another process of the run says the same.
+    """
+
+    is_said = True
 
 
 class RunError(Exception):
-    """Something happened to the run that its settings did not cause: one line, exit status 1."""
+    """Something happened to the run that its settings did not cause: one line, exit status 1.
+
+    Attributes:
+        status: of the process.
+        is_said: whether the command line says it; None leaves that to the first process of the run.
+    """
 
     status = 1
+    is_said: bool | None = None
 
 
 class StoppedError(RunError):

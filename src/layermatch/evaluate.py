@@ -15,6 +15,7 @@ from layermatch.cli import plain, run_app
 from layermatch.console import Reporter, table
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
+from layermatch.launch import find_launch, take_rank
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import check_keys
 
@@ -46,6 +47,7 @@ def evaluate(
         UserError: the checkpoint cannot be read or does not fit, or there are no such images.
     """
     check_choice("split", split, ("test", "val"))
+    take_rank(find_launch(devices=1, num_nodes=1, is_fixed=True))
     checkpoint = read_checkpoint(ckpt_path)
     stored = checkpoint[CHECKPOINT_KEY]
     settings = _settings(stored["settings"], overrides or {}, plugins)

@@ -38,9 +38,10 @@ from layermatch.console import Reporter, settings_tree, table
 from layermatch.data import Split
 from layermatch.data.loader import loader_errors
 from layermatch.distributed import is_rank_zero
-from layermatch.errors import UserError
+from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
+from layermatch.launch import find_launch, take_rank
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
 from layermatch.results import collect_results, draw_results, report_results, sweep_rows
@@ -83,6 +84,7 @@ def run(
         UserError: anything given is not legal. Nothing has been written then.
     """
     started = time.monotonic()
+    _take_place(settings["trainer"])
     _check_run_dir(run_dir, ckpt_path)
     with ExitStack() as held:
         if _goes_on(run_dir, ckpt_path):
@@ -141,6 +143,13 @@ def _train_and_evaluate(
 
 
 # ----------------------------------------------------------------------------------------------------------- before
+
+
+def _take_place(trainer: dict[str, Any]) -> None:
+    """Find out which process of the run this is, before anything is written."""
+    for name in ("devices", "num_nodes"):
+        check_number(f"trainer.{name}", trainer[name], low=1, integer=True)
+    take_rank(find_launch(devices=trainer["devices"], num_nodes=trainer["num_nodes"]))
 
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:

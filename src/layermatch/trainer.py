@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 
 from layermatch.checkpoints import CheckpointFiles
 from layermatch.errors import UserError, check_bool, check_choice, check_number
+from layermatch.launch import Launch, environment_of, find_launch, take_rank
+from layermatch.meeting import MeetingDDP
 
 __all__ = ["Device", "choose_device", "make_trainer"]
 
@@ -20,6 +22,8 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 STRATEGIES = ("auto", "ddp")
 # fp16 needs a loss scaler, which skips steps and makes step counts drift; bf16 does not.
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+#: Seconds; a week.
+MAX_WAIT = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def make_trainer(
     deterministic: bool = False,
     log_every: int = 50,
     limit_eval_batches: int | None = None,
+    wait: float = 1800,
     eval_every: int,
     accumulate: int,
     run_dir: Path,
@@ -119,6 +124,7 @@ def make_trainer(
         deterministic: whether only kernels are used that always give the same result.
         log_every: optimizer steps between two log lines.
         limit_eval_batches: evaluate on so many batches only, for debugging; None evaluates on all.
+        wait: seconds that the processes of a run wait for each other at the start, at least 1.
         eval_every: optimizer steps between two evaluations, at least 1.
         accumulate: batches per optimizer step.
         run_dir: of the run.
@@ -138,11 +144,19 @@ def make_trainer(
     check_bool("trainer.deterministic", deterministic)
     if limit_eval_batches is not None:
         check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
+    check_number("trainer.wait", wait, low=1, high=MAX_WAIT)
     if device.accelerator == "gpu" and devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    if sync_batchnorm and device.accelerator != "gpu" and devices * num_nodes > 1:
+        raise UserError(
+            f"trainer.sync_batchnorm=true needs GPUs, and this run is on {device.name} (torch has it for GPUs only): "
+            "give trainer.sync_batchnorm=false"
+        )
+    launch = find_launch(devices=devices, num_nodes=num_nodes)
+    take_rank(launch)
     return Trainer(
         accelerator=device.accelerator,
-        strategy=_strategy(strategy, num_processes=devices * num_nodes),
+        strategy=_strategy(strategy, launch, wait=wait),
         devices=devices,
         num_nodes=num_nodes,
         precision=device.precision,  # type: ignore[arg-type]
@@ -162,14 +176,14 @@ def make_trainer(
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=run_dir,
         callbacks=callbacks,
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), environment_of(launch)],
         logger=loggers or False,
     )
 
 
-def _strategy(strategy: str, *, num_processes: int) -> str | Strategy:
-    if strategy == "auto" and num_processes == 1:
+def _strategy(strategy: str, launch: Launch, *, wait: float) -> str | Strategy:
+    if strategy == "auto" and launch.size == 1:
         return "auto"
     # Buffers are BatchNorm's statistics, which evaluation takes from rank 0, and averages that are alike on every
     # rank: to send them before every forward would be waste.
-    return DDPStrategy(broadcast_buffers=False)
+    return MeetingDDP(launch, wait=wait, broadcast_buffers=False)

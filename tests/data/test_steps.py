@@ -152,12 +152,12 @@ def test_every_image_is_evaluated_exactly_once(world_size: int, num: int, batch_
         batches = [steps[i] for i in range(len(steps))]
         for batch in batches:
             assert isinstance(batch, RawEvalBatch)
-            assert 1 <= len(batch.images) <= batch_size
+            assert (1 if rank < num else 0) <= len(batch.images) <= batch_size
             assert numbers(batch.images) == batch.indices.tolist()
             assert batch.label.tolist() == [i % 3 for i in batch.indices.tolist()]
         sizes = [len(batch.images) for batch in batches]
-        assert not sizes or max(sizes) - min(sizes) <= 1
-        assert len(sizes) == -(-sum(sizes) // batch_size)  # no more batches than needed
+        assert max(sizes) - min(sizes) <= 1
+        assert len(sizes) == max(-(-sum(sizes) // batch_size), 1)  # no more batches than needed
         seen.extend(i for batch in batches for i in batch.indices.tolist())
     assert sorted(seen) == list(range(num))
 
@@ -167,8 +167,10 @@ def test_a_few_batches_stand_for_a_sorted_set() -> None:
     assert steps[0].indices.tolist() == list(range(0, 300, 3))
 
 
-def test_a_rank_beyond_the_set_has_nothing_to_evaluate() -> None:
-    assert [len(EvalSteps(image_set(2), batch_size=4, rank=rank, world_size=4)) for rank in range(4)] == [1, 1, 0, 0]
+def test_a_rank_beyond_the_set_has_one_batch_without_images() -> None:
+    ranks = [EvalSteps(image_set(2), batch_size=4, rank=rank, world_size=4) for rank in range(4)]
+    assert [[len(steps[i].images) for i in range(len(steps))] for steps in ranks] == [[1], [1], [0], [0]]
+    assert ranks[3][0].images.shape == (0, 1, 4, 4)
 
 
 # --------------------------------------------------------------------------------------------------------- StepsFrom

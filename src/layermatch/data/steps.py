@@ -128,6 +128,9 @@ class TrainingSteps(Dataset[RawBatch]):
 class EvalSteps(Dataset[RawEvalBatch]):
     """Every ``world_size``-th image, in batches: over all ranks each image counts once, without padding.
 
+    A rank that is beyond a small set has one batch without images: it evaluates nothing, but takes its part in the
+    exchanges that follow, without which the others would wait for it.
+
     Args:
         images: the set.
         batch_size: images per rank and batch; they may differ by one.
@@ -138,7 +141,7 @@ class EvalSteps(Dataset[RawEvalBatch]):
     def __init__(self, images: ImageSet, *, batch_size: int, rank: int, world_size: int) -> None:
         self.images = images
         index = np.arange(rank, len(images), world_size)
-        num_batches = -(-len(index) // batch_size)
+        num_batches = max(-(-len(index) // batch_size), 1)
         # Spread over the set, which may be sorted by class: a few batches then stand for the whole.
         self.batches = [index[start::num_batches] for start in range(num_batches)]
 

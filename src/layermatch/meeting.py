@@ -1,0 +1,196 @@
+"""The processes of a run wait for each other, say for whom, and give up after a while."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from layermatch.errors import RunError
+from layermatch.launch import Launch
+from layermatch.rank_variables import number_of
+
+__all__ = ["MeetingDDP", "meet"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds before anybody is missed: that long processes of one machine may take to start on a slow disk.
+PATIENCE = 60.0
+#: Likewise for another machine, which the user starts by what is said then.
+PATIENCE_BY_HAND = 2.0
+#: Seconds between two looks.
+PAUSE = 0.1
+
+
+class MeetingDDP(DDPStrategy):
+    """Lightning's DDP, which says whom it waits for at the start.
+
+    Args:
+        launch: the place of this process.
+        wait: seconds that the processes wait for each other.
+        **options: of Lightning's.
+    """
+
+    def __init__(self, launch: Launch, *, wait: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.launch = launch
+        self.wait = wait
+
+    def setup_distributed(self) -> None:
+        """Meet, then go on as Lightning does.
+
+        Raises:
+            RunError: some process did not come in time.
+        """
+        store = None
+        if self.cluster_environment is not None and not dist.is_initialized():
+            address, port = self.cluster_environment.main_address, self.cluster_environment.main_port
+            store = meet(self.launch, address=address, port=port, wait=self.wait)
+        super().setup_distributed()
+        del store  # not before: the server that torch now uses is this one
+
+
+def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:
+    """Wait until every process of a run is there.
+
+    Args:
+        launch: the place of this process.
+        address: of the process of rank 0.
+        port: likewise.
+        wait: seconds to wait.
+
+    Returns:
+        What they met at; it must be kept until something else listens at that port.
+
+    Raises:
+        RunError: they have not come, or cannot be reached.
+    """
+    meeting = _Meeting(launch, address=address, port=port, wait=wait)
+    return meeting.receive() if launch.rank == 0 else meeting.join()
+
+
+class _Meeting:
+    def __init__(self, launch: Launch, *, address: str, port: int, wait: float) -> None:
+        self.launch, self.address, self.port, self.wait = launch, address, port, wait
+        self.deadline = time.monotonic() + wait
+
+    def receive(self) -> TCPStore:
+        """Rank 0: wait for all others."""
+        # torchrun serves its processes itself.
+        is_served = self.launch.by == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+        try:
+            store = self._store(is_master=not is_served)
+        except dist.DistError as error:
+            raise self._given_up(f"cannot listen at {self.address}:{self.port} ({_first_words(error)})") from error
+        store.set(_key(0), "here")
+        self._wait_until(lambda: not self._missing(store), lambda: self._others(self._missing(store)))
+        store.set(_key(None), "all")
+        return store
+
+    def join(self) -> TCPStore:
+        """Any other rank: find the first process, and wait until it has seen all."""
+        first = f"the first process of this run, at {self.address}:{self.port}"
+        self._wait_until(self._is_listening, lambda: (first, "MASTER_ADDR and MASTER_PORT say where it is"))
+        try:
+            store = self._store(is_master=False)
+            store.set(_key(self.launch.rank), "here")
+            # The first one says who is missing, and gives up by itself.
+            while not store.check([_key(None)]):
+                time.sleep(PAUSE)
+        except dist.DistError as error:
+            raise self._given_up(f"{first}, has gone ({_first_words(error)})") from error
+        return store
+
+    def _store(self, *, is_master: bool) -> TCPStore:
+        left = max(self.deadline - time.monotonic(), 1.0)
+        return TCPStore(
+            self.address,
+            self.port,
+            self.launch.size,
+            is_master=is_master,
+            timeout=timedelta(seconds=left),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+
+    def _is_listening(self) -> bool:
+        try:
+            with socket.create_connection((self.address, self.port), timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def _missing(self, store: TCPStore) -> list[int]:
+        return [rank for rank in range(self.launch.size) if not store.check([_key(rank)])]
+
+    def _wait_until(self, is_done: Callable[[], bool], whom: Callable[[], tuple[str, str]]) -> None:
+        """Wait; say once for whom and what to do, where it takes long."""
+        begin, has_said = time.monotonic(), False
+        while not is_done():
+            now, (missing, remedy) = time.monotonic(), whom()
+            if now > self.deadline:
+                raise self._given_up(
+                    f"{missing} did not come in {self.wait:g} s: see there why, and start all processes again, or give "
+                    f"a longer trainer.wait"
+                )
+            if now > begin + self._patience and not has_said:
+                has_said = True
+                if self._speaks:
+                    left = f"{self.deadline - now:.0f} s are left (trainer.wait={self.wait:g})"
+                    _log.warning("waiting for %s: %s; %s", missing, remedy, left)
+            time.sleep(PAUSE)
+
+    @property
+    def _patience(self) -> float:
+        is_started_by_hand = not self.launch.by and self.launch.size > self.launch.local_size
+        return min(PATIENCE_BY_HAND if is_started_by_hand else PATIENCE, self.wait / 2)
+
+    @property
+    def _speaks(self) -> bool:
+        """One process of each machine says what it waits for."""
+        return self.launch.local_rank == 0
+
+    def _others(self, ranks: list[int]) -> tuple[str, str]:
+        """Who is missing, and what to do."""
+        by, size = self.launch.by, self.launch.local_size
+        nodes = sorted({rank // size for rank in ranks})
+        if not by and nodes != [0]:
+            which = f"machine {', '.join(map(str, nodes))} of {self.launch.size // size} (they count from 0)"
+            place = f"NODE_RANK={nodes[0] if nodes else 0} MASTER_ADDR={self._own_name()} MASTER_PORT={self.port}"
+            return which, f"start it there with {place} {_command_line()}"
+        which = f"process {', '.join(map(str, ranks))} of {self.launch.size} (they count from 0)"
+        if by == "hand":
+            return which, "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say that it comes; if it does not, unset them"
+        return which, f"{by or 'this run'} has started it{'' if by else ' on this machine'}"
+
+    def _own_name(self) -> str:
+        return socket.gethostname() if self.address in {"127.0.0.1", "localhost"} else self.address
+
+    def _given_up(self, what: str) -> RunError:
+        error = RunError(what)
+        error.is_said = self._speaks
+        return error
+
+
+def _key(rank: int | None) -> str:
+    # The store of torchrun stays when torchrun starts the processes again.
+    attempt = number_of("TORCHELASTIC_RESTART_COUNT") or 0
+    return f"layermatch/meeting/{attempt}/{'all' if rank is None else rank}"
+
+
+def _command_line() -> str:
+    return f"python -m layermatch.run {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def _first_words(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
