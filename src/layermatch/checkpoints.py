@@ -25,6 +25,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from layermatch.callbacks.provenance import CHECKPOINT_KEY
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
+from layermatch.paths import expand, is_file
 
 __all__ = [
     "FOLDER",
@@ -147,8 +148,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = expand("ckpt_path", path, "a checkpoint file")
+    if not is_file(path):
         raise UserError(f"ckpt_path={path}: there is no such file: give a .ckpt file of a run")
     try:
         _check_sums(path)

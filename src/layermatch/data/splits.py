@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.errors import UserError, check_choice, check_number
+from layermatch.paths import expand
 
 __all__ = ["Split", "draw_beside_fold", "make_split"]
 
@@ -49,9 +50,9 @@ class Split:
         Raises:
             UserError: there is no such file, it is not a split, or it is of another data set.
         """
-        path = Path(path)
+        file = expand("data.split", path, "a split.json")
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(file.read_text())
             split = Split(
                 seed=int(fields["seed"]),
                 pool_size=int(fields["pool_size"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from layermatch.data.images import Images
 from layermatch.errors import UserError
 
-__all__ = ["ImageSet", "Source", "SourceData", "check_label_range", "check_path", "shorten", "unknown_labels"]
+__all__ = ["ImageSet", "Source", "SourceData", "check_label_range", "shorten", "unknown_labels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,24 +133,6 @@ class Source(Protocol):
             UserError: the files are missing, incomplete or not what they should be.
         """
         ...
-
-
-def check_path(name: str, value: object, expected: str) -> None:
-    """Refuse a setting that is not a path. Whether anything is there is left to ``load``.
-
-    Args:
-        name: the setting as the user writes it, for example ``data.root``.
-        value: what was given.
-        expected: what the path should be of, for the message.
-
-    Raises:
-        UserError: ``value`` is not a string or a path, or is empty.
-
-    Example:
-        >>> check_path("data.root", "data", "a folder")
-    """
-    if not isinstance(value, str | Path) or not str(value).strip():
-        raise UserError(f"{name}={value!r} is not legal: give the path of {expected}")
 
 
 def check_label_range(what: str, labels: NDArray[np.generic], *, low: int, high: int) -> None:
