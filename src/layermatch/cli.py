@@ -19,8 +19,9 @@ from layermatch.command_line import explain_several, explain_unreadable, typed_a
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.paths import expand
 
-__all__ = ["config_dir", "plain", "run_app"]
+__all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run_app", "shows_tracebacks"]
 
 #: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
 SHARED = "base"
@@ -52,6 +53,17 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def is_timed(config: DictConfig) -> bool:
+    """Whether ``run_dir`` holds the time, and so is another one at each start."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    return isinstance(raw, dict) and "${now:" in str(raw.get("run_dir"))
+
+
+def _home(value: object) -> str:
+    """Hydra's own use of a path of ours; what is no path is refused before Hydra comes to it."""
+    return str(expand("run_dir", value, "a directory"))
+
+
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
 
@@ -63,6 +75,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         config_name: the root file in ``conf/``.
     """
     keep_freed_memory()
+    OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)
