@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
@@ -99,17 +100,26 @@ def typed_arguments() -> Iterator[None]:
     """Let Hydra, and the processes that Lightning starts with the same words, see :func:`as_typed` of each.
 
     Raises:
-        UserError: a word begins with ``=``.
+        UserError: a word begins with ``=``, or is no option of Hydra's.
     """
     before = sys.argv
-    for word in before[1:]:
-        if word.startswith("="):
-            raise UserError(f"cannot read {word!r} on the command line: give key=value, without spaces around the =")
+    _check_words(before[1:])
     sys.argv = [*before[:1], *(_home_expanded(as_typed(word)) for word in before[1:])]
     try:
         yield
     finally:
         sys.argv = before
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse what would be a traceback, or the usage, of Hydra's."""
+    for word in words:
+        if word.startswith("="):
+            raise UserError(f"cannot read {word!r} on the command line: give key=value, without spaces around the =")
+    unknown = get_args_parser().parse_known_args(words)[1]
+    if unknown:
+        name, _, value = unknown[0].lstrip("-").partition("=")
+        raise UserError(f"unknown option {unknown[0]}: give settings without dashes, {name}={value or 'VALUE'}")
 
 
 def _home_expanded(word: str) -> str:
