@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ NOT_OF_A_RUN = {
     "run_dir", "ckpt_path", "name", "plugins", "compile", "checkpoint.every_n_steps", "checkpoint.keep", "data.root",
     "data.verify", "data.download", "data.storage", "data.cache_dir", "data.num_workers", "data.eval_batch_size",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every",
-    "data.batch_size",  # changes with the devices; a run that goes on compares what comes of both
 }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def finished_results(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, An
     return dict(results)
 
 
-def check_same_run(run_dir: Path, settings: Mapping[str, Any]) -> None:
+def check_same_run(run_dir: Path, settings: Mapping[str, Any], *, swept: Container[str] = ()) -> None:
     """Refuse a directory that holds a run of other settings.
 
     A run may be made longer, and may move to other devices and folders.
@@ -102,25 +102,39 @@ def check_same_run(run_dir: Path, settings: Mapping[str, Any]) -> None:
     Args:
         run_dir: of the run; where it holds no configuration, nothing is refused.
         settings: what it would be started with now.
+        swept: settings that tell the jobs of a sweep from each other, and so may not change, whatever they are.
 
     Raises:
         UserError: what is trained is another thing.
     """
     old = _config(run_dir)
-    if old is None:
+    if old is None or not settings:
         return
     before, now = flatten(old), flatten(settings)
-    keys = [key for key in dict.fromkeys([*before, *now]) if key not in NOT_OF_A_RUN and not key.startswith("logger.")]
-    changed = [key for key in keys if before.get(key) != now.get(key) and not _is_longer(key, before, now)]
+    changed = [
+        key for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key) and (key in swept or not _may_change(key, before, now))
+    ]  # fmt: skip
     if changed:
         shown = ", ".join(f"{key}={before.get(key)}, not {now.get(key)}" for key in changed[:3])
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(f"run_dir={run_dir} holds a run with {shown}{more}: give another run_dir")
 
 
-def _is_longer(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def _may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     old, new = before.get(key), now.get(key)
-    return key == "trainer.max_steps" and isinstance(old, int) and isinstance(new, int) and old < new
+    if key == "trainer.max_steps":
+        return isinstance(old, int) and isinstance(new, int) and old < new
+    if key == "data.batch_size":  # of each device
+        return _images_of_all(before) == _images_of_all(now)
+    return key in NOT_OF_A_RUN or key.startswith("logger.")
+
+
+def _images_of_all(settings: Mapping[str, Any]) -> list[Any]:
+    """The factors of the labelled images of a step: 8 on 2 devices are as many as 16 on one."""
+    factors = [settings.get(key) for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes")]
+    whole = [factor for factor in factors if isinstance(factor, int)]
+    return [math.prod(whole)] if len(whole) == len(factors) else factors
 
 
 def _config(run_dir: Path) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from layermatch.cli import EXIT_USER_ERROR, explain, is_timed, one_line_errors, plain, shows_tracebacks
 from layermatch.command_line import quoted
 from layermatch.console import Reporter, table
+from layermatch.dashboards import flatten
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.paths import expand
 from layermatch.results import sweep_rows
@@ -77,8 +78,10 @@ def _check_sweep(config: DictConfig) -> None:
                 f"{', ...' if len(there) > 5 else ''}): give another run_dir, or ckpt_path=auto to go on"
             )
         return
+    flat = [flatten(settings) for _, settings in jobs]
+    swept = {key for each in flat for key in each if any(other.get(key) != each[key] for other in flat)} - {"run_dir"}
     for run_dir, settings in jobs:
-        check_same_run(run_dir, settings)
+        check_same_run(run_dir, settings, swept=swept)
 
 
 def _jobs(config: DictConfig) -> list[tuple[Path, dict[str, Any]]]:
