@@ -68,6 +68,8 @@ def check_settings(settings: Settings) -> None:
         UserError: an unknown key at the top or in ``checkpoint``, or a value out of range there.
     """
     check_keys("", settings, SECTIONS)
+    if missing := sorted(SECTIONS - settings.keys()):
+        raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE; ~{missing[0]} takes it away")
     check_bool("compile", settings["compile"])
     check_number("seed", settings["seed"], low=0, high=2**32 - 1, integer=True)
     if not isinstance(settings["plugins"], list):

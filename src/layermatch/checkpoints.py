@@ -27,6 +27,7 @@ from layermatch.data import Split
 from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
+from layermatch.paths import expand, is_file
 
 __all__ = [
     "FOLDER",
@@ -106,8 +107,12 @@ class CheckpointFiles(TorchCheckpointIO):
         write_checkpoint(checkpoint, Path(path))
 
 
-def newest_checkpoint(run_dir: Path) -> Path:
+def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
     """The valid checkpoint that was written last in a run directory. Damaged ones are named in a warning.
+
+    Args:
+        run_dir: of the run.
+        given: what ``ckpt_path`` is, for the error.
 
     Raises:
         UserError: there is none, or none is valid.
@@ -115,7 +120,8 @@ def newest_checkpoint(run_dir: Path) -> Path:
     found = sorted((run_dir / FOLDER).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if not found:
         raise UserError(
-            f"ckpt_path=last: there is no checkpoint in {run_dir / FOLDER}: give ckpt_path=FILE or run_dir=DIR"
+            f"ckpt_path={given}: there is no checkpoint in {run_dir / FOLDER}: give ckpt_path=FILE or run_dir=DIR, or "
+            f"ckpt_path=auto, which starts where there is none"
         )
     damaged = []
     for path in reversed(found):
@@ -127,7 +133,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
         if damaged and is_rank_zero():
             _log.warning("%s; going on from %s", "; ".join(damaged), path)
         return path
-    raise UserError(f"ckpt_path=last: no checkpoint in {run_dir / FOLDER} is valid: {'; '.join(damaged)}")
+    raise UserError(f"ckpt_path={given}: no checkpoint in {run_dir / FOLDER} is valid: {'; '.join(damaged)}")
 
 
 def newest_run(runs: Path) -> Path:
@@ -150,8 +156,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = expand("ckpt_path", path, "a checkpoint file")
+    if not is_file(path):
         raise UserError(f"ckpt_path={path}: there is no such file: give a .ckpt file of a run")
     try:
         _check_sums(path)

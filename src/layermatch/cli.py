@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from layermatch.command_line import explain_several, explain_unreadable, typed_arguments
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.paths import expand
 
-__all__ = ["config_dir", "plain", "run_app"]
+__all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run_app", "shows_tracebacks"]
 
 #: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
 SHARED = "base"
@@ -55,6 +57,17 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def is_timed(config: DictConfig) -> bool:
+    """Whether ``run_dir`` holds the time, and so is another one at each start."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    return isinstance(raw, dict) and "${now:" in str(raw.get("run_dir"))
+
+
+def _home(value: object) -> str:
+    """Hydra's own use of a path of ours; what is no path is refused before Hydra comes to it."""
+    return str(expand("run_dir", value, "a directory"))
+
+
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
 
@@ -66,23 +79,34 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         config_name: the root file in ``conf/``.
     """
     keep_freed_memory()
+    OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)
     def job(config: DictConfig) -> Any:
-        with _one_line_errors():  # here as well, as Hydra announces what leaves a job
+        with one_line_errors():  # here as well, as Hydra announces what leaves a job
             return task(config)
 
-    with _one_line_errors():
+    with one_line_errors(), typed_arguments():
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
 
 
+def shows_tracebacks() -> bool:
+    """Whether the command line asks for tracebacks, by ``debug=...``."""
+    return any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv)
+
+
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line and a status where a run was refused, or something happened to it.
+
+    Raises:
+        SystemExit: there was an error.
+    """
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv):
+        if shows_tracebacks():
             raise
         if getattr(error, "is_said", True):
             sys.stderr.write(f"error: {explain(error)}\n")
@@ -110,19 +134,28 @@ def explain(error: Exception) -> str:
             legal = ", ".join(option for option in error.options if option != SHARED)
             return f"unknown {group}={name}: choose one of {legal}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r} on the command line: give key=value"
+        return explain_unreadable(error)
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
         return _explain_key(cause)
-    return _first_line(error)
+    return explain_several(error) or _one_line(error)
 
 
 def _explain_key(error: OmegaConfBaseException) -> str:
     key = error.full_key or str(error.key)
     parent = error.parent_node
     legal = sorted(str(name) for name in parent) if isinstance(parent, Mapping | DictConfig) else []
+    if not legal:
+        above = key.rpartition(".")[0]
+        return f"unknown setting {key}: {above} has no settings of its own: give {above}=VALUE"
     # Hydra's own section is legal, but not what the user looks for here.
     return f"unknown setting {key}: choose one of {', '.join(name for name in legal if name != 'hydra')}"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ConfigCompositionException) and str(error).strip():
+        return " ".join(str(error).split())  # the remedy stands in the other lines
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from layermatch.console import Reporter, table
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
 from layermatch.launch import find_launch, take_rank
+from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import check_keys
 
@@ -48,6 +49,7 @@ def evaluate(
     """
     check_choice("split", split, ("test", "val"))
     take_rank(find_launch(devices=1, num_nodes=1, is_fixed=True))
+    ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
     checkpoint = read_checkpoint(ckpt_path)
     stored = checkpoint[CHECKPOINT_KEY]
     settings = _settings(stored["settings"], overrides or {}, plugins)
@@ -58,7 +60,7 @@ def evaluate(
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:
         raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
-    trainer = build_trainer(settings, run_dir=Path(ckpt_path).parent, callbacks=[], loggers=[])
+    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
     run = trainer.test if split == "test" else trainer.validate
     run(parts.algorithm, datamodule=parts.data, verbose=False)
     return {name: parts.algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}

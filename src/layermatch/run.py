@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,8 +29,8 @@ from layermatch.callbacks import (
     TestPredictions,
 )
 from layermatch.callbacks.panels import KeepRunId, Panels
-from layermatch.checkpoints import FOLDER, newest_checkpoint, newest_run, read_checkpoint
-from layermatch.cli import plain, run_app
+from layermatch.checkpoints import FOLDER, read_checkpoint
+from layermatch.cli import is_timed, plain, run_app
 from layermatch.console import Reporter, settings_tree, table
 from layermatch.data import Split
 from layermatch.data.loader import loader_errors
@@ -42,22 +39,16 @@ from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
 from layermatch.launch import find_launch, take_rank
+from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
-from layermatch.results import collect_results, draw_results, report_results, sweep_rows
+from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.run_directory import lock_run_dir, replace_text
+from layermatch.run_states import finished_results, is_left_over, outputs_in, resolve_checkpoint
+from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
 __all__ = ["main", "run"]
-
-#: What a run writes into its directory; none of it may be there before a new run.
-OUTPUTS = (
-    "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
-)  # fmt: skip
-
-
-#: Tells a sweep's job in a process of its own the sweep's name.
-SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
 
 
 def run(
@@ -85,7 +76,9 @@ def run(
     """
     started = time.monotonic()
     _take_place(settings["trainer"])
-    _check_run_dir(run_dir, ckpt_path)
+    run_dir = expand("run_dir", run_dir, "a directory")
+    starts_again = settings.get("ckpt_path") == "auto"
+    _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
     with ExitStack() as held:
         if _goes_on(run_dir, ckpt_path):
             held.enter_context(lock_run_dir(run_dir))  # before reading: a run that is here removes old checkpoints
@@ -96,7 +89,8 @@ def run(
         checkpoint = None  # as large as the network: not to be held while it trains
         if not _goes_on(run_dir, ckpt_path):
             held.enter_context(lock_run_dir(run_dir))
-            _check_run_dir(run_dir, ckpt_path)  # again: it may have been another run's until now
+            # Again: it may have been another run's until now.
+            _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
         loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
         predictions = TestPredictions()
         callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
@@ -152,21 +146,19 @@ def _take_place(trainer: dict[str, Any]) -> None:
     take_rank(find_launch(devices=trainer["devices"], num_nodes=trainer["num_nodes"]))
 
 
-def _check_run_dir(run_dir: Path, ckpt_path: Path | None) -> None:
+def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool) -> None:
     """Refuse a directory that holds another run, or files that a run would overwrite."""
     if not is_rank_zero():
         return
-    if run_dir.exists() and not run_dir.is_dir():
+    if os.path.lexists(run_dir) and not is_folder(run_dir):
         raise UserError(f"run_dir={run_dir} is a file: give a directory")
-    if _goes_on(run_dir, ckpt_path):
+    if _goes_on(run_dir, ckpt_path) or (starts_again and is_left_over(run_dir)):
         return
-    there = [name for name in OUTPUTS if (run_dir / name).exists()]
+    there = outputs_in(run_dir)
     if there:
         kind = "a finished run" if "results.json" in there else "a run or files of the same names"
-        raise UserError(
-            f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir, or ckpt_path=last "
-            f"to go on"
-        )
+        advice = "" if starts_again else ", or ckpt_path=auto to go on"
+        raise UserError(f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir{advice}")
 
 
 def _goes_on(run_dir: Path, ckpt_path: Path | None) -> bool:
@@ -238,17 +230,22 @@ def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts, *, 
 
 def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """One job of the command line: its run directory and results."""
-    settings = plain(config)
     hydra_config = HydraConfig.get()
-    run_dir = Path(str(settings["run_dir"]))  # a name of digits is a number to Hydra
     in_sweep, sweep = hydra_config.mode == RunMode.MULTIRUN, os.environ.get(SWEEP_VARIABLE, "")
+    settings = _settings_of(config)
+    run_dir = _run_dir_of(settings)
     if in_sweep:
-        sweep = run_dir.name
-        run_dir /= str(hydra_config.sweep.subdir)
-        if settings["trainer"]["devices"] != 1:
-            return run_dir, _run_in_own_process(run_dir, sweep=sweep)
-    is_default = not any(override.startswith("run_dir=") for override in hydra_config.overrides.task)
-    run_dir, ckpt_path = _resolve_checkpoint(settings["ckpt_path"], run_dir, search_newest=is_default and not in_sweep)
+        sweep = expand("run_dir", settings["run_dir"], "a directory").name
+        if goes_on(settings["ckpt_path"]):
+            settings["ckpt_path"] = "auto"
+    finished = finished_results(run_dir, settings) if settings["ckpt_path"] == "auto" else None
+    if finished is not None:
+        Reporter().show(f"{run_dir} is finished, {finished['steps']} steps: nothing to do")
+        return run_dir, finished
+    if in_sweep and settings["trainer"]["devices"] != 1:
+        return run_dir, run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"])
+    is_new = is_timed(config) and not in_sweep
+    run_dir, ckpt_path = resolve_checkpoint(settings["ckpt_path"], run_dir, is_timed=is_new)
     settings["run_dir"] = str(run_dir)
     overrides = list(hydra_config.overrides.task)
     with quiet_libraries(), loader_errors():
@@ -256,49 +253,35 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     return run_dir, results
 
 
-def _resolve_checkpoint(given: str | None, run_dir: Path, *, search_newest: bool) -> tuple[Path, Path | None]:
-    """The run directory and the checkpoint to go on from; ``last`` goes on in the directory that it is found in."""
-    if given is None:
-        return run_dir, None
-    if given == "last":
-        run_dir = newest_run(run_dir.parent) if search_newest else run_dir
-        return run_dir, newest_checkpoint(run_dir)
-    return run_dir, Path(given)
+def _settings_of(config: DictConfig) -> dict[str, Any]:
+    """The settings; with whole paths, where Hydra has changed the working directory."""
+    settings, base = plain(config), Path(HydraConfig.get().runtime.cwd)
+    return settings if Path.cwd() == base else absolute_paths(settings, base=base)
 
 
-def _run_in_own_process(run_dir: Path, *, sweep: str) -> dict[str, Any]:
-    """A sweep's job on several devices.
-
-    Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
-    of its own, and all would wait for each other. A process without ``-m`` per job has neither problem.
-    """
+def _run_dir_of(settings: dict[str, Any]) -> Path:
+    """Of a job: the sweep's directory holds those of its jobs."""
     hydra_config = HydraConfig.get()
-    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    command = [sys.executable, "-m", "layermatch.run", *hydra_config.overrides.task, f"run_dir={run_dir}"]
-    for folder in folders:
-        command += ["--config-dir", folder]
-    environment = os.environ | {SWEEP_VARIABLE: sweep}
-    status = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 -- our own module, no shell
-    if status:
-        raise UserError(f"the job in {run_dir} ended with status {status}: see its lines above")
-    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
-    return results
+    run_dir = expand("run_dir", settings["run_dir"], "a directory")
+    return run_dir / str(hydra_config.sweep.subdir) if hydra_config.mode == RunMode.MULTIRUN else run_dir
 
 
 def main() -> None:
     """Entry point of the command line."""
-    jobs: list[tuple[Path, dict[str, Any]]] = []
+    sweep = Sweep(_train)
 
     def job(config: DictConfig) -> float | None:
         """Gives a sweeper the validation accuracy of the EMA weights."""
-        run_dir, results = _train(config)
-        jobs.append((run_dir, results))
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            _train(config)
+            return None
+        results = sweep.run(config, run_dir=_run_dir_of(_settings_of(config)))
+        if results is None:
+            return float("nan")
         return None if results["val"] is None else float(results["val"]["accuracy_ema"])
 
     run_app(job, "run")
-    if len(jobs) > 1:
-        header = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA")
-        Reporter().show(table("Sweep", sweep_rows(jobs), header=header))
+    sweep.end()
 
 
 if __name__ == "__main__":

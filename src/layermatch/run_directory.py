@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from filelock import FileLock, Timeout
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
 
-__all__ = ["LOCK", "lock_run_dir", "replace_text"]
+__all__ = ["LOCK", "lock_run_dir", "make_run_dir", "replace_text"]
 
 #: Held while a run uses its directory; the system frees it when the process ends, however it ends.
 LOCK = ".lock"
@@ -30,10 +31,14 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
     if not is_rank_zero():
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_run_dir(run_dir)
     lock = FileLock(run_dir / LOCK)
     try:
         lock.acquire(blocking=False)
+    except OSError as error:
+        raise UserError(
+            f"run_dir={run_dir} cannot be written to: {error.strerror or error}: give another run_dir"
+        ) from error
     except Timeout as error:
         raise UserError(
             f"run_dir={run_dir} is in use by another run: wait until that ends, or give another run_dir"
@@ -46,6 +51,30 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             run_dir.rmdir()  # only where it is empty
+
+
+def make_run_dir(run_dir: Path, *, keep: bool = True) -> None:
+    """Make a run directory, with what is above it.
+
+    Args:
+        run_dir: may be there already.
+        keep: False only tries, and takes away again what was made.
+
+    Raises:
+        UserError: it cannot be made; nothing was, then.
+    """
+    made = [folder for folder in (run_dir, *run_dir.parents) if not os.path.lexists(folder)]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        keep = False
+        reason = "there is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise UserError(f"run_dir={run_dir} cannot be made: {reason}: give another run_dir") from error
+    finally:
+        if not keep:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()  # only where it is empty
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from layermatch.cli import EXIT_USER_ERROR
 from layermatch.console import Reporter
 from layermatch.errors import UserError, check_number
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.paths import argument_path
 
 __all__ = ["main"]
 
@@ -32,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m layermatch.bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("subject", choices=(*SUBJECTS, "all"), help="what to measure")
     parser.add_argument("--quick", action="store_true", help="within a minute on two CPU cores; smaller batch")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the result goes (%(default)s)")
+    parser.add_argument(
+        "--json", type=argument_path, default=Path("bench.json"), help="where the result goes (%(default)s)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--threads", type=int, help="of torch on the CPU; default: torch's own choice")
     return parser

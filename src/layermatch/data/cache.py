@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from layermatch.data.images import ArrayImages, image_bytes
 from layermatch.data.passes import folder_of
 from layermatch.data.wording import one_line, size_text
 from layermatch.errors import UserError
+from layermatch.paths import is_folder
 
 __all__ = ["CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
@@ -241,10 +243,29 @@ class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
 
 
 def default_cache_dir() -> Path:
-    """The user's cache directory: ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``."""
+    """The user's cache directory: ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+
+    In a container there may be no home folder, or one that is not the user's: then one for temporary files.
+    """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # A relative path there is to be ignored (XDG Base Directory Specification).
-    return (given if given.is_absolute() else Path("~/.cache").expanduser()) / "layermatch"
+    if given.is_absolute():  # a relative path is to be ignored (XDG Base Directory Specification)
+        return given / "layermatch"
+    try:
+        at_home = Path.home() / ".cache" / "layermatch"
+    except RuntimeError:  # no HOME, and a user without an entry
+        return _temporary_cache_dir()
+    return at_home if _can_hold(at_home) else _temporary_cache_dir()
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether there is such a folder, or one can be made."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    return there == folder or (is_folder(there) and os.access(there, os.W_OK | os.X_OK))
+
+
+def _temporary_cache_dir() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"  # another user's could not be written to
+    return Path(tempfile.gettempdir()) / f"layermatch-{user}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.errors import UserError, check_choice, check_number
+from layermatch.paths import expand
 
 __all__ = ["Split", "draw_beside_fold", "make_split"]
 
@@ -99,9 +100,9 @@ class Split:
         Raises:
             UserError: there is no such file, or it is not a split.
         """
-        path = Path(path)
+        file = expand("data.split", path, "a split.json")
         try:
-            return Split.of_plain(json.loads(path.read_text()), origin=f"data.split={path}")
+            return Split.of_plain(json.loads(file.read_text(encoding="utf-8")), origin=f"data.split={path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
 

@@ -24,6 +24,7 @@ from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
 from layermatch.data.sources import ImageSet, SourceData
 from layermatch.data.wording import size_text
 from layermatch.errors import UserError, check_choice
+from layermatch.paths import expand, is_folder
 
 __all__ = ["AUTO_CACHE_BYTES", "STORAGES", "Storage", "reads_files"]
 
@@ -77,9 +78,9 @@ class Storage:
 
     def __post_init__(self) -> None:
         check_choice("data.storage", self.kind, STORAGES)
-        folder: object = self.cache_dir
-        if folder is not None and not (isinstance(folder, str | Path) and Path(folder).expanduser().is_absolute()):
-            raise UserError(f"data.cache_dir={folder!r} is not legal: give an absolute path, or null for the default")
+        given = self.cache_dir
+        if given is not None and not (str(given) and expand("data.cache_dir", given, "a folder").is_absolute()):
+            raise UserError(f"data.cache_dir={given!r} is not legal: give an absolute path, or null for the default")
 
     def keep(self, content: SourceData) -> SourceData:
         """The same data set, with its images where they are to be kept.
@@ -101,7 +102,8 @@ class Storage:
 
     @property
     def _cache(self) -> CacheFolder:
-        return CacheFolder(default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser())
+        given = self.cache_dir
+        return CacheFolder(default_cache_dir() if given is None else expand("data.cache_dir", given, "a folder"))
 
     def _files_kept(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
         if not files:
@@ -252,5 +254,5 @@ def _is_in_memory(images: Images) -> bool:
 
 
 def _free_disk(folder: Path) -> int:
-    there = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
+    there = next((place for place in (folder, *folder.parents) if is_folder(place)), Path("/"))
     return shutil.disk_usage(there).free

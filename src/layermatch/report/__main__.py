@@ -13,6 +13,7 @@ from rich.console import Console
 
 from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError
+from layermatch.paths import argument_path, is_folder
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
 from layermatch.report.runs import find_runs, read_run
@@ -35,13 +36,21 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m layermatch.report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="directory of a run")
+    parser.add_argument("run_dirs", nargs="*", type=argument_path, metavar="RUN_DIR", help="directory of a run")
     parser.add_argument(
-        "--multirun", action="append", type=Path, default=[], metavar="DIR", help="take every run directory in DIR"
+        "--multirun",
+        action="append",
+        type=argument_path,
+        default=[],
+        metavar="DIR",
+        help="take every run directory in DIR",
     )
     parser.add_argument("--baseline", metavar="NAME", help="setting to compare with (default: the first one)")
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), help="the page (%(default)s); the Markdown file lies beside it"
+        "--out",
+        type=argument_path,
+        default=Path("report.html"),
+        help="the page (%(default)s); the Markdown file lies beside it",
     )
     return parser
 
@@ -49,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
     """Every run directory once."""
     for path in (*given, *folders):
-        if not path.is_dir():
+        if not is_folder(path):
             raise UserError(f"{printable(path)} is no folder: give the directory of a run")
     found = list(given)
     for folder in folders:
@@ -65,7 +74,7 @@ def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
 def _check_out(page: Path) -> None:
     if page.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"--out {page} is no HTML page: give a name that ends with .html")
-    if not page.parent.is_dir():
+    if not is_folder(page.parent):
         raise UserError(f"--out {page}: there is no folder {page.parent}: give a file in a folder that exists")
     for path in (page, page.with_suffix(".md")):
         if path.exists() and not _is_ours(path):

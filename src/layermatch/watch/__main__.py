@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import NoReturn
@@ -18,6 +17,7 @@ from rich.live import Live
 
 from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError, check_number
+from layermatch.paths import argument_path, is_folder
 from layermatch.report.text import printable
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Snapshot, Watcher
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m layermatch.watch", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of a run")
+    parser.add_argument("run_dir", type=argument_path, metavar="RUN_DIR", help="directory of a run")
     parser.add_argument("--once", action="store_true", help="print one frame and end")
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks (%(default)s)")
     parser.add_argument("--ascii", action="store_true", help="no other signs; the default where the terminal has none")
@@ -55,7 +55,7 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
     """
     given = _parser().parse_args(arguments)
     check_number("--every", given.every, low=0.05, high=3600)
-    if not given.run_dir.is_dir():
+    if not is_folder(given.run_dir):
         raise UserError(f"{printable(given.run_dir)} is no folder: give the directory of a run")
     watcher = Watcher(given.run_dir)
     is_ascii = given.ascii or not console.encoding.lower().startswith("utf")

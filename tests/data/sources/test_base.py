@@ -8,7 +8,8 @@ import pytest
 from layermatch import UserError
 from layermatch.data.images import ArrayImages
 from layermatch.data.sources import ImageSet, SourceData
-from layermatch.data.sources.base import check_label_range, check_path, shorten
+from layermatch.data.sources.base import check_label_range, shorten
+from layermatch.paths import check_path
 
 
 def image_set(*labels: int, size: int = 4) -> ImageSet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +18,6 @@ __all__ = [
     "Source",
     "SourceData",
     "check_label_range",
-    "check_path",
     "shorten",
     "unknown_labels",
 ]
@@ -149,24 +147,6 @@ class Source(Protocol):
             UserError: the files are missing, incomplete or not what they should be.
         """
         ...
-
-
-def check_path(name: str, value: object, expected: str) -> None:
-    """Refuse a setting that is not a path. Whether anything is there is left to ``load``.
-
-    Args:
-        name: the setting as the user writes it, for example ``data.root``.
-        value: what was given.
-        expected: what the path should be of, for the message.
-
-    Raises:
-        UserError: ``value`` is not a string or a path, or is empty.
-
-    Example:
-        >>> check_path("data.root", "data", "a folder")
-    """
-    if not isinstance(value, str | Path) or not str(value).strip():
-        raise UserError(f"{name}={value!r} is not legal: give the path of {expected}")
 
 
 def check_label_range(what: str, labels: NDArray[np.generic], *, low: int, high: int) -> None:

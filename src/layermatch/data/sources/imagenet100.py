@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from layermatch.data.sources.base import SourceData, check_path, shorten
+from layermatch.data.sources.base import SourceData, shorten
 from layermatch.data.sources.listing import check_folder_settings, check_root_folder, load_folders
 from layermatch.data.wording import one_line
 from layermatch.errors import UserError
+from layermatch.paths import check_path, expand, is_file
 
 __all__ = ["ImageNet100"]
 
@@ -54,14 +55,14 @@ class ImageNet100:
     def load(self) -> SourceData:
         """Read the list of classes and list the files; none is opened."""
         root = check_root_folder(self.root, "train/<WordNet id>/ and val/<WordNet id>/")
-        classes = _read_class_list(root, Path(self.class_list).expanduser())
+        classes = _read_class_list(root, expand("data.class_list", self.class_list, "a file"))
         _check_class_folders(root, classes)
         parts = {"labelled": "train", "test": "val"}
         return load_folders(root, parts, classes, image_size=self.image_size, channels=3, names_others=False)
 
 
 def _read_class_list(root: Path, path: Path) -> tuple[str, ...]:
-    found = [place for place in (path, root / path) if place.is_file()]
+    found = [place for place in (path, root / path) if is_file(place)]
     if not found:
         raise UserError(f"data.class_list={str(path)!r} is not a file, nor is {root / path}: {_CLASS_LIST}")
     try:

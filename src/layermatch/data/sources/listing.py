@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import check_channels
-from layermatch.data.sources.base import ImageSet, SourceData, check_path, shorten, unknown_labels
+from layermatch.data.sources.base import ImageSet, SourceData, shorten, unknown_labels
 from layermatch.data.sources.class_names import class_folders, forms_text, look_alikes_text
 from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
 from layermatch.errors import UserError, check_number
+from layermatch.paths import check_path, expand, is_folder
 
 __all__ = [
     "Listing",
@@ -90,8 +91,8 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
         Traceback (most recent call last):
         layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
     """
-    path = Path(root).expanduser()
-    if not path.is_dir():
+    path = expand("data.root", root, "a folder")
+    if not is_folder(path):
         raise UserError(f"data.root={str(root)!r} is not a folder: give a folder that holds {expected}")
     return path
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-from layermatch.data.sources.base import check_path, shorten
+from layermatch.data.sources.base import shorten
 from layermatch.data.wording import one_line
 from layermatch.errors import UserError, check_bool
+from layermatch.paths import check_path, expand, is_file, is_folder
 
 __all__ = ["Download", "PublishedSource", "provide_files"]
 
@@ -60,7 +61,7 @@ class PublishedSource:
 
     def provide(self, name: str, downloads: tuple[Download, ...]) -> Path:
         """Make sure that the files are there and, with ``verify``, the published ones; returns the root."""
-        root = Path(self.root).expanduser()
+        root = expand("data.root", self.root, "a folder")
         provide_files(name, root, downloads, download=self.download, verify=self.verify)
         return root
 
@@ -94,7 +95,7 @@ class Download:
 
     def missing(self, root: Path) -> list[str]:
         """The data files that are not in ``root``."""
-        return [name for name in self.files if not (root / self.folder / name).is_file()]
+        return [name for name in self.files if not is_file(root / self.folder / name)]
 
 
 def provide_files(name: str, root: Path, downloads: tuple[Download, ...], *, download: bool, verify: bool) -> None:
@@ -128,7 +129,7 @@ def _check_present(name: str, root: Path, item: Download, reason: str) -> None:
     help_text = f"they come from {item.url} and data.download=true fetches them"
     if reason:
         help_text += f", but that was tried and failed: {reason}"
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"{name}: data.root={str(root)!r} is not a folder: give the folder of the files; {help_text}")
     raise UserError(f"{name}: {shorten(missing, 8)} not found in {root / item.folder}: {help_text}")
 

@@ -1,0 +1,247 @@
+"""Sweeps: checked before anything is written, job after job whatever becomes of one, and told at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from layermatch.cli import EXIT_USER_ERROR, explain, is_timed, one_line_errors, plain, shows_tracebacks
+from layermatch.command_line import quoted
+from layermatch.console import Reporter, table
+from layermatch.dashboards import flatten
+from layermatch.errors import RunError, StoppedError, UserError
+from layermatch.paths import expand
+from layermatch.results import sweep_rows
+from layermatch.run_directory import make_run_dir
+from layermatch.run_states import check_same_run, outputs_in
+
+__all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
+
+#: Tells a sweep's job in a process of its own the sweep's name.
+SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
+
+HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA", "ended")
+
+
+def goes_on(ckpt_path: object) -> bool:
+    """Whether a sweep goes on with what is there: its finished jobs stay, others go on, and missing ones start."""
+    return ckpt_path in {"last", "auto"}
+
+
+# ----------------------------------------------------------------------------------------------------------- before
+
+
+class BeforeSweep(Callback):
+    """Refuses a sweep before Hydra writes ``multirun.yaml``: what an earlier sweep left stays as it is."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002 -- Hydra's
+        """Compose every job and look at its directory; end the process with one line where a job cannot be."""
+        try:
+            with one_line_errors():
+                _check_sweep(config)
+        except Exception:  # noqa: BLE001 -- Hydra would make a warning of it, and go on
+            traceback.print_exc()
+            sys.exit(EXIT_USER_ERROR)
+
+
+def _check_sweep(config: DictConfig) -> None:
+    # NOTE: config.run_dir itself may be missing, or differ from job to job; the sweep's own is Hydra's.
+    sweep_dir = expand("run_dir", OmegaConf.select(config, "run_dir"), "a directory")
+    given = OmegaConf.select(config, "ckpt_path")
+    if goes_on(given) and is_timed(config):
+        raise UserError(
+            f"ckpt_path={given} needs a run_dir that is the same each time: give run_dir=DIR, for the first time too"
+        )
+    make_run_dir(sweep_dir, keep=False)
+    jobs = _jobs(config)
+    if not goes_on(given):
+        there = [run_dir.name for run_dir, _ in jobs if outputs_in(run_dir)]
+        if there:
+            raise UserError(
+                f"run_dir={sweep_dir} already holds jobs of a sweep ({', '.join(there[:5])}"
+                f"{', ...' if len(there) > 5 else ''}): give another run_dir, or ckpt_path=auto to go on"
+            )
+        return
+    flat = [flatten(settings) for _, settings in jobs]
+    swept = {key for each in flat for key in each if any(other.get(key) != each[key] for other in flat)} - {"run_dir"}
+    for run_dir, settings in jobs:
+        check_same_run(run_dir, settings, swept=swept)
+
+
+def _jobs(config: DictConfig) -> list[tuple[Path, dict[str, Any]]]:
+    """The directory and the settings of every job; without settings, what is there, where a sweeper chooses later."""
+    if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+        sweep_dir = expand("run_dir", config.run_dir, "a directory")
+        return [(path, {}) for path in sorted(sweep_dir.glob("*/")) if path.name.isdigit()]
+    loader = GlobalHydra.instance().config_loader()
+    words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    words += OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[arg-type]
+    batches = BasicSweeper.split_arguments(OverridesParser.create(config_loader=loader).parse_overrides(words), None)
+    jobs = []
+    for number, overrides in enumerate(batches[0]):
+        composed = loader.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.num = composed.hydra.job.id = number
+            subdir = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+            del composed["hydra"]
+        settings = plain(composed)
+        jobs.append((expand("run_dir", settings["run_dir"], "a directory") / subdir, settings))
+    return jobs
+
+
+# ------------------------------------------------------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Args:
+        run_dir: of the job.
+        results: the content of its ``results.json``; None without.
+        status: that a run of its own would have ended with.
+        why: it ended so, in one line; empty for a job that was finished.
+    """
+
+    run_dir: Path
+    results: dict[str, Any] | None
+    status: int = 0
+    why: str = ""
+
+
+class Sweep:
+    """The jobs of a sweep: one that fails does not end the others, and all are told of at the end.
+
+    Args:
+        train: runs one job.
+    """
+
+    def __init__(self, train: Callable[[DictConfig], tuple[Path, dict[str, Any]]]) -> None:
+        self.train = train
+        self.jobs: list[Ended] = []
+
+    def run(self, config: DictConfig, *, run_dir: Path) -> dict[str, Any] | None:
+        """Run one job.
+
+        Args:
+            config: composed.
+            run_dir: of the job.
+
+        Returns:
+            Its results; None where it failed.
+
+        Raises:
+            SystemExit: it was asked to stop, and so is the sweep.
+        """
+        try:
+            _, results = self.train(config)
+        except StoppedError as error:
+            self.jobs.append(Ended(run_dir, None, error.status, str(error)))
+            self.end(stopped=error)
+        except Exception as error:  # noqa: BLE001 -- whatever ends one job, the others have no part in it
+            self._note_failure(run_dir, error)
+        else:
+            self.jobs.append(Ended(run_dir, results))
+            return results
+        return None
+
+    def _note_failure(self, run_dir: Path, error: Exception) -> None:
+        is_explained = isinstance(error, UserError | RunError | HydraException | OmegaConfBaseException)
+        status = error.status if isinstance(error, RunError) else EXIT_USER_ERROR if is_explained else 1
+        why = explain(error) if is_explained else f"{type(error).__name__}: {explain(error)}"
+        if not is_explained or shows_tracebacks():
+            traceback.print_exc()
+        sys.stderr.write(f"error: {run_dir}: {why}\n")
+        self.jobs.append(Ended(run_dir, None, status, why))
+
+    def end(self, *, stopped: StoppedError | None = None) -> None:
+        """Show all jobs, and end the process with a status that is not 0 where one failed.
+
+        Args:
+            stopped: what stopped the sweep before its end.
+
+        Raises:
+            SystemExit: a job failed, or the sweep was stopped.
+        """
+        if len(self.jobs) > 1:
+            Reporter().show(table("Sweep", [_row(job) for job in self.jobs], header=HEADER))
+        if stopped is not None:
+            sys.stderr.write(f"{stopped}\nthe sweep goes on with the same command and ckpt_path=auto\n")
+            sys.exit(stopped.status)
+        failed = [job for job in self.jobs if job.status]
+        if failed:
+            names = ", ".join(str(job.run_dir) for job in failed)
+            sys.stderr.write(
+                f"error: {len(failed)} of {len(self.jobs)} jobs failed: {names}: to try them again, give the same "
+                f"command and ckpt_path=auto\n"
+            )
+            statuses = {job.status for job in failed}
+            sys.exit(statuses.pop() if len(statuses) == 1 else 1)
+
+
+def _row(job: Ended) -> tuple[str, ...]:
+    if job.results is None:
+        ended = "stopped" if job.status == StoppedError.status else "failed"
+        return (str(job.run_dir), *("-",) * (len(HEADER) - 2), f"{ended}: {job.why}")
+    return (*sweep_rows([(job.run_dir, job.results)])[0], "finished")
+
+
+def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[str, Any]:
+    """A sweep's job on several devices.
+
+    Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
+    of its own, and all would wait for each other. A process without ``-m`` per job has neither problem.
+
+    Args:
+        run_dir: of the job.
+        sweep: its name.
+        ckpt_path: what the job goes on from.
+
+    Returns:
+        The content of its ``results.json``.
+
+    Raises:
+        StoppedError: it was asked to stop.
+        RunError: it ended with another status that is not 0.
+    """
+    hydra_config = HydraConfig.get()
+    command = [sys.executable, "-m", "layermatch.run", *_words_of_job(hydra_config), f"run_dir={quoted(str(run_dir))}"]
+    if ckpt_path is not None:
+        command.append(f"ckpt_path={quoted(str(ckpt_path))}")
+    environment = os.environ | {SWEEP_VARIABLE: sweep}
+    # Where the command was given: hydra.job.chdir would make other files of its relative paths.
+    here = hydra_config.runtime.cwd
+    status = subprocess.run(command, env=environment, cwd=here, check=False).returncode  # noqa: S603 -- our own module
+    if status == StoppedError.status:
+        raise StoppedError(f"the job in {run_dir} was stopped: see its line above")
+    if status:
+        error = RunError(f"ended with status {status}: see its lines above")
+        error.status = status if status > 0 else 1  # a signal's number is negative
+        raise error
+    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def _words_of_job(hydra_config: Any) -> Sequence[str]:
+    folders = [source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
+    words = ["--config-name", hydra_config.job.config_name, *hydra_config.overrides.task]
+    words += [word for word in hydra_config.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
+    for folder in folders:
+        words += ["--config-dir", folder]
+    return words
