@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
     while kept.exists():
         number += 1
         kept = run_dir / f"config-until-step-{step:07d}-{number}.yaml"
-    path.rename(kept)
+    shutil.copyfile(path, kept)
 
 
 def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
