@@ -142,7 +142,10 @@ def find_launch(*, devices: int, num_nodes: int, is_fixed: bool = False) -> Laun
         started = number_of(launcher.size) or 1
         if launcher.sign in os.environ and started > 1 and _is_above(launcher):
             return _started_by(launcher, devices=devices, num_nodes=num_nodes, is_fixed=is_fixed)
-    has_place = all(os.environ.get(name) for name in (*BY_HAND, *(("LOCAL_RANK",) if devices > 1 else ())))
+    # Variables of torchrun without torchrun above are those of one that has ended.
+    has_place = "TORCHELASTIC_RUN_ID" not in os.environ and all(
+        os.environ.get(name) for name in (*BY_HAND, *(("LOCAL_RANK",) if devices > 1 else ()))
+    )
     rank = number_of("RANK")
     if size > 1 and has_place and number_of("WORLD_SIZE") == size and rank is not None and rank < size:
         local_rank = (number_of("LOCAL_RANK") or 0) if devices > 1 else 0
