@@ -105,8 +105,8 @@ def test_processes_that_a_launcher_started_know_their_place(
     names = ",".join((launcher.size, launcher.rank, launcher.local_rank, launcher.local_size))
     given = ["SLURM_STEP_ID=0", *([more] if more else [])]
     done = subprocess.run(
-        [command, "-c", STAND_IN, sys.executable, TELL, names, *given], executable=sys.executable, cwd=tmp_path, capture_output=True,
-        text=True, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        [command, "-c", STAND_IN, sys.executable, TELL, names, *given], executable=sys.executable, cwd=tmp_path,
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert len(lines) == 6, done.stderr[-2000:]
