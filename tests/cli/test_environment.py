@@ -18,7 +18,7 @@ Cli = Callable[..., None]
 def test_batchnorm_is_synchronised_on_gpus_only(
     cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(cli, capsys, "trainer=ddp_cpu", "trainer.sync_batchnorm=true")
+    line = refused(cli, capsys, "run_dir=out", "trainer=ddp_cpu", "trainer.sync_batchnorm=true")
     assert "trainer.sync_batchnorm=true needs GPUs, and this run is on CPU" in line
     assert line.endswith("give trainer.sync_batchnorm=false")
     assert list(in_empty_folder.iterdir()) == []
