@@ -142,12 +142,20 @@ def find_launch(*, devices: int, num_nodes: int, is_fixed: bool = False) -> Laun
         started = number_of(launcher.size) or 1
         if launcher.sign in os.environ and started > 1 and _is_above(launcher):
             return _started_by(launcher, devices=devices, num_nodes=num_nodes, is_fixed=is_fixed)
-    has_place = all(os.environ.get(name) for name in (*BY_HAND, *(("LOCAL_RANK",) if devices > 1 else ())))
+    # Variables of torchrun without torchrun above are those of one that has ended.
+    by_hand = None if "TORCHELASTIC_RUN_ID" in os.environ else _by_hand(devices, size)
+    return by_hand or _own(devices, num_nodes, local_rank=0)
+
+
+def _by_hand(devices: int, size: int) -> Launch | None:
+    """The place that somebody gave this process with every variable that it takes; None if not."""
+    needed = (*BY_HAND, *(("LOCAL_RANK",) if devices > 1 else ()))
     rank = number_of("RANK")
-    if size > 1 and has_place and number_of("WORLD_SIZE") == size and rank is not None and rank < size:
-        local_rank = (number_of("LOCAL_RANK") or 0) if devices > 1 else 0
-        return Launch("hand", size, rank, local_rank, devices)
-    return _own(devices, num_nodes, local_rank=0)
+    if size == 1 or not all(os.environ.get(name) for name in needed) or number_of("WORLD_SIZE") != size:
+        return None
+    if rank is None or rank >= size:
+        return None
+    return Launch("hand", size, rank, (number_of("LOCAL_RANK") or 0) if devices > 1 else 0, devices)
 
 
 def _is_of_own(size: int) -> bool:

@@ -155,7 +155,7 @@ def wandb(
         timeout: seconds that W&B may take to start online, and again to send what is left at the end, 1 to 3600.
 
     Raises:
-        UserError: a value is not legal.
+        UserError: a value is not legal, or one in W&B's own environment.
     """
     _check_text("logger.project", project)
     for name, text in (("logger.entity", entity), ("logger.group", group)):
@@ -166,6 +166,8 @@ def wandb(
     if log_checkpoint is not False:
         check_choice("logger.log_checkpoint", log_checkpoint, ("false", *CHECKPOINT_CHOICES))
     check_number("logger.timeout", timeout, low=1, high=3600)
+    if is_rank_zero():
+        server_address()  # W&B would refuse what is wrong in its environment when the run has begun
     logger = WandbDashboard(
         run_dir,
         project=project,

@@ -30,6 +30,8 @@ PATIENCE = 60.0
 PATIENCE_BY_HAND = 2.0
 #: Seconds between two looks.
 PAUSE = 0.1
+#: What the first process tells the others when all are there; anything else is why it has given up.
+ALL = "all"
 
 
 class MeetingDDP(DDPStrategy):
@@ -93,8 +95,13 @@ class _Meeting:
         except dist.DistError as error:
             raise self._given_up(f"cannot listen at {self.address}:{self.port} ({_first_words(error)})") from error
         store.set(_key(0), "here")
-        self._wait_until(lambda: not self._missing(store), lambda: self._others(self._missing(store)))
-        store.set(_key(None), "all")
+        try:
+            self._wait_until(lambda: not self._missing(store), lambda: self._others(self._missing(store)))
+        except RunError as error:
+            store.set(_key(None), str(error))
+            time.sleep(10 * PAUSE)  # those that are there hear it: torch would make a page of a connection that ends
+            raise
+        store.set(_key(None), ALL)
         return store
 
     def join(self) -> TCPStore:
@@ -107,8 +114,11 @@ class _Meeting:
             # The first one says who is missing, and gives up by itself.
             while not store.check([_key(None)]):
                 time.sleep(PAUSE)
+            heard = store.get(_key(None)).decode()
         except dist.DistError as error:
             raise self._given_up(f"{first}, has gone ({_first_words(error)})") from error
+        if heard != ALL:
+            raise self._given_up(heard)
         return store
 
     def _store(self, *, is_master: bool) -> TCPStore:

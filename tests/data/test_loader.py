@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from layermatch.data.loader import BatchLoader, Guarded, explain_loader_error, loader_errors
-from layermatch.errors import RunError
+from layermatch.data.open_files import FILES_OF_READER, check_open_files, readers_that_fit
+from layermatch.errors import RunError, UserError
 
 
 class Steps:
@@ -102,3 +104,36 @@ def test_other_errors_are_left_alone(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, loader_errors():
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENFILE, "Too many open files in system", "x.png"),
+        RuntimeError("Too many open files. Communication with the workers is no longer possible. Please ..."),
+    ],
+)
+def test_too_many_open_files_are_not_blamed_on_memory(error: Exception) -> None:
+    with (
+        pytest.raises(RunError, match=r"^too many open files: raise the limit \(ulimit -n 4096") as caught,
+        loader_errors(),
+    ):
+        raise error
+    assert "memory" not in str(caught.value)
+
+
+def test_the_systems_limit_is_met_and_named() -> None:
+    """The limit is real, and lowered for this process; to raise it again is what the check is for."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, before[1]))
+        check_open_files(4, loaders=2)
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert soft >= 8 * FILES_OF_READER
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    too_many = readers_that_fit() + 2
+    with pytest.raises(UserError, match=rf"^data\.num_workers={too_many} needs about \d+ open files, and the system"):
+        check_open_files(too_many, loaders=1)

@@ -332,12 +332,31 @@ def server_address() -> str:
     """Where W&B's server is, as W&B's own settings say.
 
     W&B reads its environment when it is first asked for its settings, so that all here ask through this function.
+
+    Raises:
+        UserError: W&B does not take what it finds there.
     """
     # Reports on W&B's own errors wait at exit, up to half a minute, for a server that does not answer.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    return str(wandb.setup().settings.base_url)
+    try:
+        return str(wandb.setup().settings.base_url)
+    except (ValueError, wandb.errors.Error) as error:
+        raise UserError(_explain_settings(error)) from error
+
+
+def _explain_settings(error: Exception) -> str:
+    """One line for what W&B's settings refuse: a variable, or a line in one of its files."""
+    found = error.errors()[0] if hasattr(error, "errors") else None
+    if not found or not found["loc"]:
+        given = ", ".join(sorted(name for name in os.environ if name.startswith("WANDB_")))
+        return f"W&B does not take its settings ({_words(error)}): correct or unset the wrong one of {given}"
+    key, words = str(found["loc"][0]), _words(ValueError(found["msg"]))
+    names = (f"WANDB_{key.upper()}", f"WANDB_{key.removeprefix('x').upper()}")
+    name = next((name for name in names if name in os.environ), None)
+    where, remedy = (name, f"unset {name}") if name else (f"{key} in W&B's settings", f"give {names[0]}")
+    return f"{where}={found['input']!r} is not legal for W&B ({words}): correct it, or {remedy}"
 
 
 @contextmanager

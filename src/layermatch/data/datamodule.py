@@ -21,6 +21,7 @@ from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, take
 from layermatch.data.loader import BatchLoader, Guarded
+from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
@@ -185,6 +186,7 @@ class SemiSupervisedData(LightningDataModule):
         self.split = self._make_split(content)
         self._name_classes_without_labels(content)
         self._check_device(content)
+        check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self.storage.keep(content)
         self.labelled = _part(content.labelled, self.split.labelled)
         self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
@@ -324,9 +326,7 @@ class SemiSupervisedData(LightningDataModule):
         return self._loader(EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size))
 
     def _loader(self, steps: Any, sampler: StepsFrom | None = None, *, decodes: bool = True) -> DataLoader[Any]:
-        workers = self.num_workers
-        if workers is None:
-            workers = min(os.cpu_count() or 1, 8) if decodes and reads_files(self.content) else 0
+        workers = self._readers(self.content, decodes=decodes)
         return BatchLoader(
             Guarded(steps),
             sampler=sampler,
@@ -335,6 +335,17 @@ class SemiSupervisedData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
         )
+
+    def _readers(self, content: SourceData, *, decodes: bool) -> int:
+        """Number of reading processes of each loader."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if not (decodes and reads_files(content)):
+            return 0
+        return min(os.cpu_count() or 1, 8, readers_that_fit() // self._num_loaders(content))
+
+    def _num_loaders(self, content: SourceData) -> int:
+        return 1 + bool(self.split.validation) + (content.test is not None)
 
     # -------------------------------------------------------------------------------------------------------- views
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Iterator, Sized
@@ -77,7 +78,13 @@ class BatchLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own class of iterators
-        iterator = super().__iter__()
+        try:
+            iterator = super().__iter__()
+        except BlockingIOError as error:  # a fork that the system refuses
+            raise RunError(
+                "the system lets no further process start: raise the limit (ulimit -u in the shell), or give fewer "
+                "data.num_workers, then go on with ckpt_path=last"
+            ) from error
         while True:
             with loader_errors(), _handing_over() if self.num_workers else nullcontext():
                 batch = next(iterator, None)
@@ -102,7 +109,7 @@ def _handing_over() -> Iterator[None]:
 
 
 def explain_loader_error(error: BaseException) -> str | None:
-    """One line for torch's error that a process of a DataLoader ended.
+    """One line for torch's error that a process of a DataLoader ended, or for the system's that it can have no more.
 
     Args:
         error: any exception.
@@ -116,6 +123,12 @@ def explain_loader_error(error: BaseException) -> str | None:
         >>> explain_loader_error(RuntimeError("something else")) is None
         True
     """
+    is_of_system = isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}
+    if is_of_system or (isinstance(error, RuntimeError) and "Too many open files" in str(error)):
+        return (
+            "too many open files: raise the limit (ulimit -n 4096 in the shell), or give fewer data.num_workers, then "
+            "go on with ckpt_path=last"
+        )
     found = _ENDED.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
         return None
@@ -131,13 +144,13 @@ def _ended_text(what: str) -> str:
 
 @contextmanager
 def loader_errors() -> Iterator[None]:
-    """Turn torch's error that a process of a DataLoader ended into one line.
+    """Turn torch's error that a process of a DataLoader ended into one line, and likewise where none can start.
 
     torch raises it in the main thread wherever that is: in the middle of a step as well as while it waits for a batch.
     So this is for the code around the whole training.
 
     Raises:
-        RunError: such a process ended.
+        RunError: such a process ended, or could not start.
 
     Example:
         >>> with loader_errors():
@@ -147,7 +160,7 @@ def loader_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         explanation = explain_loader_error(error)
         if explanation is None:
             raise
