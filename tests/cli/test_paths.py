@@ -19,6 +19,7 @@ from layermatch.build import build_data, build_device
 from layermatch.command_line import as_typed
 from layermatch.data.cache import default_cache_dir
 from layermatch.errors import UserError
+from layermatch.paths import PATHS
 from layermatch.report.__main__ import main as report_main
 from layermatch.run import run
 
@@ -43,9 +44,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-    "key", ["run_dir", "ckpt_path", "data.root", "data.split", "data.cache_dir", "data.class_list"]
-)
+@pytest.mark.parametrize("key", PATHS)
 def test_hydra_reads_a_path_as_it_was_typed(key: str) -> None:
     parser = OverridesParser.create()
     assert [parser.parse_override(as_typed(f"{key}={name}")).value() for name in ODD] == ODD

@@ -63,7 +63,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         (["checkpoint.selection=best"], "checkpoint.selection='best'", "last, best_val"),
         (["algorithm=supervised", "pseudo_labels=fixed"], "supervised reads no pseudo_labels", "pseudo_labels=none"),
         (["algorithm._target_=os.system"], "algorithm._target_=os.system", "plugins"),
-        (["data.num_labels=[1"], "cannot read 'data.num_labels=[1'", "key=value"),
+        (["data.num_labels=[1"], "cannot read 'data.num_labels=[1'", "close what is opened"),
     ],
 )  # fmt: skip
 def test_one_line(

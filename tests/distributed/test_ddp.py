@@ -220,12 +220,12 @@ def test_two_processes_go_on_in_the_middle_of_an_interval(tmp_path: Path) -> Non
 
 
 def test_a_sweep_of_two_process_jobs_does_not_hang(tmp_path: Path) -> None:
-    options = ("seed=0,1", "trainer=ddp_cpu", "run_dir=sweep", "logger=wandb", "logger.offline=true", *SMALL)
+    options = ("seed=0,1", "trainer=ddp_cpu", "run_dir=sweep (1)", "logger=wandb", "logger.offline=true", *SMALL)
     done = start("-m", "layermatch.run", "-m", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [results_of(tmp_path / "sweep" / str(job))["seed"] for job in range(2)] == [0, 1]
-    first, second = (shown for job in range(2) for shown in wandb_files(tmp_path / "sweep" / str(job)))
-    assert first.tags == second.tags == ["digits", "layermatch", "sweep sweep"]  # as if it had run in one process
+    assert [results_of(tmp_path / "sweep (1)" / str(job))["seed"] for job in range(2)] == [0, 1]
+    first, second = (shown for job in range(2) for shown in wandb_files(tmp_path / "sweep (1)" / str(job)))
+    assert first.tags == second.tags == ["digits", "layermatch", "sweep sweep (1)"]  # as if it had run in one process
     assert first.group == second.group
 
 
