@@ -103,9 +103,7 @@ def run(
         try:
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
             dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
-            if changed:
-                header = ("setting", "was", "is")
-                reporter.show(table(f"Changed since step {first_step}", changed, header=header))
+            _show_changed(changed, reporter, since=first_step)
             results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
@@ -118,6 +116,12 @@ def run(
             dashboards.close(loggers, failed=failed)
             reporter.close()
     return results
+
+
+def _show_changed(rows: list[tuple[str, ...]], reporter: Reporter, *, since: int) -> None:
+    """Say what is set otherwise than in the checkpoint."""
+    if rows:
+        reporter.show(table(f"Changed since step {since}", rows, header=("setting", "was", "is")))
 
 
 def _train_and_evaluate(
