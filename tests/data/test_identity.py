@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,25 @@ def test_a_split_refuses_to_do_without_one_of_its_files(
     assert text.startswith(f"data.split={tmp_path / 'split.json'} is not of these images")
     assert f"1 of its 9 labelled and validation images are not there ({name})" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(("first", "second"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_copy_that_spells_names_in_another_unicode_form_is_the_same_data(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "pictures"
+    source = pictures(root)
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        path.rename(path.with_name(unicodedata.normalize(first, f"é{number:02}.png")))
+    data = make(source, num_labels=6, num_val=3)
+    data.save_split(tmp_path / "split.json")
+    for path in list(root.rglob("*.png")):
+        path.rename(path.with_name(unicodedata.normalize(second, path.name)))
+    with caplog.at_level(logging.WARNING, LOGGER):
+        again = make(Folder(root=root, image_size=SIDE), split=tmp_path / "split.json")
+    assert not caplog.records
+    everything = np.arange(6)
+    np.testing.assert_array_equal(again.labelled.images.read(everything), data.labelled.images.read(everything))
 
 
 def test_a_split_refuses_files_whose_contents_were_exchanged(drawn: SemiSupervisedData, tmp_path: Path) -> None:

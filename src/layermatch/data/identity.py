@@ -17,6 +17,7 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.images import Images
 from layermatch.data.sources import SourceData
 from layermatch.data.sources.base import shorten
+from layermatch.data.sources.class_names import composed
 from layermatch.data.splits import Split
 from layermatch.data.wording import printable
 from layermatch.errors import UserError
@@ -88,10 +89,13 @@ def place(split: Split, content: SourceData) -> tuple[Split, str]:
 
 def _place_by_name(split: Split, names: Sequence[str]) -> Split:
     where = {name: position for position, name in enumerate(names)}
-    gone = [name for name in split.names if name not in where]
+    # A copy on another system may spell the same name with accents of their own. The contents are compared anyway.
+    alike = {composed(name): position for name, position in where.items()}
+    found = [where.get(name, alike.get(composed(name))) for name in split.names]
+    gone = [name for name, position in zip(split.names, found, strict=True) if position is None]
     if gone:
         raise _other_images(split, gone, "are not there")
-    positions = tuple(where[name] for name in split.names)
+    positions = tuple(position for position in found if position is not None)
     count = len(split.labelled)
     return replace(split, pool_size=len(names), labelled=positions[:count], validation=positions[count:])
 
@@ -132,7 +136,9 @@ def _kind(names: Sequence[str]) -> str:
 def _training_files(content: SourceData) -> str:
     """The number of all training files and a digest of their names; empty where images are not files."""
     names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
-    return f"{len(names)}:{_digest(chr(0).join(names).encode('utf-8', 'surrogatepass'))}" if names else ""
+    return (
+        f"{len(names)}:{_digest(chr(0).join(map(composed, names)).encode('utf-8', 'surrogatepass'))}" if names else ""
+    )
 
 
 def _count(training_files: str) -> str:
