@@ -240,17 +240,19 @@ class Algorithm(LightningModule):
         return self.network.classifier.weight
 
     def on_train_start(self) -> None:
-        """See where the centres start; a resumed run goes on from those of its last log line.
+        """See where the centres start; a resumed run goes on from those of its last log line."""
+        if self.global_step:
+            self._use_given_learning_rate()
+        self.meter.move_to(self.device)
+        centres = self.centres().detach().clone() if self._last_centres is None else self._last_centres
+        self._last_centres = centres.to(self.device)
 
-        Its learning rate is that of this run's settings, which its optimizer's state would replace.
-        """
+    def _use_given_learning_rate(self) -> None:
+        """Have the learning rate of this run's settings, which the optimizer's state of a checkpoint has replaced."""
         optimizer = cast("Optimizer", self.optimizers())
         for group, rate in zip(optimizer.param_groups, self._initial_rates, strict=True):
             group["initial_lr"] = rate
         self._set_learning_rate(optimizer, self.global_step)
-        self.meter.move_to(self.device)
-        centres = self.centres().detach().clone() if self._last_centres is None else self._last_centres
-        self._last_centres = centres.to(self.device)
 
     @torch.no_grad()
     def _record_drift(self) -> None:
