@@ -136,9 +136,8 @@ def _kind(names: Sequence[str]) -> str:
 def _training_files(content: SourceData) -> str:
     """The number of all training files and a digest of their names; empty where images are not files."""
     names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
-    return (
-        f"{len(names)}:{_digest(chr(0).join(map(composed, names)).encode('utf-8', 'surrogatepass'))}" if names else ""
-    )
+    joined = chr(0).join(sorted(map(composed, names))).encode("utf-8", "surrogatepass")
+    return f"{len(names)}:{_digest(joined)}" if names else ""
 
 
 def _count(training_files: str) -> str:
