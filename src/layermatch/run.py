@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from layermatch import __version__, dashboards
+from layermatch.auto_resume import finished_results, is_left_over, outputs_in, resolve_checkpoint
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
     CheckpointWriter,
@@ -45,7 +46,6 @@ from layermatch.quiet import quiet_libraries
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.run_directory import lock_run_dir, replace_text
-from layermatch.run_states import finished_results, is_left_over, outputs_in, resolve_checkpoint
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
 __all__ = ["main", "run"]

@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from layermatch.auto_resume import check_same_run, outputs_in
 from layermatch.cli import EXIT_USER_ERROR, explain, is_timed, one_line_errors, plain, shows_tracebacks
 from layermatch.command_line import quoted
 from layermatch.console import Reporter, table
@@ -29,7 +30,7 @@ from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.paths import expand
 from layermatch.results import sweep_rows
 from layermatch.run_directory import make_run_dir
-from layermatch.run_states import check_same_run, outputs_in
+from layermatch.auto_resume import check_same_run, outputs_in
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
 

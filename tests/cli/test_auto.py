@@ -13,8 +13,8 @@ from tests.cli.test_wrong_input import refused
 from tests.faults.runs import same_training
 from tests.test_config import settings_of
 
+from layermatch.auto_resume import check_same_run
 from layermatch.errors import UserError
-from layermatch.run_states import check_same_run
 
 Cli = Callable[..., None]
 

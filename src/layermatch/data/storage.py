@@ -79,7 +79,8 @@ class Storage:
     def __post_init__(self) -> None:
         check_choice("data.storage", self.kind, STORAGES)
         given = self.cache_dir
-        if given is not None and not (str(given) and expand("data.cache_dir", given, "a folder").is_absolute()):
+        is_path = isinstance(given, str | Path) and bool(str(given).strip())
+        if given is not None and not (is_path and expand("data.cache_dir", given, "a folder").is_absolute()):
             raise UserError(f"data.cache_dir={given!r} is not legal: give an absolute path, or null for the default")
 
     def keep(self, content: SourceData) -> SourceData:
