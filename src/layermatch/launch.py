@@ -153,9 +153,10 @@ def _by_hand(devices: int, size: int) -> Launch | None:
     rank = number_of("RANK")
     if size == 1 or not all(os.environ.get(name) for name in needed) or number_of("WORLD_SIZE") != size:
         return None
-    if rank is None or rank >= size:
+    local_rank = number_of("LOCAL_RANK") if devices > 1 else 0
+    if rank is None or rank >= size or local_rank is None or local_rank >= devices:
         return None
-    return Launch("hand", size, rank, (number_of("LOCAL_RANK") or 0) if devices > 1 else 0, devices)
+    return Launch("hand", size, rank, local_rank, devices)
 
 
 def _is_of_own(size: int) -> bool:

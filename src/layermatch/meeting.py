@@ -24,8 +24,8 @@ __all__ = ["MeetingDDP", "meet"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds before anybody is missed: that long processes of one machine may take to start on a slow disk.
-PATIENCE = 60.0
+#: Seconds before anybody is missed: that long processes of a launcher may take to start on a slow or busy machine.
+PATIENCE = 300.0
 #: Likewise for another machine, which the user starts by what is said then.
 PATIENCE_BY_HAND = 2.0
 #: Seconds between two looks.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from layermatch.errors import UserError
 
-try:
-    import resource
-except ModuleNotFoundError:  # Windows, which has no such limit
-    resource = None  # type: ignore[assignment]
+#: Windows has no such module, and no such limit.
+resource: Any = import_module("resource") if find_spec("resource") else None
 
 __all__ = ["check_open_files", "readers_that_fit"]
 
@@ -55,7 +56,7 @@ def _hard_limit() -> int | None:
     """None where there is none."""
     if resource is None:
         return None
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard: int = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return None if hard == resource.RLIM_INFINITY else hard
 
 
