@@ -92,7 +92,7 @@ def read_metrics(path: Path) -> Curves:
         Metric -> (steps, values).
     """
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
                 if name != "step" and value:

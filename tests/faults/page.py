@@ -19,8 +19,8 @@ PAGE = ROOT / "docs" / "what-can-go-wrong.md"
 HEAD = """\
 # What can go wrong
 
-What folders, shells, terminals, disks and clusters do to a run, what the run does then, and what is left for you to do. Each is
-repeated by the tests that are named with it; `make faults` runs them all and prints what became of each.
+What folders, shells, terminals, disks and clusters do to a run, what the run does then, and what is left for you to
+do. Each is repeated by the tests that are named with it; `make faults` runs them all and prints what became of each.
 
 <!-- Made from tests/faults/catalogue by `python -m tests.faults.page`: change it there. -->
 """
@@ -81,10 +81,10 @@ def render(faults: Sequence[Fault]) -> str:
     Args:
         faults: as :func:`read_catalogue` gives them.
     """
-    parts = [HEAD]
-    for topic in dict.fromkeys(fault.topic for fault in faults):
-        parts.append(f"\n## {topic}\n\n" + "".join(_item(fault) for fault in faults if fault.topic == topic))
-    return "".join(parts)
+    items: dict[str, str] = {}
+    for fault in faults:
+        items[fault.topic] = items.get(fault.topic, "") + _item(fault)
+    return HEAD + "".join(f"\n## {topic}\n\n{text}" for topic, text in items.items())
 
 
 def _item(fault: Fault) -> str:

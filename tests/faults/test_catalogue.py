@@ -73,7 +73,8 @@ def test_make_faults_runs_what_the_catalogue_names_and_shows_it(tmp_path: Path) 
     assert "--faults" in (ROOT / "Makefile").read_text().partition("\nfaults:")[2].partition("\n\n")[0]
     (tmp_path / "tests/faults/catalogue").mkdir(parents=True)
     (tmp_path / "tests/faults/catalogue/odd.toml").write_text(
-        '[[fault]]\nwhat = "One."\nthen = "x"\ntests = ["tests/test_a.py::test_named", "tests/test_a.py::test_broken"]\n'
+        '[[fault]]\nwhat = "One."\nthen = "x"\n'
+        'tests = ["tests/test_a.py::test_named", "tests/test_a.py::test_broken"]\n'
         '[[fault]]\nwhat = "Two."\nthen = "x"\ntests = ["tests/test_a.py::test_skipped"]\n'
         '[[fault]]\nwhat = "Three."\nthen = "x"\ntests = ["tests/test_a.py::test_gone"]\n'
     )
