@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.output import steady_output
 
 __all__ = ["config_dir", "plain", "run_app"]
 
@@ -51,6 +52,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+@steady_output()
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
 

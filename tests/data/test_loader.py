@@ -102,3 +102,16 @@ def test_other_errors_are_left_alone(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, loader_errors():
         raise error
     assert caught.value is error
+
+
+def hung_up() -> None:
+    """As every process of a terminal is when it is closed."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_a_worker_reading() -> None:
+    """Its first process stops between two steps; until then it needs the images of the step that it is at."""
+    batches = BatchLoader(Guarded(Steps(hung_up)), batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [batch.tolist() for batch in batches] == [[0, 0], [1, 1], [2, 2]]
