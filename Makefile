@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults lint format bench notebooks \
+.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page lint format bench notebooks \
   notebook-pages wheel clean
 
 help: ## List the commands
@@ -43,8 +43,10 @@ test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; 
 	|| { echo "make $@: every distributed test was skipped" >&2; exit 1; }
 
 faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be survived; print what was lost
-	$(PYTEST) -m "not distributed" tests/faults -n 0 --kills 20
-	$(PYTEST) -m distributed -n 0 tests/distributed
+	$(PYTEST) -n 0 --kills 20 --faults tests
+
+fault-page: $(VENV)/.installed-dev ## Make docs/what-can-go-wrong.md from tests/faults/catalogue
+	$(BIN)/python -m tests.faults.page
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(BIN)/ruff check

@@ -11,7 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from tests.faults.runs import end_those_left
-from tests.tables import cell, fault, kills, pytest_addoption, pytest_terminal_summary
+from tests.tables import (
+    cell,
+    fault,
+    kills,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+)
 
 from layermatch.algorithms import Algorithm, PseudoLabelling, Supervised
 from layermatch.augment import StrongView, WeakView
@@ -23,7 +30,9 @@ from layermatch.pseudo_labels import FixedThreshold
 from layermatch.trainer import make_trainer
 
 # What this names is found by pytest here.
-__all__ = ["cell", "fault", "kills", "pytest_addoption", "pytest_terminal_summary"]
+__all__ = [
+    "cell", "fault", "kills", "pytest_addoption", "pytest_collection_modifyitems", "pytest_terminal_summary",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.faults.page import Fault, read_catalogue
 
 FAULT, CELL = "fault", "cell"
+
+#: Folders whose tests are all of faults.
+FAULT_FOLDERS = ("tests/faults/", "tests/distributed/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a process is killed at a random moment")
+    parser.addoption("--faults", action="store_true", help="run the tests of faults and no others, and list the faults")
+
+
+def catalogue_of(config: pytest.Config) -> list[Fault]:
+    return read_catalogue(config.rootpath / "tests" / "faults" / "catalogue")
+
+
+def function_of(nodeid: str) -> str:
+    """A test without its parameters."""
+    return nodeid.partition("[")[0]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--faults``, keep the tests that the catalogue names, and those of the folders of faults."""
+    if not config.getoption("--faults"):
+        return
+    named = {name for fault in catalogue_of(config) for name in fault.tests}
+    kept = [item for item in items if item.nodeid.startswith(FAULT_FOLDERS) or function_of(item.nodeid) in named]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture
@@ -63,6 +87,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for row, values in cells.items():
             lines.append((row, *({True: "equal", False: "DIFFERS", None: "-"}[values.get(c)] for c in columns)))
         _print(terminalreporter, lines)
+    if terminalreporter.config.getoption("--faults"):
+        terminalreporter.section("what can go wrong")
+        _print(terminalreporter, _catalogue_lines(terminalreporter, catalogue_of(terminalreporter.config)))
+
+
+def _catalogue_lines(terminalreporter: Any, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """Each fault of the catalogue, how many tests of it ran, and how many of these passed: 0 where none was run."""
+    counts = {
+        outcome: Counter(function_of(report.nodeid) for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed", "error")
+    }
+    lines = [("what", "tried", "survived")]
+    for fault in faults:
+        good, *bad = (sum(counter[name] for name in fault.tests) for counter in counts.values())
+        lines.append((fault.what, str(good + sum(bad)), str(good)))
+    return lines
 
 
 def _print(terminalreporter: Any, lines: list[tuple[str, ...]]) -> None:

@@ -20,6 +20,7 @@ from layermatch.command_line import explain_several, explain_unreadable, typed_a
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.output import steady_output
 from layermatch.paths import expand
 
 __all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run_app", "shows_tracebacks"]
@@ -68,6 +69,7 @@ def _home(value: object) -> str:
     return str(expand("run_dir", value, "a directory"))
 
 
+@steady_output()
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from layermatch.callbacks import PredictionTable
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
+from layermatch.figure_text import names_in_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,6 +82,9 @@ FIGURES = {
 #: More lines than this have no legend: nobody tells them apart.
 MOST_NAMED = 12
 
+#: Letters of a name beside axes or in a legend, and above a picture.
+NAME_WIDTH, TITLE_WIDTH = 24, 16
+
 
 def read_metrics(path: Path) -> Curves:
     """The curves in a ``metrics.csv``.
@@ -92,7 +96,7 @@ def read_metrics(path: Path) -> Curves:
         Metric -> (steps, values).
     """
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
                 if name != "step" and value:
@@ -136,10 +140,11 @@ def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
     looks: dict[str, int] = {}
     last = max(float(steps[-1]) for _, lines in panels for steps, _ in lines.values())
     for axis, (panel, lines) in zip(axes.flat, panels, strict=True):
+        shown = names_in_figure(list(lines), width=NAME_WIDTH)
         for number, (name, curve) in enumerate(lines.items()):
             # What has one name has one look in every panel.
             look = looks.setdefault(name, number)
-            _draw_line(axis, curve, name, look=look)
+            _draw_line(axis, curve, shown[number], look=look)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.set_xlim(0, 1.04 * last)
@@ -178,7 +183,8 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
         path: of the picture.
     """
     shares = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    side = max(4.0, min(0.45 * len(classes) + 1.5, 14.0))
+    names = names_in_figure(classes, width=NAME_WIDTH) if len(classes) <= 20 else []
+    side = max(4.0, min(0.45 * len(classes) + 1.5, 14.0)) + 0.05 * max(map(len, names), default=0)
     figure, axes = _subplots(1, 1, size=(side, side))
     axis = axes.flat[0]
     image = axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -186,9 +192,9 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     axis.set_title("Test set, EMA weights", fontsize=10)
-    if len(classes) <= 20:
-        axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
-        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+    if names:
+        axis.set_xticks(range(len(classes)), names, rotation=45, ha="right", fontsize=8)
+        axis.set_yticks(range(len(classes)), names, fontsize=8)
         for row, column in np.argwhere(counts.numpy() > 0):
             colour = "white" if shares[row, column] > 0.6 else "black"
             text = str(int(counts[row, column]))
@@ -207,6 +213,7 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     raw = data.training_steps()[0].unlabelled
     if raw is None:
         return
+    names = names_in_figure(data.classes, width=TITLE_WIDTH)
     weak = data.weak(raw.images, raw.draws[0])
     strong = data.strong(raw.images, raw.draws[1])
     num_images = min(num_images, len(raw.images))
@@ -218,7 +225,7 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
             if column == 0:
                 axis.set_ylabel(name)
             if row == 0:
-                axis.set_title(_label(data, int(raw.label[column])), fontsize=8)
+                axis.set_title(_label(names, int(raw.label[column])), fontsize=8)
     _save(figure, path)
 
 
@@ -248,18 +255,15 @@ def draw_mistakes(
     title = "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth"
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / height, verticalalignment="top")
     pixels = images.images.read(worst.indices.numpy())
+    names = names_in_figure(classes, width=TITLE_WIDTH)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for number, axis in enumerate(axes.flat[:count]):
         _show_image(axis, pixels[number])
-        true, predicted = (_short_name(classes[int(column[number])]) for column in (worst.label, worst.prediction))
+        true, predicted = (names[int(column[number])] for column in (worst.label, worst.prediction))
         axis.set_title(f"{predicted} ({worst.confidence[number]:.1%})", fontsize=8, color="tab:red")
         axis.set_xlabel(true, fontsize=8)
     _save(figure, path)
-
-
-def _short_name(name: str, width: int = 16) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
@@ -269,8 +273,8 @@ def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
     axis.set_yticks([])
 
 
-def _label(data: SemiSupervisedData, label: int) -> str:
-    return data.classes[label] if label >= 0 else "?"
+def _label(names: list[str], label: int) -> str:
+    return names[label] if label >= 0 else "?"
 
 
 def _subplots(
@@ -285,4 +289,4 @@ def _subplots(
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -92,10 +92,11 @@ class MetricsCsv(Logger):
         """The rows that stay, without a last one that a kill cut short."""
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = csv_format.DictReader(line for line in lines if line.endswith("\n"))
-        whole = ({name: value for name, value in row.items() if value} for row in rows if None not in row.values())
-        return [row for row in whole if row.get("step", "").isdigit() and int(row["step"]) <= self.first_step]
+        with self.path.open(encoding="utf-8", newline="") as file:  # a class may be named with any kind of line break
+            whole, end, _ = file.read().rpartition("\n")
+        rows = csv_format.DictReader(io.StringIO(whole + end, newline=""))
+        filled = ({name: value for name, value in row.items() if value} for row in rows if None not in row.values())
+        return [row for row in filled if row.get("step", "").isdigit() and int(row["step"]) <= self.first_step]
 
     def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         text = io.StringIO(newline="")

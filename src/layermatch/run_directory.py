@@ -82,14 +82,14 @@ def replace_text(path: Path, text: str) -> None:
 
     Args:
         path: of the file.
-        text: its new content.
+        text: its new content. Half of a character, as in a file name that is not UTF-8, becomes an escape.
 
     Raises:
         OSError: it cannot be written. The old one is still there.
     """
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)

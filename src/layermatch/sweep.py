@@ -30,7 +30,6 @@ from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.paths import expand
 from layermatch.results import sweep_rows
 from layermatch.run_directory import make_run_dir
-from layermatch.auto_resume import check_same_run, outputs_in
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
 

@@ -255,6 +255,40 @@ def test_what_wandb_refuses_is_said_once_and_a_failed_run_is_marked(tmp_path: Pa
     assert (read.exit_code, read.tags) == (1, ["mine"])
 
 
+#: As a class may be called, and its curve where W&B has another name for it.
+STAR = "\N{ASTERISK OPERATOR}"
+ODD_NAMES = {
+    "a*b": f"a{STAR}b", "a*": f"a{STAR}", "*": STAR, "a\nb": "a\N{REPLACEMENT CHARACTER}b",
+    **{name: name for name in ("a.b", "a\\b", "$x_$", "[b]", "猫", "🐈", "a b", "_a", "", 'a"b', "x" * 200)},
+}  # fmt: skip
+
+
+def test_curves_of_classes_with_odd_names_arrive(tmp_path: Path) -> None:
+    script = f"""if True:
+        import pathlib
+        from layermatch.dashboards import WandbDashboard
+        names = {list(ODD_NAMES)!r}
+        dashboard = WandbDashboard(pathlib.Path("out"), project="layermatch", offline=True)
+        for step in range(3):
+            dashboard.log_metrics({{"loss/x": step, **{{"counts/" + name: step for name in names}}}}, step=step)
+        confusion = [[int(row == column) for column in names] for row in names]
+        dashboard.show_results({{"steps": 2, "classes": names, "confusion": confusion}})
+        dashboard.close(failed=False)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "W&B:" not in done.stderr
+    (read,) = wandb_files(tmp_path / "out")
+    curves = {"loss/x", *(f"counts/{name}" for name in ODD_NAMES.values())}
+    for row in read.history[:3]:
+        assert {name: row.get(name) for name in curves} == dict.fromkeys(curves, row["_step"])
+    (path,) = (read.folder / "files" / "media" / "table" / "test").glob("per_class_table_*.table.json")
+    assert [name for name, _ in json.loads(path.read_text())["data"]] == list(ODD_NAMES)
+
+
 # ------------------------------------------------------------------------------------------------------------ settings
 
 

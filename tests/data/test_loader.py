@@ -137,3 +137,16 @@ def test_the_systems_limit_is_met_and_named() -> None:
     too_many = readers_that_fit() + 2
     with pytest.raises(UserError, match=rf"^data\.num_workers={too_many} needs about \d+ open files, and the system"):
         check_open_files(too_many, loaders=1)
+
+
+def hung_up() -> None:
+    """As every process of a terminal is when it is closed."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_a_worker_reading() -> None:
+    """Its first process stops between two steps; until then it needs the images of the step that it is at."""
+    batches = BatchLoader(Guarded(Steps(hung_up)), batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [batch.tolist() for batch in batches] == [[0, 0], [1, 1], [2, 2]]

@@ -83,7 +83,7 @@ def test_the_process_while_it_writes_a_checkpoint(
     fault(name, tried=kills, survived=survived, lost="< 1 step")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_asked_to_stop(name: str, tmp_path: Path, fault: Callable[..., None], whole_run: Callable[..., Path]) -> None:
     process = start(tmp_path, "run_dir=out", "trainer.max_steps=100000", *SMALL)
     wait_for(lambda: newest_name(tmp_path / "out") >= 10, process)

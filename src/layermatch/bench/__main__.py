@@ -16,6 +16,7 @@ from layermatch.cli import EXIT_USER_ERROR
 from layermatch.console import Reporter
 from layermatch.errors import UserError, check_number
 from layermatch.freed_memory import keep_freed_memory
+from layermatch.output import steady_output
 from layermatch.paths import argument_path
 
 __all__ = ["main"]
@@ -91,6 +92,7 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
     reporter.show(f"written to {given.json}")
 
 
+@steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2.
 

@@ -18,7 +18,8 @@ class StopSignals:
     """Notes a signal that asks the run to stop, so that the run stops between two steps.
 
     ``SIGTERM`` and ``SIGUSR1`` are what schedulers send before they kill; ``SIGINT`` is Ctrl-C, whose second one stops
-    at once. It is enough that one process of a run gets the signal.
+    at once; ``SIGHUP`` comes when the terminal is closed, or the connection to it lost. It is enough that one process
+    of a run gets the signal.
 
     Example:
         >>> signals = StopSignals()
@@ -29,8 +30,8 @@ class StopSignals:
         'SIGTERM'
     """
 
-    #: Windows has no SIGUSR1.
-    names = tuple(name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+    #: Windows has no SIGUSR1 and no SIGHUP.
+    names = tuple(name for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
     def __init__(self) -> None:
         #: The name of the first signal that came, if one has.
@@ -38,11 +39,15 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Take the signals, instead of whoever has them; only the main thread can."""
+        """Take the signals, instead of whoever has them; only the main thread can.
+
+        One started by ``nohup`` ignores that its terminal is closed.
+        """
         if threading.current_thread() is threading.main_thread():
             for name in self.names:
                 number = signal.Signals[name]
-                self._before[number] = signal.signal(number, self._note)
+                if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
 
     def remove(self) -> None:
         """Give the signals back."""

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["changes_of", "flatten", "run_group", "run_name", "run_tags"]
+from layermatch.report.text import printable
+
+__all__ = ["changes_of", "curve_name", "flatten", "run_group", "run_name", "run_tags"]
 
 #: Settings that say which draw of a setting this is, or where, how fast and how often, but not what is trained; and the
 #: two that are named by themselves. What is below `algorithm.` is a setting.
@@ -63,6 +65,21 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
         if key not in NOT_OF_A_GROUP and not key.startswith(SECTIONS_NOT_OF_A_GROUP):
             changes.append(override)
     return tuple(sorted(changes))
+
+
+def curve_name(name: str) -> str:
+    r"""The name of a metric for W&B, whatever a class in it is called.
+
+    W&B takes ``*`` for many curves, or refuses it, and with it every other curve of the row.
+
+    Args:
+        name: as in ``metrics.csv``.
+
+    Example:
+        >>> ascii(curve_name("counts/a*b"))
+        "'counts/a\\u2217b'"
+    """
+    return printable(name).replace("*", "\N{ASTERISK OPERATOR}")
 
 
 def run_group(experiment: str, algorithm: str, changes: Iterable[str]) -> str:

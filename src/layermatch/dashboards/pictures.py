@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layermatch.figure_text import names_in_figure, save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,6 +21,9 @@ __all__ = ["Pairs", "class_accuracies", "per_class_bars", "read_picture", "views
 RIGHT, WRONG, UNDECIDED = "#0072B2", "#D55E00", "#6e6e6e"
 COLUMNS = 8
 MOST_BARS = 40
+
+#: Letters of a name above a pair, and beside a bar.
+PAIR_WIDTH, BAR_WIDTH = 10, 24
 
 
 class Pairs(NamedTuple):
@@ -52,7 +57,7 @@ def read_picture(file: Path | BytesIO) -> NDArray[np.uint8]:
 def pixels_of(figure: Figure) -> NDArray[np.uint8]:
     """Draw a figure; ``(H, W, 3)``."""
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    save_figure(figure, file, dpi=110)
     return read_picture(file)
 
 
@@ -81,10 +86,11 @@ def views_panel(pairs: Pairs, classes: Sequence[str], *, title: str) -> NDArray[
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axis.set_axis_off()
     axis.text(gap, 0.22, title, fontsize=9, va="center")
+    names = names_in_figure(classes, width=PAIR_WIDTH)
     for index in range(count):
         row, column = divmod(index, COLUMNS)
         left, top = gap + column * (1 + gap), head + row * (2 + text + 2 * gap)
-        verdict, colour = _verdict(pairs, index, classes)
+        verdict, colour = _verdict(pairs, index, names)
         axis.text(left, top + text - 0.06, verdict, fontsize=8, color=colour, va="bottom", linespacing=1.15)
         for below, image in enumerate((pairs.weak[index], pairs.strong[index])):
             edge = top + text + below * (1 + gap / 3)
@@ -94,22 +100,18 @@ def views_panel(pairs: Pairs, classes: Sequence[str], *, title: str) -> NDArray[
     return pixels_of(figure)
 
 
-def _verdict(pairs: Pairs, index: int, classes: Sequence[str]) -> tuple[str, str]:
+def _verdict(pairs: Pairs, index: int, names: Sequence[str]) -> tuple[str, str]:
     """What is written above a pair, and its colour."""
     label, truth = int(pairs.label[index]), int(pairs.truth[index])
     counts = pairs.weight[index] > 0
-    said = f"{_short(classes[label])} \N{MIDDLE DOT} {pairs.confidence[index]:.2f}"
+    said = f"{names[label]} \N{MIDDLE DOT} {pairs.confidence[index]:.2f}"
     if truth < 0:
         known, colour = "?", UNDECIDED
     elif truth == label:
         known, colour = "\N{CHECK MARK}", RIGHT
     else:
-        known, colour = f"\N{BALLOT X} {_short(classes[truth])}", WRONG
+        known, colour = f"\N{BALLOT X} {names[truth]}", WRONG
     return f"{said}\n{known if counts else f'({known})'}", colour if counts else UNDECIDED
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 10 else f"{name[:9]}\N{HORIZONTAL ELLIPSIS}"
 
 
 # ------------------------------------------------------------------------------------------------------------ classes
@@ -140,12 +142,13 @@ def per_class_bars(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     """
     from matplotlib.figure import Figure
 
-    ranked = sorted(zip(class_accuracies(confusion), classes, strict=True))[:MOST_BARS]
+    names = names_in_figure(classes, width=BAR_WIDTH)
+    ranked = sorted(zip(class_accuracies(confusion), classes, names, strict=True))[:MOST_BARS]
     which = "each class" if len(ranked) == len(classes) else f"the {len(ranked)} worst of {len(classes)} classes"
     figure = Figure(figsize=(6.0, 1.0 + 0.24 * len(ranked)), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh(range(len(ranked)), [accuracy for accuracy, _ in ranked], color=RIGHT, height=0.7)
-    axis.set_yticks(range(len(ranked)), [name for _, name in ranked], fontsize=8)
+    bars = axis.barh(range(len(ranked)), [accuracy for accuracy, *_ in ranked], color=RIGHT, height=0.7)
+    axis.set_yticks(range(len(ranked)), [name for *_, name in ranked], fontsize=8)
     axis.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
     axis.set(xlim=(0, 1.12), ylim=(len(ranked) - 0.4, -0.6), xlabel="accuracy")
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1])

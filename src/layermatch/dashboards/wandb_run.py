@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from layermatch.callbacks import CHECKPOINT_KEY
 from layermatch.checkpoints import FOLDER, read_checkpoint
 from layermatch.dashboards.base import About, Dashboard
-from layermatch.dashboards.naming import flatten, run_group, run_name, run_tags
+from layermatch.dashboards.naming import curve_name, flatten, run_group, run_name, run_tags
 from layermatch.dashboards.pictures import class_accuracies
 from layermatch.dashboards.reachable import why_unreachable
 from layermatch.errors import UserError
@@ -203,6 +203,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         What a step's row has stays: at the end the chosen weights are evaluated once more, and their accuracies, which
         the summary has, are no points of the curve of the last step.
         """
+        metrics = {curve_name(name): value for name, value in metrics.items()}
         if step is not None:
             if step != self._row_step:
                 self._row_step, self._row_names = step, set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import time
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext
@@ -78,6 +79,7 @@ class BatchLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own class of iterators
+        self.worker_init_fn = self.worker_init_fn or _leave_stopping
         try:
             iterator = super().__iter__()
         except BlockingIOError as error:  # a fork that the system refuses
@@ -93,6 +95,16 @@ class BatchLoader(DataLoader[Any]):
             if isinstance(batch, _Failure):
                 raise RunError(batch.message)
             yield batch
+
+
+def _leave_stopping(worker: int) -> None:  # noqa: ARG001 -- torch's signature
+    """In a worker: leave it to the first process to stop, which these signals reach as well, and let it go on reading.
+
+    A worker that is forked has the first process's handlers; another one would end.
+    """
+    for name in ("SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
 
 
 @contextmanager

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["gone_text", "one_line", "printable", "size_text"]
+import re
+
+__all__ = ["class_text", "gone_text", "one_line", "printable", "size_text"]
+
+#: How Python keeps a byte of a file's name that is not UTF-8.
+_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def one_line(error: Exception) -> str:
@@ -32,6 +37,20 @@ def printable(name: str) -> str:
         ('a cat.png', "'a\\ncat\\udcff.png'")
     """
     return name if name.isprintable() else ascii(name)
+
+
+def class_text(name: str) -> str:
+    r"""A class's name as text, which every file and every dashboard takes.
+
+    Args:
+        name: perhaps of a folder, as the file system gives it; bytes that are not UTF-8 become escapes.
+
+    Example:
+        >>> class_text("caf\udce9"), class_text("café")
+        ('caf\\xe9', 'café')
+    """
+    text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def size_text(number: float) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError
+from layermatch.output import steady_output, terminal
 from layermatch.paths import argument_path, is_folder
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
@@ -21,8 +22,6 @@ from layermatch.report.tables import comparison_table, on_terminal, result_table
 from layermatch.report.text import printable
 
 __all__ = ["main", "report"]
-
-PIPE_WIDTH = 120
 
 #: How far into a file its mark is looked for.
 MARK_WITHIN = 2000
@@ -127,6 +126,7 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
+@steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2.
 
@@ -134,9 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; None takes the process's.
     """
     try:
-        console = Console()
-        # A pipe has no width; 80 columns would cut the tables in two.
-        report(arguments, console if console.is_terminal else Console(width=PIPE_WIDTH))
+        report(arguments, terminal())
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 
+from layermatch.figure_text import short_names
 from layermatch.report.curves import MeanCurve
 from layermatch.report.text import number, percent
 
 __all__ = [
     "COLOURS", "DASHES", "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "draw_lines", "draw_matrix", "images",
-    "shorten",
 ]  # fmt: skip
 
 #: Colours and dash patterns in the page's style sheet. No two of the first 30 lines share both.
@@ -350,7 +351,8 @@ def draw_matrix(title: str, counts: NDArray[np.float64], classes: Sequence[str],
         description: in words.
     """
     is_named = len(classes) <= NAMED_CLASSES
-    longest = max(len(shorten(name, CLASS_LENGTH)) for name in classes)
+    names = short_names(classes, width=CLASS_LENGTH)
+    longest = max(map(cell_len, names))
     margin = 12 + 6.5 * longest if is_named else 12.0
     left, top, side = margin + 10, margin + 12, WIDTH - margin - 14
     cell = side / len(classes)
@@ -369,8 +371,8 @@ def draw_matrix(title: str, counts: NDArray[np.float64], classes: Sequence[str],
         description=description,
         shades=tuple(paths),
         numbers=tuple(_numbers(counts, levels, left=left, top=top, cell=cell)) if is_named else (),
-        rows=_class_ticks(classes, top, cell) if is_named else (),
-        columns=_class_ticks(classes, left, cell) if is_named else (),
+        rows=_class_ticks(names, top, cell) if is_named else (),
+        columns=_class_ticks(names, left, cell) if is_named else (),
         side=side,
         left=left,
         top=top,
@@ -386,10 +388,8 @@ def _numbers(
         yield round(x, 1), round(y, 1), images(float(counts[row, column])), is_dark
 
 
-def _class_ticks(classes: Sequence[str], start: float, cell: float) -> tuple[Tick, ...]:
-    return tuple(
-        Tick(round(start + (place + 0.5) * cell, 1), shorten(name, CLASS_LENGTH)) for place, name in enumerate(classes)
-    )
+def _class_ticks(names: Sequence[str], start: float, cell: float) -> tuple[Tick, ...]:
+    return tuple(Tick(round(start + (place + 0.5) * cell, 1), name) for place, name in enumerate(names))
 
 
 def images(count: float) -> str:
@@ -403,17 +403,3 @@ def images(count: float) -> str:
         ('35', '0.3', '123')
     """
     return f"{count:.0f}" if count >= 100 else f"{count:.1f}".removesuffix(".0")
-
-
-def shorten(text: str, length: int) -> str:
-    """A text of at most so many characters.
-
-    Args:
-        text: any.
-        length: at least 2.
-
-    Example:
-        >>> shorten("refrigerator", 6)
-        'refri…'
-    """
-    return text if len(text) <= length else f"{text[: length - 1]}…"

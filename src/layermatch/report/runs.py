@@ -391,7 +391,7 @@ def read_plan(log: str) -> dict[str, str]:
     Returns:
         Name -> text; empty if there is none.
     """
-    lines = log.splitlines()
+    lines = log.split("\n")  # a path in it may hold any other kind of line break
     starts = [number for number, line in enumerate(lines) if line.strip() == "Plan"]
     plan: dict[str, str] = {}
     for line in islice(lines, starts[-1] + 2 if starts else len(lines), None):

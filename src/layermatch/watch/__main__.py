@@ -17,15 +17,13 @@ from rich.live import Live
 
 from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError, check_number
+from layermatch.output import SteadyStream, steady_output, terminal
 from layermatch.paths import argument_path, is_folder
 from layermatch.report.text import printable
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Snapshot, Watcher
 
 __all__ = ["main", "watch"]
-
-#: A pipe has no width; 80 columns would cut the log in two.
-PIPE_WIDTH = 120
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,7 +98,7 @@ def _follow_live(
 ) -> None:
     snapshot = watcher.look()
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while snapshot.state.kind != "finished" and not end.is_set():
+        while snapshot.state.kind != "finished" and not end.is_set() and _is_read(console):
             live.update(frame(snapshot, height=console.height), refresh=True)
             end.wait(every)
             snapshot = watcher.look()
@@ -111,7 +109,7 @@ def _follow_plain(
 ) -> None:
     snapshot = watcher.look()
     seen: tuple[object, ...] = ()
-    while snapshot.state.kind != "finished" and not end.is_set():
+    while snapshot.state.kind != "finished" and not end.is_set() and _is_read(console):
         now = (snapshot.step, snapshot.state.kind)
         if now != seen:
             console.print(frame(snapshot, height=None), "", highlight=False)
@@ -120,19 +118,24 @@ def _follow_plain(
         snapshot = watcher.look()
 
 
+def _is_read(console: Console) -> bool:
+    """Whether there is somebody to follow the run for: a pipe's reader may leave, and a terminal be closed."""
+    return not (isinstance(console.file, SteadyStream) and console.file.lost)
+
+
+@steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2, Ctrl-C is no mistake.
 
     Args:
         arguments: of the command line; None takes the process's.
     """
-    console = Console()
     try:
-        watch(arguments, console if console.is_terminal else Console(width=PIPE_WIDTH))
+        watch(arguments, terminal())
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
         sys.exit(0)
 
 

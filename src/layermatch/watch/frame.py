@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import set_cell_size
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -210,7 +211,8 @@ def _class_bars(curves: Mapping[str, Curve], signs: _Signs, *, width: int, rows:
     for name in shown:
         bar = signs.full * round(counts[name] / highest * BAR_WIDTH)
         label = signs.line(name, NAME_WIDTH).plain
-        cells.append(f"{label:{NAME_WIDTH}} {bar:{BAR_WIDTH}} {number(counts[name])}")
+        # Not by format(): a Chinese letter is two columns wide.
+        cells.append(f"{set_cell_size(label, NAME_WIDTH)} {bar:{BAR_WIDTH}} {number(counts[name])}")
     length = -(-len(cells) // columns)  # read down, then to the right
-    lines = ["".join(f"{cell:{CLASS_WIDTH}}" for cell in cells[row::length]) for row in range(length)]
+    lines = ["".join(set_cell_size(cell, CLASS_WIDTH) for cell in cells[row::length]) for row in range(length)]
     return [signs.line(title, width, "bold"), *(signs.line(line, width) for line in lines)]

@@ -179,6 +179,6 @@ class Watcher:
         with suppress(OSError), (self.run_dir / "run.log").open("rb") as file:
             end = file.seek(0, 2)
             file.seek(max(0, end - LOG_TAIL))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            lines = file.read().decode("utf-8", "replace").split("\n")
             return [printable(line) for line in lines if line.strip()]
         return []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.data.images import Images
+from layermatch.data.wording import class_text
 from layermatch.errors import UserError
 
 __all__ = [
@@ -63,7 +64,8 @@ class SourceData:
     """One data set, read (or mapped) from disk and checked.
 
     Args:
-        classes: the names of the classes, at least two; class ``k`` is ``classes[k]``.
+        classes: the names of the classes, at least two; class ``k`` is ``classes[k]``. A name that is no text, as of a
+            folder in another encoding, is made one.
         labelled: the pool that labels are drawn from: every label is known.
         unlabelled: further images, or ``None``. Labels are -1, or known and then only for diagnostics.
         test: the test set, every label known, or ``None``.
@@ -94,6 +96,7 @@ class SourceData:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(class_text(name) for name in self.classes))
         if len(self.classes) < 2:
             raise UserError(f"{len(self.classes)} class ({', '.join(self.classes)}) is not legal: give at least 2")
         for name, part in self.parts().items():

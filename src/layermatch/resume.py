@@ -1,0 +1,208 @@
+"""Going on from a checkpoint: what has to be as it was, what may change, and what changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layermatch.build import RunParts, learning_rate_at
+from layermatch.callbacks import CHECKPOINT_KEY, CheckpointWriter
+from layermatch.checkpoints import check_fits, stored_split
+from layermatch.dashboards.naming import flatten
+from layermatch.data import Split
+from layermatch.errors import UserError
+
+__all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
+
+#: Settings that say where and from what a run goes on.
+_NOT_COMPARED = ("run_dir", "ckpt_path")
+
+#: Settings that say which images are labelled and held out.
+_DRAWN_BY = ("seed", "data.num_labels", "data.num_val", "data.val_from", "data.split", "data.fold")
+
+#: Settings, and sections, that make another run: what was learnt was learnt with them.
+_FIXED = (
+    "algorithm._target_", "algorithm.name", "data.channels", "data.image_size", "data.mean", "data.source", "data.std",
+    "layerwise._target_", "model", "optimizer", "pseudo_labels._target_",
+)  # fmt: skip
+#: Of these sections, what is read anew and may change.
+_FREE = ("optimizer.lr",)
+
+Settings = Mapping[str, Any]
+Checkpoint = Mapping[str, Any]
+
+
+def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Path) -> Split | None:
+    """The split of a checkpoint, where the settings ask for the same; None where it is to be drawn and compared.
+
+    Drawn again from a data set that has grown, other images would be labelled.
+
+    Args:
+        checkpoint: from :func:`~layermatch.checkpoints.read_checkpoint`.
+        settings: of the run that goes on.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        UserError: the checkpoint does not say which images are labelled.
+    """
+    before, now = flatten(_settings_of(checkpoint)), flatten(settings)
+    same = all(before.get(key) == now.get(key) for key in (*_DRAWN_BY, "data.source"))
+    return stored_split(checkpoint, path) if same else None
+
+
+def check_resume(
+    parts: RunParts, settings: Settings, *, checkpoint: Checkpoint, path: Path, folder: Path, is_finished: bool
+) -> int:
+    """Refuse to go on from a checkpoint that the run does not follow from.
+
+    Args:
+        parts: of the run that goes on.
+        settings: of that run.
+        checkpoint: from :func:`~layermatch.checkpoints.read_checkpoint`.
+        path: of the checkpoint, for messages.
+        folder: of the checkpoints of the run that goes on.
+        is_finished: whether a checkpoint at the last step leaves nothing to do.
+
+    Returns:
+        The step that the run starts at.
+
+    Raises:
+        UserError: it does not follow.
+    """
+    check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=path)
+    step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
+    if step > max_steps or (step == max_steps and is_finished):
+        raise UserError(
+            f"ckpt_path={path} is at step {step} already: give trainer.max_steps above that, not {max_steps}"
+        )
+    before = _settings_of(checkpoint)
+    _check_images(stored_split(checkpoint, path), parts.data.split, before, settings)
+    its_batch, batch = _images_of_step(before), _images_of_step(settings)
+    if its_batch != batch:
+        raise UserError(
+            f"ckpt_path={path} is of a run with {its_batch}, this one has {batch}: the number of devices may "
+            f"change, with data.batch_size such that the rest stays"
+        )
+    _check_fixed(before, settings, path=path)
+    _check_best(checkpoint, settings, path=path, folder=folder)
+    return step
+
+
+def changed_rows(checkpoint: Checkpoint, settings: Settings) -> list[tuple[str, ...]]:
+    """Every setting that is not as it was, and the learning rate if it jumps: name, before, now.
+
+    Args:
+        checkpoint: to go on from.
+        settings: of the run that goes on.
+    """
+    rows: list[tuple[str, ...]] = [
+        (name, _text(then), _text(now)) for name, then, now in _changes(_settings_of(checkpoint), settings)
+    ]
+    step = int(checkpoint["global_step"])
+    rates = [f"{rate:.4g}" for rate in (_stored_rate(checkpoint), learning_rate_at(settings, step)) if rate is not None]
+    if len(set(rates)) > 1:
+        rows.append((f"learning rate at step {step}", rates[0], rates[1]))
+    return rows
+
+
+def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
+    """Where a run directory's ``config.yaml`` says something else than ``settings``, keep it under another name.
+
+    Args:
+        run_dir: of the run, which goes on in it.
+        settings: what ``config.yaml`` will say.
+        step: that the run goes on from.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        before = None  # whatever it is, it is not lost
+    if isinstance(before, dict) and not _changes(before, settings):
+        return
+    kept, number = run_dir / f"config-until-step-{step:07d}.yaml", 1
+    while kept.exists():
+        number += 1
+        kept = run_dir / f"config-until-step-{step:07d}-{number}.yaml"
+    shutil.copyfile(path, kept)
+
+
+def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    settings: dict[str, Any] = checkpoint[CHECKPOINT_KEY]["settings"]
+    return settings
+
+
+def _changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
+    then, here = flatten(before), flatten(now)
+    names = [name for name in {**then, **here} if name not in _NOT_COMPARED]
+    return [(name, then.get(name), here.get(name)) for name in names if then.get(name) != here.get(name)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _stored_rate(checkpoint: Checkpoint) -> float | None:
+    """The learning rate that the checkpoint's run would have gone on with."""
+    try:
+        return float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> None:
+    known = bool(its.names and split.names)
+    same = [its.names, split.names] if known else [(s.labelled, s.validation) for s in (its, split)]
+    if same[0] != same[1] or len(its.labelled) != len(split.labelled):
+        drawn = [f"{name}={_text(now)} (not {_text(then)})" for name, then, now in _changes(before, now)
+                 if name in _DRAWN_BY]  # fmt: skip
+        raise UserError(
+            f"{its.title} has other labelled images than {', '.join(drawn) or 'this data set'}: give its seed and "
+            "settings of data, or data.split of its run"
+        )
+
+
+def _images_of_step(settings: Settings) -> str:
+    """What places a run in its sequence of batches."""
+    processes = settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
+    labelled, mu = settings["data"]["batch_size"] * processes, settings["data"]["mu"]
+    return f"{settings['algorithm']['accumulate']} x {labelled} labelled images a step and mu={mu}"
+
+
+def _check_fixed(before: Settings, now: Settings, *, path: Path) -> None:
+    changed = [
+        (name, then, here)
+        for name, then, here in _changes(before, now)
+        if name not in _FREE and any(name == fixed or name.startswith(f"{fixed}.") for fixed in _FIXED)
+    ]
+    if changed:
+        its = " ".join(f"{name}={_text(then)}" for name, then, _ in changed)
+        ours = " ".join(f"{name}={_text(here)}" for name, _, here in changed)
+        raise UserError(
+            f"ckpt_path={path} is of a run with {its}, this one has {ours}: a run goes on with what it learnt with; "
+            "give the same, or start another run without ckpt_path"
+        )
+
+
+def _check_best(checkpoint: Checkpoint, settings: Settings, *, path: Path, folder: Path) -> None:
+    """Refuse to choose the best evaluation where there was none, and none is to come."""
+    step = int(checkpoint["global_step"])
+    every, max_steps = settings["eval_every"], settings["trainer"]["max_steps"]
+    if settings["checkpoint"]["selection"] != "best_val" or max_steps // every > step // every:
+        return
+    state = checkpoint.get("callbacks", {}).get(CheckpointWriter.__name__, {})
+    if CheckpointWriter.found_again(state, folder=folder) is None:
+        raise UserError(
+            f"checkpoint.selection=best_val: the best checkpoint of ckpt_path={path} is not there, and no evaluation "
+            f"follows step {step} with eval_every={every} and trainer.max_steps={max_steps}: give "
+            "checkpoint.selection=last, or more steps"
+        )
