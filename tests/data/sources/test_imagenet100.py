@@ -104,7 +104,7 @@ def test_an_empty_class_is_named(root: Path, tmp_path: Path) -> None:
     [
         (
             {"root": "x", "class_list": None},
-            r"data\.class_list=None is not legal: give the path of a file: a class list",
+            r"data\.class_list=null is not legal: give the path of a file: a class list",
         ),
         ({"root": "x", "class_list": "c", "image_size": -1}, r"data\.image_size=-1 is not legal"),
         ({"root": 3, "class_list": "c"}, r"data\.root=3 is not legal"),

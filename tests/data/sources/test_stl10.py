@@ -179,7 +179,7 @@ def test_wrong_files_are_named(root: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"root": None}, r"data\.root=None is not legal"),
+        ({"root": None}, r"data\.root=null is not legal"),
         ({"root": "x", "download": "yes"}, r"data\.download='yes' is not legal: choose true or false"),
         ({"root": "x", "verify": 1}, r"data\.verify=1 is not legal: choose true or false"),
     ],
