@@ -28,6 +28,7 @@ NOT_OF_A_RUN = {
     "run_dir", "ckpt_path", "name", "plugins", "compile", "checkpoint.every_n_steps", "checkpoint.keep", "data.root",
     "data.verify", "data.download", "data.storage", "data.cache_dir", "data.num_workers", "data.eval_batch_size",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every",
+    "trainer.wait",
 }  # fmt: skip
 
 
