@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,5 +67,6 @@ def test_too_few_open_files_for_the_readers(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert "data.num_workers=4 needs about" in line
-    assert "the system allows 64: give data.num_workers=0, or a higher limit (ulimit -n 256)" in line
+    # How many fit depends on the files that are open already.
+    assert re.search(r"the system allows 64: give data\.num_workers=[01], or a higher limit \(ulimit -n 256\)$", line)
     assert not (tmp_path / "out").exists()

@@ -91,7 +91,7 @@ def test_the_home_folder_is_meant_everywhere(
     report_main(["~/2024_06 (1)", "--out=~/report.html"])
     assert (home / "report.html").is_file()
     line = refused(cli, capsys, "data.split=~/2024_06 (1)/split.json", "data.num_labels=7")
-    assert "has 40 labelled images, but data.num_labels=7" in line  # it has been read
+    assert "has 10 labelled images, but data.num_labels=7" in line  # it has been read
     line = refused(cli, capsys, "ckpt_path=~/2024_06 (1)/checkpoints/step-0000001.ckpt", *small)
     assert "is at step 1 already" in line
     assert names(in_empty_folder) == {"home"}

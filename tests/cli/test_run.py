@@ -22,7 +22,7 @@ from layermatch.evaluate import evaluate
 Cli = Callable[..., None]
 
 SMALL = (
-    "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
+    "data.num_labels=40", "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
     "checkpoint.every_n_steps=3", "pseudo_labels.threshold=0.15", "trainer.precision=32-true",
     "algorithm.layer_gradients_every=2",
 )  # fmt: skip
