@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from layermatch.data.batch import EvalBatch
+from layermatch.data.wording import name_text
 from layermatch.distributed import all_gather_uneven_rows
 from layermatch.functional import hard_pseudo_labels, probabilities
 
@@ -45,10 +46,10 @@ class PredictionTable(NamedTuple):
         columns.append([f"{confidence:.6f}" for confidence in self.confidence.tolist()])
         if files is not None:
             header.append("path")
-            columns.append([files[index] for index in columns[0]])
+            # A file's name need not be text, but one such name must not make the whole table unreadable.
+            columns.append([name_text(files[index]) for index in columns[0]])
         unfinished = path.with_name(f"{path.name}.tmp")
-        # A file's name need not be text: its bytes are written as they are.
-        with unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(header)
             rows.writerows(zip(*columns, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["class_text", "gone_text", "one_line", "printable", "size_text"]
+__all__ = ["gone_text", "name_text", "one_line", "printable", "size_text"]
 
 #: How Python keeps a byte of a file's name that is not UTF-8.
 _BYTE = re.compile("[\udc80-\udcff]")
@@ -39,14 +39,14 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def class_text(name: str) -> str:
-    r"""A class's name as text, which every file and every dashboard takes.
+def name_text(name: str) -> str:
+    r"""The name of a class or a file as text, which every file and every dashboard takes.
 
     Args:
         name: perhaps of a folder, as the file system gives it; bytes that are not UTF-8 become escapes.
 
     Example:
-        >>> class_text("caf\udce9"), class_text("café")
+        >>> name_text("caf\udce9"), name_text("café")
         ('caf\\xe9', 'café')
     """
     text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)

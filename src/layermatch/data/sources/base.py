@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.data.images import Images
-from layermatch.data.wording import class_text
+from layermatch.data.wording import name_text
 from layermatch.errors import UserError
 
 __all__ = [
@@ -96,7 +96,7 @@ class SourceData:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(class_text(name) for name in self.classes))
+        object.__setattr__(self, "classes", tuple(name_text(name) for name in self.classes))
         if len(self.classes) < 2:
             raise UserError(f"{len(self.classes)} class ({', '.join(self.classes)}) is not legal: give at least 2")
         for name, part in self.parts().items():
