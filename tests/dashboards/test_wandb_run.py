@@ -115,7 +115,7 @@ def test_the_summary_says_which_value_it_holds(folder: Path, second: WandbFile) 
     assert summary["val/median_accuracy_ema"] == pytest.approx(results["val"]["median_accuracy_ema"])
     assert summary["loss/features"]["min"] == pytest.approx(min(losses))
     assert summary["objective"] == pytest.approx(results["val"]["accuracy_ema"])
-    assert summary["num_labels"] == 40
+    assert summary["num_labels"] == 10
     numbers = {name for row in rows for name in row} - {"step"}
     axes = {name: metric.step_metric for name, metric in second.metrics.items()}
     assert {axes[name] for name in numbers} == {"trainer/global_step"}
