@@ -27,10 +27,15 @@ _started: list[subprocess.Popen[str]] = []
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """``python -m layermatch.run ARGUMENTS`` in ``folder``; its processes are a group of their own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "layermatch.run", *arguments], cwd=folder, text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    # A suite that nohup has started ignores SIGHUP, and what it starts would too.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layermatch.run", *arguments], cwd=folder, text=True, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
     _started.append(process)
     return process
 
