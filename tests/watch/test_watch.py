@@ -251,6 +251,9 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
     (path / LOCK).touch()
     with on_terminal("layermatch.watch", str(path), "--every", "0.2") as terminal:
         terminal.wait_for("step 30/30")
+        for file in path.iterdir():  # on a slow machine the run has looked dead until now
+            file.touch()
+        terminal.wait_for("running")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
     assert "Traceback" not in terminal.written
