@@ -35,13 +35,13 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
     lock = FileLock(run_dir / LOCK)
     try:
         lock.acquire(blocking=False)
+    except Timeout as error:  # an OSError, too
+        raise UserError(
+            f"run_dir={run_dir} is in use by another run: wait until that ends, or give another run_dir"
+        ) from error
     except OSError as error:
         raise UserError(
             f"run_dir={run_dir} cannot be written to: {error.strerror or error}: give another run_dir"
-        ) from error
-    except Timeout as error:
-        raise UserError(
-            f"run_dir={run_dir} is in use by another run: wait until that ends, or give another run_dir"
         ) from error
     try:
         yield

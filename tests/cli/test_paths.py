@@ -22,6 +22,7 @@ from layermatch.errors import UserError
 from layermatch.paths import PATHS
 from layermatch.report.__main__ import main as report_main
 from layermatch.run import run
+from layermatch.run_directory import lock_run_dir
 
 Cli = Callable[..., None]
 
@@ -210,3 +211,11 @@ def test_a_user_without_an_entry_and_without_a_home(tmp_path: Path) -> None:
     cache, refusal = done.stdout.splitlines()
     assert cache.endswith("layermatch-54321")
     assert refusal.startswith("data.root=~/x: this user has no home folder, and HOME is not set")
+
+
+def test_a_lock_that_another_holds_and_one_that_cannot_be_made_are_told_apart(tmp_path: Path) -> None:
+    with lock_run_dir(tmp_path / "out"), pytest.raises(UserError, match="is in use by another run"):
+        lock_run_dir(tmp_path / "out").__enter__()
+    (tmp_path / "blocked" / ".lock").mkdir(parents=True)  # not even root opens a folder as a file
+    with pytest.raises(UserError, match=r"blocked cannot be written to: .*: give another run_dir$"):
+        lock_run_dir(tmp_path / "blocked").__enter__()
