@@ -57,14 +57,14 @@ def choose_device(*, accelerator: str, precision: str, channels_last: bool | str
     Args:
         accelerator: ``auto`` takes a GPU where there is one, then Apple's MPS, then the CPU.
         precision: ``auto`` is ``bf16-mixed`` where the processor computes in bf16, else ``32-true``.
-        channels_last: ``auto`` is true with bf16, whose kernels want it.
+        channels_last: ``auto`` is true on the CPU, and with bf16 on a GPU: their kernels want it.
 
     Raises:
         UserError: a value is not legal, or the accelerator is not there.
 
     Example:
         >>> choose_device(accelerator="cpu", precision="32-true", channels_last="auto")
-        Device(accelerator='cpu', precision='32-true', channels_last=False)
+        Device(accelerator='cpu', precision='32-true', channels_last=True)
     """
     check_choice("trainer.accelerator", accelerator, ACCELERATORS)
     check_choice("trainer.precision", precision, PRECISIONS)
@@ -79,7 +79,8 @@ def choose_device(*, accelerator: str, precision: str, channels_last: bool | str
     if precision == "auto":
         precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
     if not isinstance(channels_last, bool):
-        channels_last = precision == "bf16-mixed" if channels_last == "auto" else channels_last == "true"
+        wanted = accelerator == "cpu" or precision == "bf16-mixed"
+        channels_last = wanted if channels_last == "auto" else channels_last == "true"
     return Device(accelerator, precision, channels_last)
 
 

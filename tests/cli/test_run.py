@@ -233,7 +233,7 @@ def test_a_sweep_runs_every_job_in_a_directory_of_its_own(
 
 def test_a_folder_without_test_images(cli: Cli, in_empty_folder: Path) -> None:
     stand_ins.write_folder(in_empty_folder / "pictures", layout="labeled", test_per_class=0)
-    options = [setting for setting in SMALL if "num_val" not in setting]
+    options = [setting for setting in SMALL if not setting.startswith(("data.num_val", "data.num_labels"))]
     network = ("model=wrn_small", "data.num_val=3", "data.val_from=labelled")
     cli("experiment=folder", "data.root=pictures", "run_dir=out", "trainer.max_steps=2", *options, *network)
     results = results_of(in_empty_folder / "out")

@@ -48,7 +48,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         (["eval_every=-1"], "eval_every=-1 ", "at least 1"),
         (["checkpoint.every_n_steps=-1"], "checkpoint.every_n_steps=-1 ", "at least 1"),
         (["seed=-1"], "seed=-1 ", "at least 0"),
-        (["data.num_val=1400"], "data.num_val=1400 is more than", "data.val_from=pool"),
+        (["data.num_val=1430"], "data.num_val=1430 is more than", "data.val_from=pool"),
         (["optimizer.lr=-0.1"], "optimizer: Invalid learning rate", "-0.1"),
         (["experiment=folder"], "data.root is not given", "data.root=VALUE"),
         (["experiment=folder", "data.root=nowhere"], "data.root='nowhere'", "labeled/<class>/"),
