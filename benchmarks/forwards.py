@@ -38,10 +38,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.layer_sweep import paired
 
-from layermatch.algorithms import PseudoLabelling
 from layermatch.build import build_loggers, build_parts, build_trainer
 from layermatch.cli import config_dir, plain
-from layermatch.models import NetworkOutput
+from layermatch.methods import PseudoLabelling
+from layermatch.networks import Network, Output
 from layermatch.quiet import quiet_libraries
 
 Run = dict[str, Any]
@@ -78,14 +78,14 @@ CURVE = ("mask_rate", "accuracy", "accuracy_accepted")
 class WeakNotAveraged(PseudoLabelling):
     """``split``, but the running statistics see labelled and strong views only."""
 
-    def forward_weak(self, weak: Tensor) -> NetworkOutput:
+    def send_weak(self, weak: Tensor, network: Network) -> Output:
         """Weak views by their own statistics, which are then forgotten."""
-        norms = [module for module in self.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
         try:
-            return super().forward_weak(weak)
+            return super().send_weak(weak, network)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -94,13 +94,13 @@ class WeakNotAveraged(PseudoLabelling):
 class WeakByAverages(PseudoLabelling):
     """``split``, but weak views are normalised by the running statistics, as images are after training."""
 
-    def forward_weak(self, weak: Tensor) -> NetworkOutput:
+    def send_weak(self, weak: Tensor, network: Network) -> Output:
         """Weak views in evaluation mode."""
-        self.network.eval()
+        network.eval()
         try:
-            return super().forward_weak(weak)
+            return super().send_weak(weak, network)
         finally:
-            self.network.train()
+            network.train()
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ from scipy.stats import sem, t
 from sklearn.metrics import calinski_harabasz_score
 from sklearn.neighbors import NearestCentroid
 
-from layermatch.algorithms import Algorithm
 from layermatch.build import build_parts, build_trainer
 from layermatch.cli import config_dir, plain
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.quiet import quiet_libraries
+from layermatch.training import SemiSupervisedModule
 
 Run = dict[str, Any]
 
@@ -44,14 +44,14 @@ Run = dict[str, Any]
 #: projection each; the last BatchNorm goes with the third) and a classifier.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "every layer (FixMatch)": (),
-    "all but the stem": ("layerwise.gradient_scale={extractor.stem: 0}",),
-    "all but block 1": ("layerwise.gradient_scale={extractor.groups.0: 0}",),
-    "all but block 2": ("layerwise.gradient_scale={extractor.groups.1: 0}",),
-    "all but block 3": ("layerwise.gradient_scale={extractor.groups.2: 0, extractor.activation: 0}",),
-    "all but the classifier (Grad-ReLU)": ("layerwise.gradient_scale={classifier: 0}",),
-    "only the classifier": ("layerwise.gradient_scale={extractor: 0}",),
+    "all but the stem": ("algorithm.gradient_scale={extractor.stem: 0}",),
+    "all but block 1": ("algorithm.gradient_scale={extractor.groups.0: 0}",),
+    "all but block 2": ("algorithm.gradient_scale={extractor.groups.1: 0}",),
+    "all but block 3": ("algorithm.gradient_scale={extractor.groups.2: 0, extractor.activation: 0}",),
+    "all but the classifier (Grad-ReLU)": ("algorithm.gradient_scale={classifier: 0}",),
+    "only the classifier": ("algorithm.gradient_scale={extractor: 0}",),
     "Grad-ReLU + Avg-Clustering (LayerMatch)": ("layerwise=layermatch",),
-    "no layer": ("layerwise.gradient_scale={extractor: 0, classifier: 0}",),
+    "no layer": ("algorithm.gradient_scale={extractor: 0, classifier: 0}",),
 }
 BASELINE, NOTHING = "every layer (FixMatch)", "no layer"
 
@@ -162,7 +162,7 @@ def measure(cell: Cell) -> Run:
     return asdict(cell) | {name: None if value is None else round(value, 4) for name, value in found.items()}
 
 
-def clustering(algorithm: Algorithm, data: SemiSupervisedData) -> dict[str, float]:
+def clustering(algorithm: SemiSupervisedModule, data: SemiSupervisedData) -> dict[str, float]:
     """How well the features of the EMA weights are clustered by true class, whatever the classifier makes of them.
 
     ``centre_accuracy``: share of test images nearest to the centre of their own class, centres being the class means
@@ -177,7 +177,9 @@ def clustering(algorithm: Algorithm, data: SemiSupervisedData) -> dict[str, floa
 
 
 @torch.no_grad()
-def features_of(algorithm: Algorithm, data: SemiSupervisedData, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+def features_of(
+    algorithm: SemiSupervisedModule, data: SemiSupervisedData, images: ImageSet
+) -> tuple[np.ndarray, np.ndarray]:
     """Features ``(N, D)`` of the EMA weights, and the labels."""
     pixels = torch.from_numpy(images.images.read(np.arange(len(images))))
     return algorithm.ema.network(data.normalise(pixels)).features.numpy(), images.labels

@@ -15,15 +15,15 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from layermatch.algorithms import Algorithm
 from layermatch.augment import StrongView, WeakView
 from layermatch.dashboards import dashboards_of
-from layermatch.data import SemiSupervisedData, Split
+from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError, check_bool, check_choice, check_number
-from layermatch.layerwise import LayerwiseRule
-from layermatch.models import Network
-from layermatch.settings import check_keys, find_target, make, option_names
+from layermatch.methods import Method
+from layermatch.networks import Network
+from layermatch.settings import check_keys, find_target, make, option_names, section_of_errors
 from layermatch.trainer import Device, choose_device, make_trainer
+from layermatch.training import SemiSupervisedModule, problem_of
 
 __all__ = [
     "RunParts",
@@ -45,6 +45,9 @@ SECTIONS = {
 }  # fmt: skip
 SELECTIONS = ("last", "best_val")
 
+#: The sections that describe a part of a method, and the method's argument that takes it.
+PARTS_OF_METHODS = {"layerwise": "rule", "pseudo_labels": "policy"}
+
 
 @dataclass(frozen=True)
 class RunParts:
@@ -52,12 +55,12 @@ class RunParts:
 
     Attributes:
         data: set up.
-        algorithm: with its network.
+        algorithm: The LightningModule, with its network and method.
         device: what it computes on.
     """
 
     data: SemiSupervisedData
-    algorithm: Algorithm
+    algorithm: SemiSupervisedModule
     device: Device
 
 
@@ -92,9 +95,7 @@ def build_device(settings: Settings) -> Device:
     return choose_device(**{name: trainer[name] for name in names})
 
 
-def build_data(
-    settings: Settings, *, device: Device, use_unlabelled: bool, split: Split | None = None
-) -> SemiSupervisedData:
+def build_data(settings: Settings, *, device: Device, views: Views, split: Split | None = None) -> SemiSupervisedData:
     """The LightningDataModule.
 
     The section ``data`` holds the source's options and the data module's side by side; each takes its own.
@@ -105,15 +106,16 @@ def build_data(
     options = dict(settings["data"])
     source_class = find_target("data.source", options.pop("source", None), plugins=settings["plugins"])
     given = {
-        "weak": None, "strong": None, "seed": settings["seed"], "use_unlabelled": use_unlabelled,
+        "weak": None, "strong": None, "seed": settings["seed"], "views": views,
         "channels_last": device.channels_last, "device": device.torch_device,
     }  # fmt: skip
     of_source, of_module = option_names(source_class), option_names(SemiSupervisedData) - {"source", *given}
     check_keys("data", options, of_source | of_module)
-    views = dict(settings["views"])
-    check_keys("views", views, option_names(StrongView))
-    given["weak"] = WeakView(flip=views["flip"], pad=views["pad"])
-    given["strong"] = StrongView(**views)
+    kinds = dict(settings["views"])
+    check_keys("views", kinds, option_names(StrongView))
+    with section_of_errors("views", kinds):
+        given["weak"] = WeakView(flip=kinds["flip"], pad=kinds["pad"])
+        given["strong"] = StrongView(**kinds)
     if split is not None:
         # What the section says of labels was for drawing it.
         options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None}
@@ -121,7 +123,7 @@ def build_data(
     return SemiSupervisedData(source, **{k: v for k, v in options.items() if k in of_module}, **given)
 
 
-def build_network(settings: Settings, *, data: SemiSupervisedData, pseudo_head: bool) -> Network:
+def build_network(settings: Settings, *, data: SemiSupervisedData) -> Network:
     """The network, for the classes and channels of the data.
 
     Raises:
@@ -133,51 +135,60 @@ def build_network(settings: Settings, *, data: SemiSupervisedData, pseudo_head: 
         plugins=settings["plugins"],
         num_classes=len(data.classes),
         in_channels=data.image_shape[0],
-        pseudo_head=pseudo_head,
     )
     return network
 
 
-def build_algorithm(settings: Settings, *, data: SemiSupervisedData) -> Algorithm:
-    """The LightningModule with its network, policy and rule.
+def build_method(settings: Settings) -> Method:
+    """The method, with the policy and the rule that it takes.
 
     Raises:
-        UserError: a value or a key is not legal.
+        UserError: A value or a key is not legal.
     """
     plugins = settings["plugins"]
-    options = dict(settings["algorithm"])
+    options = {key: value for key, value in settings["algorithm"].items() if key not in _module_options()}
     options.pop("name")
     target = find_target("algorithm._target_", options["_target_"], plugins=plugins)
     given: dict[str, Any] = {}
-    pseudo_head = False
-    if _uses_unlabelled(settings):
-        rule: LayerwiseRule = make("layerwise", settings["layerwise"], plugins=plugins)
-        pseudo_head = rule.needs_pseudo_head
-        policy = make("pseudo_labels", settings["pseudo_labels"], plugins=plugins)
-        given = {"policy": policy, "rule": rule, "num_unlabelled": len(data.unlabelled)}
-    for section in ("pseudo_labels", "layerwise"):
-        if not given and settings[section]:
+    for section, argument in PARTS_OF_METHODS.items():
+        if argument in option_names(target):
+            given[argument] = make(section, settings[section], plugins=plugins)
+        elif settings[section]:
             keys = ", ".join(f"{section}.{key}" for key in settings[section])
             name = settings["algorithm"]["name"]
             raise UserError(f"algorithm={name} reads no {section}, but {keys} is set: add {section}=none")
-    algorithm: Algorithm = make(
-        "algorithm",
-        options,
-        plugins=plugins,
-        network=build_network(settings, data=data, pseudo_head=pseudo_head),
-        optimizer=_optimizer_factory(settings),
-        schedule=_schedule(settings),
-        log_every=settings["trainer"]["log_every"],
-        **given,
-    )
-    if not isinstance(algorithm, Algorithm):
-        raise UserError(f"algorithm._target_={target} is not an Algorithm")
+    method: Method = make("algorithm", options, plugins=plugins, **given)
+    if not isinstance(method, Method):
+        raise UserError(f"algorithm._target_={options['_target_']} is not a Method")
+    return method
+
+
+def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Method) -> SemiSupervisedModule:
+    """The LightningModule with its network and method, ready for the data.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
+    names = _module_options()
+    options = {key: value for key, value in settings["algorithm"].items() if key in names}
+    network = build_network(settings, data=data)
+    with section_of_errors("algorithm", settings["algorithm"]):
+        algorithm = SemiSupervisedModule(
+            network,
+            method,
+            optimizer=_optimizer_factory(settings),
+            schedule=_schedule(settings),
+            log_every=settings["trainer"]["log_every"],
+            **options,
+        )
+        max_steps = settings["trainer"]["max_steps"]
+        algorithm.prepare(problem_of(data, network, method, max_steps=max_steps))
     return algorithm
 
 
-def _uses_unlabelled(settings: Settings) -> bool:
-    target = find_target("algorithm._target_", settings["algorithm"].get("_target_"), plugins=settings["plugins"])
-    return bool(getattr(target, "uses_unlabelled", True))
+def _module_options() -> set[str]:
+    """What the section ``algorithm`` says of the training step, whatever the method."""
+    return option_names(SemiSupervisedModule) - {"network", "method", "optimizer", "schedule", "log_every"}
 
 
 def _optimizer_factory(settings: Settings) -> partial[torch.optim.Optimizer]:
@@ -196,7 +207,8 @@ def _schedule(settings: Settings) -> partial[float]:
     target = find_target("schedule._target_", options.pop("_target_", None), plugins=settings["plugins"])
     check_keys("schedule", options, option_names(target) - {"step", "max_steps"})
     schedule = partial(target, **options)
-    schedule(0, 1)  # checks the options before any work
+    with section_of_errors("schedule", options):
+        schedule(0, 1)  # checks the options before any work
     return schedule
 
 
@@ -238,11 +250,12 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     """
     check_settings(settings)
     device = build_device(settings)
-    data = build_data(settings, device=device, use_unlabelled=_uses_unlabelled(settings), split=split)
+    method = build_method(settings)
+    data = build_data(settings, device=device, views=method.views, split=split)
     data.setup()
     _check_selection(settings, data)
     torch.manual_seed(settings["seed"])
-    algorithm = build_algorithm(settings, data=data)
+    algorithm = build_algorithm(settings, data=data, method=method)
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     if settings["compile"]:

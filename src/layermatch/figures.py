@@ -203,7 +203,7 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
 
 
 def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> None:
-    """Draw unlabelled images of step 0 above their weak and their strong views.
+    """Draw unlabelled images of step 0 above their views.
 
     Args:
         data: set up.
@@ -214,11 +214,14 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     if raw is None:
         return
     names = names_in_figure(data.classes, width=TITLE_WIDTH)
-    weak = data.weak(raw.images, raw.draws[0])
-    strong = data.strong(raw.images, raw.draws[1])
+    views = {
+        name: data.kinds[kind](raw.images, draws)
+        for (name, kind), draws in zip(data.views.unlabelled.items(), raw.draws, strict=True)
+    }
     num_images = min(num_images, len(raw.images))
-    figure, axes = _subplots(3, num_images, size=(1.25 * num_images, 4.2))
-    for row, (name, images) in enumerate({"image": raw.images, "weak": weak, "strong": strong}.items()):
+    num_rows = 1 + len(views)
+    figure, axes = _subplots(num_rows, num_images, size=(1.25 * num_images, 1.4 * num_rows))
+    for row, (name, images) in enumerate({"image": raw.images, **views}.items()):
         for column in range(num_images):
             axis = axes[row, column]
             _show_image(axis, images[column].cpu().numpy())

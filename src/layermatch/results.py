@@ -15,13 +15,13 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from layermatch.algorithms import Algorithm
 from layermatch.build import RunParts
 from layermatch.callbacks import CheckpointWriter, PredictionTable
 from layermatch.checkpoints import FOLDER, read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
 from layermatch.run_directory import replace_text
+from layermatch.training import SemiSupervisedModule
 
 __all__ = ["collect_results", "draw_results", "report_results", "sweep_rows"]
 
@@ -57,11 +57,11 @@ def collect_results(settings: dict[str, Any], parts: RunParts, trainer: Trainer,
         # Of the last step there is a line already, or there shall be none: the weights are those of another step.
         with _loggers(trainer, are_on=selection == LAST_STEP and algorithm.next_batch % every != 0):
             trainer.validate(algorithm, datamodule=data, verbose=False)
-        val = _accuracies(algorithm, "val") | algorithm.median_of_last_evaluations()
+        val = _accuracies(algorithm, "val") | algorithm.evaluation.median()
     if data.test is not None:
         trainer.test(algorithm, datamodule=data, verbose=False)
         test = _accuracies(algorithm, "test") | {"selection": selection}
-    confusion = algorithm.test_confusion
+    confusion = algorithm.evaluation.test_confusion
     return {
         "status": "finished",
         "algorithm": settings["algorithm"]["name"],
@@ -90,7 +90,7 @@ def _loggers(trainer: Trainer, *, are_on: bool) -> Iterator[None]:
         trainer.loggers = loggers
 
 
-def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) -> str:
+def _select(settings: dict[str, Any], algorithm: SemiSupervisedModule, trainer: Trainer) -> str:
     """Load the weights that are reported; say which."""
     if settings["checkpoint"]["selection"] == "last":
         return LAST_STEP
@@ -102,7 +102,7 @@ def _select(settings: dict[str, Any], algorithm: Algorithm, trainer: Trainer) ->
     raise RuntimeError("no evaluation chose a checkpoint")
 
 
-def _accuracies(algorithm: Algorithm, split: str) -> dict[str, Any]:
+def _accuracies(algorithm: SemiSupervisedModule, split: str) -> dict[str, Any]:
     return {name: algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
 
 
@@ -175,8 +175,8 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
             draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
             draw_curves(metrics, figures)
-        if parts.algorithm.test_confusion is not None:
-            draw_confusion(parts.algorithm.test_confusion, data.classes, figures / "confusion.png")
+        if parts.algorithm.evaluation.test_confusion is not None:
+            draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, figures / "confusion.png")
     except OSError as error:
         _log.warning("cannot write the figures: %s", error)  # the results are written already
 

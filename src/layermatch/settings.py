@@ -8,20 +8,22 @@ called, so the configuration inside a stranger's checkpoint cannot run anything 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from layermatch.errors import UserError
 
-__all__ = ["check_keys", "find_target", "make", "option_names"]
+__all__ = ["check_keys", "find_target", "make", "option_names", "section_of_errors"]
 
 #: What `_target_` may name, beside the user's `plugins`: where components are. Not all of this package: its commands,
 #: and `make` itself, call what they are given, and through them a configuration could name anything.
 TRUSTED = (
-    "layermatch.algorithms", "layermatch.augment", "layermatch.data", "layermatch.functional", "layermatch.layerwise",
-    "layermatch.loggers", "layermatch.models", "layermatch.pseudo_labels", "torch.optim",
+    "layermatch.augment", "layermatch.data", "layermatch.functional", "layermatch.layerwise", "layermatch.loggers",
+    "layermatch.methods", "layermatch.networks", "layermatch.parts", "torch.optim",
 )  # fmt: skip
 
 
@@ -30,7 +32,7 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
 
     Args:
         key: the setting that holds the path, for the error.
-        path: for example ``layermatch.pseudo_labels.FixedThreshold``.
+        path: for example ``layermatch.parts.FixedThreshold``.
         plugins: packages that are trusted beside this one's components and ``torch.optim``.
 
     Raises:
@@ -41,7 +43,7 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
         1.0
         >>> find_target("schedule._target_", "os.system")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: schedule._target_=os.system is not of layermatch.algorithms, ...
+        layermatch.errors.UserError: schedule._target_=os.system is not of layermatch.augment, ...
     """
     if path is None:
         raise UserError(f"{key} is not given: choose another file of conf/{key.partition('.')[0]}")
@@ -72,7 +74,7 @@ def option_names(target: Callable[..., Any]) -> set[str]:
         target: a class, a function or a ``functools.partial``.
 
     Example:
-        >>> from layermatch.pseudo_labels import FixedThreshold
+        >>> from layermatch.parts import FixedThreshold
         >>> option_names(FixedThreshold)
         {'threshold'}
     """
@@ -104,6 +106,32 @@ def check_keys(section: str, given: Iterable[str], legal: Iterable[str]) -> None
             raise UserError(f"unknown setting {full}: choose one of {', '.join(legal) or '(none)'}")
 
 
+@contextmanager
+def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
+    """Name settings in an error as the user writes them: a constructor knows its own arguments alone.
+
+    Args:
+        section: The section that the arguments come from.
+        keys: The keys of that section.
+
+    Raises:
+        UserError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
+
+    Example:
+        >>> with section_of_errors("schedule", ["cycles"]):
+        ...     raise UserError("cycles=2 is not legal")
+        Traceback (most recent call last):
+        layermatch.errors.UserError: schedule.cycles=2 is not legal
+    """
+    try:
+        yield
+    except UserError as error:
+        names = "|".join(map(re.escape, keys))
+        # As they are written in messages: `key=value`, `key.part=value` and `key: ...`.
+        message = re.sub(rf"(?<![\w.'/-])({names})(?==|\.\w|: )", rf"{section}.\1", str(error)) if names else str(error)
+        raise UserError(message) from error
+
+
 def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = (), **given: Any) -> Any:
     """Call what a section's ``_target_`` names with the section's other keys.
 
@@ -117,11 +145,12 @@ def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = 
         UserError: see :func:`find_target`; or a key is not an argument of the target.
 
     Example:
-        >>> settings = {"_target_": "layermatch.pseudo_labels.FixedThreshold", "threshold": 0.9}
+        >>> settings = {"_target_": "layermatch.parts.FixedThreshold", "threshold": 0.9}
         >>> make("pseudo_labels", settings).threshold
         0.9
     """
     options = dict(settings)
     target = find_target(f"{section}._target_", options.pop("_target_", None), plugins=plugins)
     check_keys(section, options, option_names(target) - set(given))
-    return target(**options, **given)
+    with section_of_errors(section, options):
+        return target(**options, **given)

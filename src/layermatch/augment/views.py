@@ -46,8 +46,8 @@ class WeakView:
     """
 
     def __init__(self, *, flip: bool = True, pad: float = 0.125) -> None:
-        check_bool("views.flip", flip)
-        check_number("views.pad", pad, low=0, high=1, high_open=True)
+        check_bool("flip", flip)
+        check_number("pad", pad, low=0, high=1, high_open=True)
         self.flip = flip
         self.pad = pad
 
@@ -85,7 +85,7 @@ class WeakView:
         height, width = images.shape[2:]
         if round(self.pad * height) >= height or round(self.pad * width) >= width:
             raise UserError(
-                f"images of {height}x{width} are too small for views.pad={self.pad}: "
+                f"images of {height}x{width} are too small for pad={self.pad}: "
                 "reflection needs round(pad * side) below the side"
             )
         shape = (len(images), self.num_draws)
@@ -157,12 +157,12 @@ class StrongView(WeakView):
         operations: Sequence[str] = RANDAUGMENT,
     ) -> None:
         super().__init__(flip=flip, pad=pad)
-        check_number("views.num_ops", num_ops, low=0, integer=True)
-        check_number("views.cutout", cutout, low=0, high=1)
+        check_number("num_ops", num_ops, low=0, integer=True)
+        check_number("cutout", cutout, low=0, high=1)
         if isinstance(operations, str) or not operations:
-            raise UserError(f"views.operations={operations!r} is not legal: give a list of at least one name")
+            raise UserError(f"operations={operations!r} is not legal: give a list of at least one name")
         for name in operations:
-            check_choice("views.operations", name, tuple(OPERATIONS))
+            check_choice("operations", name, tuple(OPERATIONS))
         self.num_ops = num_ops
         self.cutout = cutout
         self.operations = tuple(operations)

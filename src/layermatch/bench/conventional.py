@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import functional as transforms
 
 from layermatch.bench.pil_pipeline import PilPipeline
-from layermatch.models import Network
+from layermatch.networks import Network
 
 __all__ = ["fixmatch_loss", "make_optimizer", "train", "update_average"]
 

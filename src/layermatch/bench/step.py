@@ -13,8 +13,6 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from layermatch.algorithms import PseudoLabelling
-from layermatch.algorithms.pseudo_labelling import WEAK_SHARE
 from layermatch.augment import StrongView, WeakView
 from layermatch.bench import conventional
 from layermatch.bench.images import RandomImages
@@ -22,12 +20,14 @@ from layermatch.bench.own_process import OwnProcess
 from layermatch.bench.report import Figure, Ratio, Section
 from layermatch.bench.timing import Stopwatch, alternate, peak_mib, start_peak
 from layermatch.data import SemiSupervisedData
-from layermatch.functional import cosine
-from layermatch.layerwise import LayerMatch
-from layermatch.models import BatchStatistics, Network, wrn_28_2, wrn_37_2
-from layermatch.pseudo_labels import FixedThreshold
+from layermatch.layerwise import SeparateLosses
+from layermatch.methods import PseudoLabelling
+from layermatch.methods.pseudo_labelling import WEAK_SHARE
+from layermatch.networks import BatchStatistics, Network, wrn_28_2, wrn_37_2
+from layermatch.parts import FixedThreshold
 from layermatch.quiet import quiet_libraries
 from layermatch.trainer import Device, choose_device, make_trainer
+from layermatch.training import SemiSupervisedModule, problem_of
 
 __all__ = ["Case", "Effort", "choose_cases", "choose_effort", "measure"]
 
@@ -245,7 +245,7 @@ def _our_block(
     case: Case,
     data: SemiSupervisedData,
     chosen: Device,
-    algorithm_options: dict[str, Any],
+    options: dict[str, Any],
     *,
     compiled: bool = False,
     device: torch.device,
@@ -253,15 +253,10 @@ def _our_block(
 ) -> float:
     """A real fit: Lightning's loop, our batches and views, LayerMatch, weight average, metrics."""
     torch.manual_seed(0)
-    algorithm = PseudoLabelling(
-        case.network(num_classes=NUM_CLASSES),
-        policy=FixedThreshold(threshold=0.95),
-        rule=LayerMatch(),
-        num_unlabelled=len(data.unlabelled),
-        **algorithm_options,
-        optimizer=partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        schedule=cosine,
-    )
+    network = case.network(num_classes=NUM_CLASSES)
+    method = PseudoLabelling(policy=FixedThreshold(threshold=0.95), rule=SeparateLosses(), **options)
+    algorithm = SemiSupervisedModule(network, method)
+    algorithm.prepare(problem_of(data, network, method, max_steps=effort.total))
     if chosen.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     if compiled:
@@ -288,9 +283,7 @@ def _pure_block(
     batch = data.batch_of_step(0)
     if batch.unlabelled is None:
         raise ValueError("the batch has no unlabelled images")
-    labelled, weak, strong = (
-        t.to(device) for t in (batch.labelled.image, batch.unlabelled.weak, batch.unlabelled.strong)
-    )
+    labelled, weak, strong = (t.to(device) for t in (batch.labelled.views["weak"], *batch.unlabelled.views.values()))
     in_graph = {"split": 0, "shared": round(WEAK_SHARE * len(weak)), "joint": len(weak)}[forward]
     first, rest = weak.tensor_split([in_graph])
     with_gradient = torch.cat([labelled, first, strong])

@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from layermatch.algorithms import Algorithm
 from layermatch.data import SemiSupervisedData
 from layermatch.data.batch import EvalBatch
 from layermatch.data.steps import EvalSteps
 from layermatch.distributed import all_gather_uneven_rows
 from layermatch.functional import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
-from layermatch.models import NetworkOutput
+from layermatch.networks import Output
+from layermatch.training import SemiSupervisedModule
 
 __all__ = ["FeatureClustering", "clustering_measures"]
 
@@ -57,7 +57,7 @@ class FeatureClustering(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure; the values are in the log line of the accuracies, which follows."""
-        algorithm = cast("Algorithm", pl_module)
+        algorithm = cast("SemiSupervisedModule", pl_module)
         algorithm.log_with_next(self._measure(algorithm))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,13 +74,13 @@ class FeatureClustering(Callback):
     ) -> None:
         """Evaluate the labelled images where there are no others."""
         if trainer.global_step % self.eval_every == 0:
-            self._evaluate_labelled(trainer, cast("Algorithm", pl_module))
+            self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, for the last step."""
-        self._evaluate_labelled(trainer, cast("Algorithm", pl_module))
+        self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
-    def _evaluate_labelled(self, trainer: Trainer, algorithm: Algorithm) -> None:
+    def _evaluate_labelled(self, trainer: Trainer, algorithm: SemiSupervisedModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData) or data.validation is not None:
             return
@@ -93,15 +93,15 @@ class FeatureClustering(Callback):
         with _evaluation_mode(algorithm.network), torch.no_grad(), trainer.precision_plugin.forward_context():
             for number in range(len(steps)):
                 batch = trainer.strategy.batch_to_device(steps[number])
-                self._keep(algorithm.evaluation_output(algorithm.network, batch.image), batch, trainer)
+                self._keep(algorithm.method.outputs(algorithm.network, batch.image), batch, trainer)
         algorithm.log_values(self._measure(algorithm))
 
-    def _keep(self, out: NetworkOutput, batch: EvalBatch, trainer: Trainer) -> None:
+    def _keep(self, out: Output, batch: EvalBatch, trainer: Trainer) -> None:
         room = self.max_images // trainer.world_size - sum(len(label) for _, label in self._seen)
         if room > 0:
             self._seen.append((out.features[:room], batch.label[:room]))
 
-    def _measure(self, algorithm: Algorithm) -> dict[str, float]:
+    def _measure(self, algorithm: SemiSupervisedModule) -> dict[str, float]:
         # A rank may have no image of a small set.
         none = torch.zeros(0, algorithm.network.num_features, device=algorithm.device)
         features = torch.cat([none, *(part for part, _ in self._seen)])

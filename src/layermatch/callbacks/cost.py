@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
-from layermatch.algorithms import Algorithm
+from layermatch.training import SemiSupervisedModule
 
 __all__ = ["PHASES", "CostMonitor", "StepClock", "process_memory"]
 
@@ -60,7 +60,7 @@ class CostMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Add to the log line that this step will write."""
-        algorithm = cast("Algorithm", pl_module)
+        algorithm = cast("SemiSupervisedModule", pl_module)
         if self._clock is not None:
             self._clock.begin()
         is_step = (batch_idx + 1) % algorithm.accumulate == 0

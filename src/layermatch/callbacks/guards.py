@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from layermatch.algorithms import Algorithm
 from layermatch.console import Reporter
 from layermatch.data import SemiSupervisedData
+from layermatch.training import SemiSupervisedModule
 
 __all__ = ["Guards"]
 
@@ -82,7 +82,7 @@ class Guards(Callback):
         batch_idx: int,
     ) -> None:
         """Look at each log line."""
-        algorithm = cast("Algorithm", pl_module)
+        algorithm = cast("SemiSupervisedModule", pl_module)
         step, (last_step, last_time) = trainer.global_step, self._last_line
         if step == last_step or step % algorithm.log_every != 0:
             return
@@ -96,11 +96,11 @@ class Guards(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at each evaluation during training."""
         if trainer.state.fn == "fit":
-            self._check_averages(cast("Algorithm", pl_module))
+            self._check_averages(cast("SemiSupervisedModule", pl_module))
 
     # ------------------------------------------------------------------------------------------------------- what
 
-    def _check_mask(self, algorithm: Algorithm, step: int, last_step: int, patience: int) -> None:
+    def _check_mask(self, algorithm: SemiSupervisedModule, step: int, last_step: int, patience: int) -> None:
         rate = algorithm.latest.get("pseudo_labels/mask_rate")
         if rate is None:
             return
@@ -119,7 +119,7 @@ class Guards(Callback):
                 f"pseudo_labels.threshold, unless the data are that easy",
             )
 
-    def _check_classes(self, algorithm: Algorithm, step: int, last_step: int, patience: int) -> None:
+    def _check_classes(self, algorithm: SemiSupervisedModule, step: int, last_step: int, patience: int) -> None:
         counts = {name: value for name, value in algorithm.latest.items() if name.startswith(COUNTS)}
         rate = algorithm.latest.get("pseudo_labels/mask_rate", 0.0)
         if not counts:
@@ -135,7 +135,7 @@ class Guards(Callback):
                 f"to it: raise pseudo_labels.threshold, lower optimizer.lr or layerwise.lambda_u",
             )
 
-    def _check_averages(self, algorithm: Algorithm) -> None:
+    def _check_averages(self, algorithm: SemiSupervisedModule) -> None:
         last = list(algorithm.evaluations)[-self.num_evaluations :]
         gaps = [live - averaged for live, averaged in last]
         if len(gaps) < self.num_evaluations or min(abs(gap) for gap in gaps) <= self.largest_gap:
@@ -154,7 +154,7 @@ class Guards(Callback):
                 f"evaluations: they jump about: lower optimizer.lr, or set algorithm.clip_norm",
             )
 
-    def _check_repeats(self, trainer: Trainer, algorithm: Algorithm, *, steps_per_second: float) -> None:
+    def _check_repeats(self, trainer: Trainer, algorithm: SemiSupervisedModule, *, steps_per_second: float) -> None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData):
             return
@@ -191,6 +191,6 @@ class Guards(Callback):
         self.said, self._since = set(state_dict["said"]), dict(state_dict["since"])
 
 
-def _accuracy(algorithm: Algorithm) -> str:
+def _accuracy(algorithm: SemiSupervisedModule) -> str:
     accuracy = algorithm.latest.get("pseudo_labels/accuracy_accepted")
     return "" if accuracy is None else f" ({accuracy:.0%} of them are right)"

@@ -17,7 +17,7 @@ from layermatch.callbacks.provenance import CHECKPOINT_KEY
 from layermatch.dashboards import RUN_ID, Dashboard, WandbDashboard
 from layermatch.dashboards.pictures import Pairs, views_panel
 from layermatch.data.batch import Batch
-from layermatch.pseudo_labels import PseudoLabelPolicy, PseudoLabels
+from layermatch.parts import Policy, PseudoLabels
 
 __all__ = ["KeepRunId", "Panels"]
 
@@ -64,8 +64,8 @@ class Panels(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to the policy, where the algorithm has one."""
-        policy = getattr(pl_module, "policy", None)
-        if isinstance(policy, PseudoLabelPolicy) and trainer.is_global_zero:
+        policy = next((module for module in pl_module.modules() if isinstance(module, Policy)), None)
+        if policy is not None and trainer.is_global_zero:
             self._hook = policy.register_forward_hook(self._keep)
 
     def _keep(self, policy: nn.Module, given: tuple[Any, ...], output: PseudoLabels) -> None:
@@ -77,9 +77,9 @@ class Panels(Callback):
         """Keep the first pairs: an evaluation may follow."""
         if self._labels is None or not isinstance(batch, Batch) or batch.unlabelled is None:
             return
-        views = batch.unlabelled
+        views = batch.unlabelled  # of a method with a policy: the weak view first
         # Copies: a slice would keep the whole batch in memory.
-        weak, strong, truth = (t[:NUM_PAIRS].clone() for t in (views.weak, views.strong, views.hidden_label))
+        weak, strong, truth = (t[:NUM_PAIRS].clone() for t in (*list(views.views.values())[:2], views.hidden_label))
         self._seen = _Seen(weak, strong, truth, self._labels)
 
     @rank_zero_only

@@ -1,15 +1,16 @@
 """Sources, splits, step-indexed batches and the LightningDataModule."""
 
-from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
+from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.datamodule import SemiSupervisedData
 from layermatch.data.splits import Split, make_split
 
 __all__ = [
     "Batch",
     "EvalBatch",
-    "LabelledBatch",
+    "Samples",
     "SemiSupervisedData",
     "Split",
-    "UnlabelledBatch",
+    "Unlabelled",
+    "Views",
     "make_split",
 ]

@@ -1,41 +1,67 @@
-"""The batches that reach an algorithm."""
+"""The batches that reach a method, and the views that a method asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Batch", "EvalBatch", "LabelledBatch", "UnlabelledBatch"]
+__all__ = ["Batch", "EvalBatch", "Samples", "Unlabelled", "Views"]
 
 
-class LabelledBatch(NamedTuple):
-    """Weak views of labelled images.
+@dataclass(frozen=True)
+class Views:
+    """The views that a method asks for: for each name, the kind of augmentation that makes it.
+
+    The data module makes just these. Each view draws random numbers of its own, by its place in the mapping, so a view
+    that is added at the end leaves the others as they were.
+
+    Args:
+        labelled: The views of labelled images, for example ``{"weak": "weak"}``; at least one.
+        unlabelled: The views of unlabelled images, for example ``{"weak": "weak", "strong": "strong"}``; empty for a
+            method that reads no unlabelled images.
+
+    Example:
+        >>> Views(unlabelled={"weak": "weak", "strong": "strong", "strong_2": "strong"}).uses_unlabelled
+        True
+    """
+
+    labelled: Mapping[str, str] = field(default_factory=lambda: {"weak": "weak"})
+    unlabelled: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether the method reads unlabelled images."""
+        return bool(self.unlabelled)
+
+
+class Samples(NamedTuple):
+    """Views of labelled images.
 
     Attributes:
-        image: ``(B, C, H, W)`` float32, normalised.
+        views: For each name ``(B, C, H, W)`` float32, normalised.
         label: ``(B,)`` int64.
         indices: ``(B,)`` int64, positions in the labelled set.
     """
 
-    image: Tensor
+    views: Mapping[str, Tensor]
     label: Tensor
     indices: Tensor
 
 
-class UnlabelledBatch(NamedTuple):
-    """Two views of each unlabelled image.
+class Unlabelled(NamedTuple):
+    """Views of unlabelled images.
 
     Attributes:
-        weak: ``(N, C, H, W)`` float32, normalised.
-        strong: ``(N, C, H, W)`` float32, normalised.
+        views: For each name ``(N, C, H, W)`` float32, normalised.
         indices: ``(N,)`` int64, positions in the unlabelled pool.
-        hidden_label: ``(N,)`` int64, the true class where the data set knows it and -1 elsewhere. For diagnostics
-            only: no loss may read it.
+        hidden_label: ``(N,)`` int64, the true class where the data set knows it and -1 elsewhere. It is for
+            diagnostics only: no loss may read it.
     """
 
-    weak: Tensor
-    strong: Tensor
+    views: Mapping[str, Tensor]
     indices: Tensor
     hidden_label: Tensor
 
@@ -45,11 +71,11 @@ class Batch(NamedTuple):
 
     Attributes:
         labelled: ``B`` labelled images.
-        unlabelled: ``N = mu B`` unlabelled images; None for algorithms that use none.
+        unlabelled: ``N = mu B`` unlabelled images; None for methods that use none.
     """
 
-    labelled: LabelledBatch
-    unlabelled: UnlabelledBatch | None
+    labelled: Samples
+    unlabelled: Unlabelled | None
 
 
 class EvalBatch(NamedTuple):

@@ -1,10 +1,10 @@
-"""The LightningDataModule: labelled images, and paired weak and strong views of unlabelled ones."""
+"""The LightningDataModule: views of labelled and unlabelled images, as the method asks for them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from layermatch.augment import StrongView, WeakView, normalise
-from layermatch.data.batch import Batch, EvalBatch, LabelledBatch, UnlabelledBatch
+from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, take
@@ -25,7 +25,7 @@ from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
-from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps
+from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
@@ -34,9 +34,12 @@ __all__ = ["SemiSupervisedData"]
 
 _log = logging.getLogger(__name__)
 
+#: FixMatch's views.
+PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
+
 
 class SemiSupervisedData(LightningDataModule):
-    """Draws labels from a source, and yields :class:`~layermatch.data.batch.Batch` es.
+    """Draws labels from a source, and yields :class:`~layermatch.data.batch.Batch`.
 
     Images stay uint8 until they are on the device; views are made there, batched, in
     :meth:`on_after_batch_transfer`. Which images, and what each view does to them, is a pure function of (seed, step,
@@ -45,8 +48,10 @@ class SemiSupervisedData(LightningDataModule):
 
     Args:
         source: where images come from.
-        weak: the weak view.
-        strong: the strong view.
+        weak: the weak view; None is FixMatch's.
+        strong: the strong view; None is FixMatch's.
+        views: the views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
+            and a strong one without a trainer.
         num_labels: labelled images in all, the same number for each class; None takes every image of the pool, or what
             ``split`` or ``fold`` say, which it must agree with otherwise.
         num_val: images held out for validation; beside ``split``, 0 or as many as it has.
@@ -65,7 +70,6 @@ class SemiSupervisedData(LightningDataModule):
         mean: of each channel, in ``[0, 1]``, for normalisation.
         std: of each channel, above 0.
         seed: of the split, the order and the views.
-        use_unlabelled: whether training batches have unlabelled images.
         channels_last: whether images are laid out channels last.
         device: what training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not fit; None
             leaves that to the first batch.
@@ -81,7 +85,7 @@ class SemiSupervisedData(LightningDataModule):
         ... )
         >>> data.setup()
         >>> batch = data.batch_of_step(1234)
-        >>> batch.labelled.image.shape, batch.unlabelled.strong.shape
+        >>> batch.labelled.views["weak"].shape, batch.unlabelled.views["strong"].shape
         (torch.Size([16, 1, 8, 8]), torch.Size([32, 1, 8, 8]))
     """
 
@@ -93,9 +97,10 @@ class SemiSupervisedData(LightningDataModule):
         self,
         source: Source,
         *,
-        weak: WeakView,
-        strong: StrongView,
-        num_labels: int | None,
+        weak: WeakView | None = None,
+        strong: StrongView | None = None,
+        views: Views | None = None,
+        num_labels: int | None = None,
         num_val: int = 0,
         val_from: str = "pool",
         split: str | Path | Split | None = None,
@@ -109,8 +114,7 @@ class SemiSupervisedData(LightningDataModule):
         overfit: bool = False,
         mean: Sequence[float],
         std: Sequence[float],
-        seed: int,
-        use_unlabelled: bool = True,
+        seed: int = 0,
         channels_last: bool = False,
         device: torch.device | None = None,
     ) -> None:
@@ -126,8 +130,12 @@ class SemiSupervisedData(LightningDataModule):
         for number in _channel_numbers("data.std", std):
             check_number("data.std", number, low=0, low_open=True)
         self.source = source
-        self.weak = weak
-        self.strong = strong
+        #: What makes each kind of view.
+        self.kinds = {
+            "weak": WeakView() if weak is None else weak,
+            "strong": StrongView() if strong is None else strong,
+        }
+        self.given_views = views
         self.num_labels = num_labels
         self.num_val = num_val
         self.val_from = val_from
@@ -142,7 +150,6 @@ class SemiSupervisedData(LightningDataModule):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.seed = seed
-        self.use_unlabelled = use_unlabelled
         self.channels_last = channels_last
         self.device = device
         self._loaded: SourceData | None = None
@@ -275,6 +282,20 @@ class SemiSupervisedData(LightningDataModule):
     # ------------------------------------------------------------------------------------------------------ loaders
 
     @property
+    def views(self) -> Views:
+        """The views that batches have."""
+        if self.given_views is not None:
+            return self.given_views
+        method = getattr(self.trainer.lightning_module, "method", None) if self.trainer else None
+        views = getattr(method, "views", PAIR)
+        return views if isinstance(views, Views) else PAIR
+
+    @property
+    def use_unlabelled(self) -> bool:
+        """Whether training batches have unlabelled images."""
+        return self.views.uses_unlabelled
+
+    @property
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -293,9 +314,13 @@ class SemiSupervisedData(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            draws=(self.weak.num_draws, self.strong.num_draws),
+            draws=(self._widths(self.views.labelled), self._widths(self.views.unlabelled)),
             read_images=read_images,
         )
+
+    def _widths(self, wanted: Mapping[str, str]) -> list[int]:
+        """Random numbers per sample of each view."""
+        return [self.kinds[kind].num_draws for kind in wanted.values()]
 
     def batch_of_step(self, step: int) -> Batch:
         """The batch that this rank trains on at a step, on the CPU."""
@@ -370,22 +395,17 @@ class SemiSupervisedData(LightningDataModule):
         return self._device_pool
 
     def make_views(self, raw: RawBatch) -> Batch:
-        """Weak views of labelled images; weak and strong views of unlabelled ones."""
-        labelled = raw.labelled
-        weak = self.normalise(self.weak(labelled.images, labelled.draws[0]))
-        return Batch(LabelledBatch(weak, labelled.label, labelled.indices), self._pairs(raw))
-
-    def _pairs(self, raw: RawBatch) -> UnlabelledBatch | None:
-        unlabelled = raw.unlabelled
+        """The views of labelled and of unlabelled images, as :attr:`views` has them."""
+        labelled, unlabelled = raw
+        samples = Samples(self._views(labelled, self.views.labelled), labelled.label, labelled.indices)
         if unlabelled is None:
-            return None
-        draws_weak, draws_strong = unlabelled.draws
-        return UnlabelledBatch(
-            weak=self.normalise(self.weak(unlabelled.images, draws_weak)),
-            strong=self.normalise(self.strong(unlabelled.images, draws_strong)),
-            indices=unlabelled.indices,
-            hidden_label=unlabelled.label,
-        )
+            return Batch(samples, None)
+        views = self._views(unlabelled, self.views.unlabelled)
+        return Batch(samples, Unlabelled(views, unlabelled.indices, unlabelled.label))
+
+    def _views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+        pairs = zip(wanted.items(), images.draws, strict=True)
+        return {name: self.normalise(self.kinds[kind](images.images, draws)) for (name, kind), draws in pairs}
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``.

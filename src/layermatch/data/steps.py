@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, repeat
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from layermatch.functional.streams import shuffled_positions, uniforms
 
 __all__ = ["EvalSteps", "RawBatch", "RawEvalBatch", "StepsFrom", "TrainingSteps", "ViewedSet"]
 
-# Streams of one seed; each is independent of the others.
+# Streams of one seed; each is independent of the others. The order of a set has the stream itself, its views those after
+# it: nine views at most.
 _LABELLED, _UNLABELLED = 10, 20
 
 
@@ -42,8 +43,8 @@ class RawBatch(NamedTuple):
     """What a training step reads: small uint8 images; views are made on the device.
 
     Attributes:
-        labelled: one view each.
-        unlabelled: two views each; None for algorithms that use none.
+        labelled: The labelled images.
+        unlabelled: The unlabelled ones; None for methods that use none.
     """
 
     labelled: ViewedSet
@@ -79,7 +80,7 @@ class TrainingSteps(Dataset[RawBatch]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes, ``R``.
-        draws: random numbers per sample for (weak, strong).
+        draws: Random numbers per sample for each view of (labelled, unlabelled) images.
         read_images: False leaves the images out: the device has them.
     """
 
@@ -93,7 +94,7 @@ class TrainingSteps(Dataset[RawBatch]):
         seed: int,
         rank: int,
         world_size: int,
-        draws: tuple[int, int],
+        draws: tuple[Sequence[int], Sequence[int]],
         read_images: bool = True,
     ) -> None:
         self.labelled = labelled
@@ -108,14 +109,14 @@ class TrainingSteps(Dataset[RawBatch]):
 
     def __getitem__(self, step: int) -> RawBatch:
         """The batch of one step of this rank."""
-        weak, strong = self.draws
-        labelled = self._read(self.labelled, step, self.batch_size, _LABELLED, (weak,))
+        of_labelled, of_unlabelled = self.draws
+        labelled = self._read(self.labelled, step, self.batch_size, _LABELLED, of_labelled)
         if self.unlabelled is None:
             return RawBatch(labelled, None)
         size = self.mu * self.batch_size
-        return RawBatch(labelled, self._read(self.unlabelled, step, size, _UNLABELLED, (weak, strong)))
+        return RawBatch(labelled, self._read(self.unlabelled, step, size, _UNLABELLED, of_unlabelled))
 
-    def _read(self, images: ImageSet, step: int, size: int, stream: int, widths: tuple[int, ...]) -> ViewedSet:
+    def _read(self, images: ImageSet, step: int, size: int, stream: int, widths: Sequence[int]) -> ViewedSet:
         start = (step * self.world_size + self.rank) * size
         index = shuffled_positions(seed=self.seed, stream=stream, start=start, count=size, size=len(images))
         draws = tuple(

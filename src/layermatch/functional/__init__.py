@@ -3,6 +3,7 @@
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
+from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.pseudo_labels import (
@@ -12,7 +13,7 @@ from layermatch.functional.pseudo_labels import (
     probabilities,
     with_label_noise,
 )
-from layermatch.functional.schedules import constant, cosine
+from layermatch.functional.schedules import constant, cosine, linear_ramp
 
 __all__ = [
     "between_class_scatter",
@@ -28,12 +29,14 @@ __all__ = [
     "gradient_gap",
     "hard_pseudo_labels",
     "keep_agreeing",
+    "linear_ramp",
     "nc1",
     "nearest_centre_accuracy",
     "probabilities",
     "pseudo_label_loss",
     "relative_change",
     "scale_for",
+    "squared_error_of_probabilities",
     "supervised_loss",
     "warmup_decay",
     "with_label_noise",

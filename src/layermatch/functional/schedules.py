@@ -6,7 +6,7 @@ import math
 
 from layermatch.errors import check_number
 
-__all__ = ["constant", "cosine"]
+__all__ = ["constant", "cosine", "linear_ramp"]
 
 
 def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
@@ -31,7 +31,7 @@ def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
         >>> cosine(0, 100), round(cosine(100, 100), 4)
         (1.0, 0.1951)
     """
-    check_number("schedule.cycles", cycles, low=0, high=0.5)
+    check_number("cycles", cycles, low=0, high=0.5)
     return math.cos(math.pi * cycles * step / max_steps)
 
 
@@ -50,3 +50,24 @@ def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every sched
         1.0
     """
     return 1.0
+
+
+def linear_ramp(progress: float, *, length: float) -> float:
+    r"""A factor that grows from 0 to 1 in the first part of a run: the weight of a loss that must wait for the labels.
+
+    .. math:: r = \min(1, t / \rho)
+
+    Source: TorchSSL and USB, with :math:`\rho = 0.4` for the methods before FixMatch.
+
+    Args:
+        progress: t, the share of the run that is done, in ``[0, 1]``.
+        length: rho, the share of the run that the ramp takes, in ``[0, 1]``; 0 is no ramp.
+
+    Returns:
+        The factor, in ``[0, 1]``.
+
+    Example:
+        >>> linear_ramp(0.1, length=0.4), linear_ramp(0.5, length=0.4)
+        (0.25, 1.0)
+    """
+    return min(1.0, progress / length) if length else 1.0

@@ -8,7 +8,7 @@ of them. The readings below are ours; they are choices of one option so that the
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layermatch.distributed import all_gather_rows, all_reduce_sum_
 from layermatch.errors import UserError, check_number
@@ -20,8 +20,8 @@ from layermatch.functional import (
     pseudo_label_loss,
     warmup_decay,
 )
-from layermatch.models import Network, linear_float32
-from layermatch.pseudo_labels import PseudoLabels
+from layermatch.networks import Network, linear_float32
+from layermatch.parts import Problem, PseudoLabels, Step, StepState
 
 __all__ = [
     "READINGS",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-class AvgClustering(nn.Module):
+class AvgClustering(StepState):
     """No averaging (``avg_clustering=none``), and the interface of the other readings."""
 
     #: The share of the extractor's pseudo-label loss that :meth:`loss` takes, ``a``.
@@ -43,10 +43,10 @@ class AvgClustering(nn.Module):
     #: Whether pseudo-labels come from the averaged network.
     needs_teacher = False
 
-    def prepare(self, network: Network, *, num_unlabelled: int) -> None:
-        """Make the state for this network and pool."""
+    def prepare(self, network: Network, problem: Problem) -> None:
+        """Make the state for this network and problem."""
 
-    def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
+    def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
         """The probabilities that pseudo-labels are made from, ``(N, K)``."""
         return probs_weak
 
@@ -56,12 +56,6 @@ class AvgClustering(nn.Module):
 
     def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
         """See the weak views of one batch."""
-
-    def after_step(self, network: Network, *, num_updates: int) -> None:
-        """Update the state, after each optimizer step."""
-
-    def discard_step(self) -> None:
-        """Forget what was observed since the last optimizer step."""
 
     def centres(self, network: Network) -> Tensor:
         """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
@@ -92,7 +86,7 @@ class EmaClassifier(AvgClustering):
         self.weight = weight
         self.decay = decay
 
-    def prepare(self, network: Network, *, num_unlabelled: int) -> None:  # noqa: ARG002
+    def prepare(self, network: Network, problem: Problem) -> None:  # noqa: ARG002
         """Start the centres at the classifier's first values."""
         self.register_buffer("centre_weight", network.classifier.weight.detach().clone())
         self.register_buffer("centre_bias", network.classifier.bias.detach().clone())
@@ -103,11 +97,11 @@ class EmaClassifier(AvgClustering):
         return pseudo_label_loss(logits, pseudo_labels.target, pseudo_labels.weight)
 
     @torch.no_grad()
-    def after_step(self, network: Network, *, num_updates: int) -> None:
+    def after_step(self, step: Step) -> None:
         """Move the centres towards the classifier."""
-        decay = warmup_decay(self.decay, num_updates)
-        self.centre_weight.copy_(ema(self.centre_weight, network.classifier.weight, decay))
-        self.centre_bias.copy_(ema(self.centre_bias, network.classifier.bias, decay))
+        decay, classifier = warmup_decay(self.decay, step.number), step.network.classifier
+        self.centre_weight.copy_(ema(self.centre_weight, classifier.weight, decay))
+        self.centre_bias.copy_(ema(self.centre_bias, classifier.bias, decay))
 
     def centres(self, network: Network) -> Tensor:  # noqa: ARG002
         """The averaged rows of the classifier."""
@@ -136,29 +130,47 @@ class EmaOutputs(AvgClustering):
         super().__init__()
         self.share = weight  # of the average; no loss has a share, so AvgClustering.weight stays 0
         self.decay = decay
+        #: The indices and outputs of the step's batches, of all ranks.
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def prepare(self, network: Network, *, num_unlabelled: int) -> None:
+    def prepare(self, network: Network, problem: Problem) -> None:
         """Start an empty table."""
-        num_classes = network.classifier.out_features
         device = network.classifier.weight.device
-        self.register_buffer("average", torch.zeros(num_unlabelled, num_classes, device=device))
-        self.register_buffer("num_updates", torch.zeros(num_unlabelled, dtype=torch.int64, device=device))
+        rows, num_classes = problem.num_unlabelled, problem.num_classes
+        self.register_buffer("average", torch.zeros(rows, num_classes, device=device))
+        self.register_buffer("num_updates", torch.zeros(rows, dtype=torch.int64, device=device))
 
     @torch.no_grad()
-    def average_outputs(self, probs_weak: Tensor, index: Tensor) -> Tensor:
-        """Update the table with this step's outputs, and give the mixture of both."""
-        # A sample that is twice in the batch (a small pool) counts once, with the mean of its outputs.
-        seen, position = torch.unique(all_gather_rows(index), return_inverse=True)
-        sums = probs_weak.new_zeros(len(seen), probs_weak.shape[1])
-        sums.index_add_(0, position, all_gather_rows(probs_weak))
-        mean = sums / position.bincount(minlength=len(seen))[:, None]
-        # An output that is not finite would stay in the table for good.
-        is_finite = mean.isfinite().all(dim=1)
-        updated = ema(self.average[seen], mean, self.decay)
-        self.average[seen] = torch.where(is_finite[:, None], updated, self.average[seen])
-        self.num_updates[seen] += is_finite
-        average = bias_corrected_ema(self.average[index], self.num_updates[index], self.decay)
+    def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:
+        """The mixture of this step's outputs and of the average with these outputs in it."""
+        batch = all_gather_rows(indices), all_gather_rows(probs_weak)
+        self._seen.append(batch)
+        rows, updated, num_updates = self._moved(*batch)
+        place = torch.searchsorted(rows, indices)
+        average = bias_corrected_ema(updated[place], num_updates[place], self.decay)
         return (1 - self.share) * probs_weak + self.share * average
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
+        """Move the rows of the samples that the step had."""
+        indices, probs = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        rows, updated, num_updates = self._moved(indices, probs)
+        self.average[rows] = updated
+        self.num_updates[rows] = num_updates
+        self.discard_step()
+
+    def discard_step(self) -> None:
+        """Forget the outputs of the step."""
+        self._seen = []
+
+    def _moved(self, indices: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of some samples, in order, and what they are with these outputs in them."""
+        # A sample that is there twice (a small pool) counts once, with the mean of its outputs.
+        rows, position = torch.unique(indices, return_inverse=True)
+        sums = probs.new_zeros(len(rows), probs.shape[1])
+        sums.index_add_(0, position, probs)
+        mean = sums / position.bincount(minlength=len(rows))[:, None]
+        return rows, ema(self.average[rows], mean, self.decay), self.num_updates[rows] + 1
 
 
 class EmaTeacher(AvgClustering):
@@ -166,7 +178,7 @@ class EmaTeacher(AvgClustering):
 
     .. math:: p = \mathrm{softmax}(\bar W \bar f(w(u)) + \bar b)
 
-    with the parameters' average :math:`\bar\theta` of :class:`~layermatch.ema.WeightAverage`, in evaluation mode. There
+    with the parameters' average :math:`\bar\theta` of :class:`~layermatch.parts.WeightAverage`, in evaluation mode. There
     is no loss of its own. Source: ours, after Mean Teacher (Tarvainen and Valpola 2017). It costs one more forward of
     the weak views.
     """
@@ -190,22 +202,18 @@ class EmaCentroids(AvgClustering):
     """
 
     centroids: Tensor
-    sums: Tensor
-    counts: Tensor
 
     def __init__(self, *, weight: float = 0.5, decay: float = 0.99, temperature: float = 0.1) -> None:
         super().__init__()
         self.weight = weight
         self.decay = decay
         self.temperature = temperature
+        #: For each batch of the step, the sum of each class's features and their number.
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def prepare(self, network: Network, *, num_unlabelled: int) -> None:  # noqa: ARG002
+    def prepare(self, network: Network, problem: Problem) -> None:  # noqa: ARG002
         """Start without centres."""
-        like = network.classifier.weight.detach()
-        self.register_buffer("centroids", torch.zeros_like(like))
-        # Since the last optimizer step, so that accumulated batches count as one.
-        self.register_buffer("sums", torch.zeros_like(like))
-        self.register_buffer("counts", torch.zeros_like(like[:, 0]))
+        self.register_buffer("centroids", torch.zeros_like(network.classifier.weight.detach()))
 
     def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
         """The clustering loss; see the class."""
@@ -220,27 +228,22 @@ class EmaCentroids(AvgClustering):
     @torch.no_grad()
     def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
         """Add the confident weak features of one batch."""
-        sums, counts = class_sums(
-            features_weak, pseudo_labels.label, pseudo_labels.weight, num_classes=len(self.counts)
-        )
-        self.sums += sums
-        self.counts += counts
+        classes = len(self.centroids)
+        self._seen.append(class_sums(features_weak, pseudo_labels.label, pseudo_labels.weight, num_classes=classes))
 
     @torch.no_grad()
-    def after_step(self, network: Network, *, num_updates: int) -> None:  # noqa: ARG002
-        """Move the centres towards the means seen since the last step."""
-        sums, counts = all_reduce_sum_(self.sums), all_reduce_sum_(self.counts)[:, None]
-        mean = sums / counts.clamp(min=1e-12)
+    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
+        """Move the centres towards the means of the step's batches."""
+        sums, counts = (all_reduce_sum_(torch.stack(parts).sum(dim=0)) for parts in zip(*self._seen, strict=True))
+        mean = sums / counts.clamp(min=1e-12)[:, None]
         is_new = self.centroids.norm(dim=1, keepdim=True) == 0
         moved = torch.where(is_new, mean, ema(self.centroids, mean, self.decay))
-        self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))
+        self.centroids.copy_(torch.where(counts[:, None] > 0, moved, self.centroids))
         self.discard_step()
 
-    @torch.no_grad()
     def discard_step(self) -> None:
-        """Forget what was observed since the last optimizer step."""
-        self.sums.zero_()
-        self.counts.zero_()
+        """Forget the features of the step."""
+        self._seen = []
 
     def centres(self, network: Network) -> Tensor:  # noqa: ARG002
         """The averaged class means; 0 for a class that has none yet."""
@@ -280,14 +283,12 @@ def make_avg_clustering(
     kind, legal = READINGS[reading]
     for name, value in given.items():
         if name not in legal:
-            takes = ", ".join(f"layerwise.{option}" for option in legal) or "none of these options"
-            raise UserError(
-                f"layerwise.{name}={value!r} has no effect with layerwise.avg_clustering={reading}, which takes {takes}"
-            )
+            takes = ", ".join(legal) or "none of these options"
+            raise UserError(f"{name}={value!r} has no effect with avg_clustering={reading}, which takes {takes}")
     if "weight" in given:
-        check_number("layerwise.weight", weight, low=0, high=1)
+        check_number("weight", weight, low=0, high=1)
     if "decay" in given:
-        check_number("layerwise.decay", decay, low=0, high=1, high_open=True)
+        check_number("decay", decay, low=0, high=1, high_open=True)
     if "temperature" in given:
-        check_number("layerwise.temperature", temperature, low=0, low_open=True)
+        check_number("temperature", temperature, low=0, low_open=True)
     return kind(**given)

@@ -6,16 +6,16 @@ import copy
 from typing import Self
 
 import torch
-from torch import nn
 
 from layermatch.errors import check_bool, check_number
 from layermatch.functional import warmup_decay
-from layermatch.models import Network
+from layermatch.networks import Network
+from layermatch.parts.step import Step, StepState
 
 __all__ = ["WeightAverage"]
 
 
-class WeightAverage(nn.Module):
+class WeightAverage(StepState):
     r"""A second network whose parameters are the average of the first's.
 
     .. math:: \bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta
@@ -33,7 +33,7 @@ class WeightAverage(nn.Module):
         UserError: a value is out of range.
 
     Example:
-        >>> from layermatch.models import wrn_small
+        >>> from layermatch.networks import wrn_small
         >>> network = wrn_small(num_classes=10)
         >>> average = WeightAverage(network, decay=0.999, warmup=False)
         >>> average.update(network, num_updates=0)
@@ -41,11 +41,20 @@ class WeightAverage(nn.Module):
 
     def __init__(self, network: Network, *, decay: float, warmup: bool) -> None:
         super().__init__()
-        check_number("algorithm.ema_decay", decay, low=0, high=1, high_open=True)
-        check_bool("algorithm.ema_warmup", warmup)
+        self.check(decay=decay, warmup=warmup)
         self.decay = decay
         self.warmup = warmup
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @staticmethod
+    def check(*, decay: float, warmup: bool) -> None:
+        """Refuse what the constructor would refuse, before there is a network.
+
+        Raises:
+            UserError: A value is out of range.
+        """
+        check_number("ema_decay", decay, low=0, high=1, high_open=True)
+        check_bool("ema_warmup", warmup)
 
     @torch.no_grad()
     def update(self, network: Network, *, num_updates: int) -> None:
@@ -59,6 +68,10 @@ class WeightAverage(nn.Module):
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for buffer, live in zip(self.network.buffers(), network.buffers(), strict=True):
             buffer.copy_(live)
+
+    def after_step(self, step: Step) -> None:
+        """Move the average towards the live network, after an optimizer step."""
+        self.update(step.network, num_updates=step.number)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in evaluation mode: nobody trains the average."""

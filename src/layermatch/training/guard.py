@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from layermatch.distributed import all_reduce_sum_, is_rank_zero
 from layermatch.errors import RunError, check_number
-from layermatch.layerwise import LayerLosses
-from layermatch.models import Network
+from layermatch.networks import Network
 
 __all__ = ["StepGuard"]
 
@@ -31,19 +30,30 @@ class StepGuard:
     """
 
     def __init__(self, *, max_nonfinite: int) -> None:
-        check_number("algorithm.max_nonfinite", max_nonfinite, low=1, integer=True)
+        check_number("max_nonfinite", max_nonfinite, low=1, integer=True)
         self.max_nonfinite = max_nonfinite
         #: Steps that were not applied, in all. Their batches are used up.
         self.num_rejected = 0
         self.in_a_row = 0
         self._parts: dict[str, Tensor] = {}
+        self._watched: dict[str, Tensor] = {}
 
-    def see(self, losses: LayerLosses) -> None:
-        """Note one batch's losses; an optimizer step may have several."""
-        parts = {"features": losses.features, "classifier": losses.classifier} | losses.parts
-        for name, value in parts.items():
+    def see(self, losses: dict[str, Tensor]) -> None:
+        """Note one batch's losses by name; an optimizer step may have several."""
+        for name, value in losses.items():
             total = value.detach().float()
             self._parts[name] = self._parts[name] + total if name in self._parts else total
+
+    def watch(self, name: str, tensor: Tensor) -> None:
+        """Note what must be finite beside the losses.
+
+        Args:
+            name: What it is, for the diagnosis.
+            tensor: Any shape, float.
+        """
+        # 0 where all of it is finite, else no number: it adds nothing to a sum of losses.
+        value = (tensor.detach().float() * 0).sum()
+        self._watched[name] = self._watched[name] + value if name in self._watched else value
 
     def accepts(self, network: Network, *, step: int, lr: float) -> bool:
         """Whether the step may be applied.
@@ -57,15 +67,16 @@ class StepGuard:
             RunError: too many in a row were rejected.
         """
         parts, self._parts = self._parts, {}
+        watched, self._watched = self._watched, {}
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        total = sum(parts.values(), torch.zeros((), device=gradients[0].device))
+        total = sum([*parts.values(), *watched.values()], torch.zeros((), device=gradients[0].device))
         finite = torch.isfinite(nn.utils.get_total_norm(gradients) + total)
         # Gradients are the same on every process by now, losses are not.
         is_finite = not bool(all_reduce_sum_((~finite).float()) > 0)
         if is_finite:
             self.in_a_row = 0
             return True
-        self._reject(network, parts, step=step, lr=lr)
+        self._reject(network, parts | {n: v for n, v in watched.items() if v != 0}, step=step, lr=lr)
         return False
 
     def _reject(self, network: Network, parts: dict[str, Tensor], *, step: int, lr: float) -> None:

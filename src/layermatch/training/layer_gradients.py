@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 
 from layermatch.distributed import all_reduce_mean_
-from layermatch.functional import cosine_similarity, gradient_gap
-from layermatch.layerwise import LayerLosses
-from layermatch.models import Network
+from layermatch.functional import cosine_similarity
+from layermatch.networks import Network
+from layermatch.parts import LABELS, PSEUDO_LABELS, Losses
 
-__all__ = ["measure_clustering", "measure_layer_gradients"]
+__all__ = ["measure_layer_gradients"]
 
-#: From a parameter's name, its supervised and its pseudo-label gradient to the gradient it is trained with.
+#: From a parameter's name, its supervised and its pseudo-label gradient to the pseudo-label gradient it receives.
 Combine = Callable[[str, Tensor, Tensor], Tensor]
 
 
-def measure_layer_gradients(
-    network: Network, losses: LayerLosses, *, combine: Combine | None = None
-) -> dict[str, Tensor]:
+def measure_layer_gradients(network: Network, losses: Losses, *, combine: Combine | None = None) -> dict[str, Tensor]:
     r"""Norms of the supervised and the pseudo-label gradient of each layer group, and the cosine between them.
 
     .. math:: \cos_g = \frac{\langle \nabla_g L_s, \nabla_g L_p \rangle}{\|\nabla_g L_s\| \, \|\nabla_g L_p\|}
@@ -35,21 +33,21 @@ def measure_layer_gradients(
     ``N`` ranks log what one rank would.
 
     Args:
-        network: gives the layer groups, see :meth:`~layermatch.models.Network.layer_groups`.
+        network: gives the layer groups, see :meth:`~layermatch.networks.Network.layer_groups`.
         losses: of one batch, with their graph.
-        combine: what a rule makes of both gradients, where it takes them apart
-            (:meth:`~layermatch.layerwise.LayerwiseRule.combine_gradients`). The received pseudo-label gradient is then
-            its result less the supervised one.
+        combine: The pseudo-label gradient that a parameter receives, where gradients are taken apart; see
+            :meth:`~layermatch.layerwise.GradientRule.combine`.
 
     Returns:
         Scalars ``layers/GROUP/grad_norm_supervised``, ``layers/GROUP/grad_norm_pseudo`` and ``layers/GROUP/cosine``.
         The cosine is NaN where a gradient is 0. A loss without pseudo-labels has the first alone.
     """
     named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    supervised = _gradients(losses.supervised, named)
-    pseudo = _gradients(losses.pseudo, named) if losses.pseudo.requires_grad else None
+    supervised = _gradients(losses.of(LABELS), named)
+    loss_pseudo = losses.of(PSEUDO_LABELS)
+    pseudo = _gradients(loss_pseudo, named) if loss_pseudo.requires_grad else None
     if pseudo is not None and combine is not None:
-        pseudo = {name: combine(name, supervised[name], pseudo[name]) - supervised[name] for name in named}
+        pseudo = {name: combine(name, supervised[name], pseudo[name]) for name in named}
 
     values = {}
     for group, parameters in network.layer_groups().items():
@@ -63,30 +61,6 @@ def measure_layer_gradients(
             values[f"layers/{group}/grad_norm_pseudo"] = grad_pseudo.norm()
             values[f"layers/{group}/cosine"] = cosine_similarity(grad_supervised, grad_pseudo)
     return values
-
-
-def measure_clustering(losses: LayerLosses) -> dict[str, tuple[Tensor, Tensor]]:
-    r"""How far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.
-
-    ``avg_clustering/loss_gap`` is :math:`|L_{ac} - L_u| / L_u`, and ``avg_clustering/gradient_gap`` is
-    :math:`\|\nabla_z L_{ac} - \nabla_z L_u\| / \|\nabla_z L_u\|`, with :math:`z` the strong views' features. Where both
-    are near 0, Avg-Clustering changes nothing. Source: ours.
-
-    Args:
-        losses: of one batch, with their graph, which is kept.
-
-    Returns:
-        Numerators and denominators, of the batches of all ranks; none where the rule has no such loss.
-    """
-    features = losses.features_strong
-    if features is None:
-        return {}
-    loss, reference = losses.parts["avg_clustering"], losses.parts["pseudo"]
-    gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, features))).sqrt()
-    return {
-        "avg_clustering/loss_gap": ((loss - reference).detach().abs(), reference.detach()),
-        "avg_clustering/gradient_gap": (gap, length),
-    }
 
 
 def _gradients(loss: Tensor, named: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from layermatch.errors import check_number
 from layermatch.functional import with_label_noise
 from layermatch.functional.streams import uniforms
-from layermatch.pseudo_labels.fixed import FixedThreshold
-from layermatch.pseudo_labels.policy import PseudoLabels
+from layermatch.parts.fixed_threshold import FixedThreshold
+from layermatch.parts.policy import PseudoLabels
+from layermatch.parts.step import Problem, Step
 
 __all__ = ["NoisyThreshold"]
 
@@ -41,7 +42,8 @@ class NoisyThreshold(FixedThreshold):
 
     Example:
         >>> policy = NoisyThreshold(threshold=0.9, noise=1.0)
-        >>> policy.prepare(num_classes=2, num_unlabelled=10)
+        >>> from layermatch.parts import Problem
+        >>> policy.prepare(Problem(2, 8, 4, 10, (3, 32, 32), 100))
         >>> policy(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([3, 7])).target
         tensor([1, 1])
     """
@@ -50,27 +52,37 @@ class NoisyThreshold(FixedThreshold):
 
     def __init__(self, *, threshold: float = 0.95, noise: float = 0.2, noise_seed: int = 0) -> None:
         super().__init__(threshold=threshold)
-        check_number("pseudo_labels.noise", noise, low=0, high=1)
-        check_number("pseudo_labels.noise_seed", noise_seed, low=0, high=2**32 - 1, integer=True)
+        check_number("noise", noise, low=0, high=1)
+        check_number("noise_seed", noise_seed, low=0, high=2**32 - 1, integer=True)
         self.noise = noise
         self.noise_seed = noise_seed
+        self._num_pending = 0
 
-    def prepare(self, *, num_classes: int, num_unlabelled: int) -> None:
-        """Remember the sizes, and start to count the batches; see :class:`PseudoLabelPolicy`."""
-        self.num_classes = num_classes
-        self.num_unlabelled = num_unlabelled
+    def prepare(self, problem: Problem) -> None:
+        """Remember the sizes, and start to count the batches; see :class:`Policy`."""
+        super().prepare(problem)
+        self.num_unlabelled = problem.num_unlabelled
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`PseudoLabelPolicy`."""
-        clean = super().forward(probs_weak, index)
-        label = with_label_noise(clean.label, self._draws(index), noise=self.noise, num_classes=self.num_classes)
-        self.num_batches += 1
+    def forward(self, probs_weak: Tensor, indices: Tensor) -> PseudoLabels:
+        """Pseudo-labels of a batch; see :class:`Policy`."""
+        clean = super().forward(probs_weak, indices)
+        label = with_label_noise(clean.label, self._draws(indices), noise=self.noise, num_classes=self.num_classes)
+        self._num_pending += 1
         return clean._replace(target=label, label=label)
 
-    def _draws(self, index: Tensor) -> Tensor:
+    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
+        """Count the batches of the step."""
+        self.num_batches += self._num_pending
+        self._num_pending = 0
+
+    def discard_step(self) -> None:
+        """Forget the batches of the step."""
+        self._num_pending = 0
+
+    def _draws(self, indices: Tensor) -> Tensor:
         """This batch's random numbers ``(N, 2)``: each step has a row of its own for every image of the pool."""
         pool = self.num_unlabelled
-        start = int(self.num_batches) * pool
+        start = (int(self.num_batches) + self._num_pending) * pool
         table = uniforms(seed=self.noise_seed, stream=_NOISE, start=start, count=pool, width=2)
-        return torch.from_numpy(table).to(index.device)[index]
+        return torch.from_numpy(table).to(indices.device)[indices]

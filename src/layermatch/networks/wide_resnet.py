@@ -61,7 +61,7 @@ class WideResNet(nn.Module):
         (torch.Size([2, 64]), 64)
         >>> WideResNet(depth=27)
         Traceback (most recent call last):
-        layermatch.errors.UserError: model.depth=27 is not legal: with 3 block groups give 10, 16, 22, 28, ...
+        layermatch.errors.UserError: depth=27 is not legal: with 3 block groups give 10, 16, 22, 28, ...
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class WideResNet(nn.Module):
         transition_activation: bool = True,
     ) -> None:
         super().__init__()
-        check_number("model.width", width, low=1, integer=True)
-        check_number("model.in_channels", in_channels, low=1, integer=True)
-        check_number("model.first_stride", first_stride, low=1, high=2, integer=True)
-        check_number("model.base_width", base_width, low=1, integer=True)
-        check_bool("model.transition_activation", transition_activation)
+        check_number("width", width, low=1, integer=True)
+        check_number("in_channels", in_channels, low=1, integer=True)
+        check_number("first_stride", first_stride, low=1, high=2, integer=True)
+        check_number("base_width", base_width, low=1, integer=True)
+        check_bool("transition_activation", transition_activation)
         blocks = _blocks_per_group(depth, num_groups)
         last = _LayerOptions(batch_norm_eps, batch_norm_momentum, leaky_slope, conv_bias)
         inner = last
         if batch_norm_eps_blocks is not None:
-            check_number("model.batch_norm_eps_blocks", batch_norm_eps_blocks, low=0, low_open=True)
+            check_number("batch_norm_eps_blocks", batch_norm_eps_blocks, low=0, low_open=True)
             inner = replace(last, batch_norm_eps=batch_norm_eps_blocks)
 
         channels = [base_width * width * 2**group for group in range(num_groups)]
@@ -134,10 +134,10 @@ class _LayerOptions:
     conv_bias: bool
 
     def __post_init__(self) -> None:
-        check_number("model.batch_norm_eps", self.batch_norm_eps, low=0, low_open=True)
-        check_number("model.batch_norm_momentum", self.batch_norm_momentum, low=0, low_open=True, high=1)
-        check_number("model.leaky_slope", self.leaky_slope, low=0, high=1, high_open=True)
-        check_bool("model.conv_bias", self.conv_bias)
+        check_number("batch_norm_eps", self.batch_norm_eps, low=0, low_open=True)
+        check_number("batch_norm_momentum", self.batch_norm_momentum, low=0, low_open=True, high=1)
+        check_number("leaky_slope", self.leaky_slope, low=0, high=1, high_open=True)
+        check_bool("conv_bias", self.conv_bias)
 
     def activation(self, channels: int) -> nn.Sequential:
         """BatchNorm and LeakyReLU, in place: only it reads the BatchNorm's output, one map less to keep."""
@@ -179,12 +179,12 @@ class _ResidualBlock(nn.Module):
 
 def _blocks_per_group(depth: int, num_groups: int) -> int:
     """The n of depth = G (2 n + 1) + 1."""
-    check_number("model.num_groups", num_groups, low=1, integer=True)
-    check_number("model.depth", depth, low=1, integer=True)
+    check_number("num_groups", num_groups, low=1, integer=True)
+    check_number("depth", depth, low=1, integer=True)
     blocks, left_over = divmod(depth - 1 - num_groups, 2 * num_groups)
     if left_over or blocks < 1:
         legal = ", ".join(str(num_groups * (2 * n + 1) + 1) for n in range(1, 5))
-        raise UserError(f"model.depth={depth} is not legal: with {num_groups} block groups give {legal}, ...")
+        raise UserError(f"depth={depth} is not legal: with {num_groups} block groups give {legal}, ...")
     return blocks
 
 

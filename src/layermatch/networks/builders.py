@@ -1,4 +1,4 @@
-"""The networks of the protocol by name: functions from options to a :class:`~layermatch.models.Network`."""
+"""The networks of the protocol by name: functions from options to a :class:`~layermatch.networks.Network`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from torch import nn
 from torchvision.models import resnet50 as torchvision_resnet50
 
 from layermatch.errors import check_number
-from layermatch.models.network import Network
-from layermatch.models.wide_resnet import WideResNet
+from layermatch.networks.network import Network
+from layermatch.networks.wide_resnet import WideResNet
 
 __all__ = ["resnet50", "wide_resnet", "wrn_28_2", "wrn_28_8", "wrn_37_2", "wrn_small"]
 
 
 def wide_resnet(
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    pseudo_head: bool = False,
     depth: int = 28,
     width: int = 2,
     num_groups: int = 3,
@@ -34,12 +33,11 @@ def wide_resnet(
     """Any wide residual network with its classifier.
 
     Source: FixMatch (Sohn et al. 2020), TorchSSL and USB; where they differ, see
-    :class:`~layermatch.models.WideResNet`.
+    :class:`~layermatch.networks.WideResNet`.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 2; None leaves the classifier to the training module.
         in_channels: channels C of the images, at least 1.
-        pseudo_head: whether to add a second linear head, see :class:`~layermatch.models.Network`.
         depth: ``num_groups * (2 n + 1) + 1`` with n at least 1: 10, 16, 22, 28, ... for three groups.
         width: widening factor, at least 1.
         num_groups: groups of residual blocks, at least 1.
@@ -77,7 +75,7 @@ def wide_resnet(
         conv_bias=conv_bias,
         transition_activation=transition_activation,
     )
-    return Network(extractor, num_features=extractor.num_features, num_classes=num_classes, pseudo_head=pseudo_head)
+    return Network(extractor, num_features=extractor.num_features, num_classes=num_classes)
 
 
 # A named wide residual network is `wide_resnet` with other defaults: every option above can still be given.
@@ -100,9 +98,8 @@ Its BatchNorm statistics average about 100 forward passes, as its runs may be a 
 
 def resnet50(
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     in_channels: int = 3,
-    pseudo_head: bool = False,
     batch_norm_eps: float = 1e-5,
     batch_norm_momentum: float = 0.1,
 ) -> Network:
@@ -111,10 +108,9 @@ def resnet50(
     Source: TorchSSL and USB, whose ResNet-50 is torchvision's too. Weights are random, never downloaded.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 2; None leaves the classifier to the training module.
         in_channels: channels C of the images, at least 1; with other than 3 the 7x7 stem is a new
             convolution, drawn as torchvision draws it (Kaiming normal over fan-out).
-        pseudo_head: whether to add a second linear head, see :class:`~layermatch.models.Network`.
         batch_norm_eps: epsilon of every BatchNorm, above 0.
         batch_norm_momentum: weight of the newest batch in the running statistics, above 0, at most 1.
 
@@ -129,9 +125,9 @@ def resnet50(
         >>> network.num_features, sum(parameter.numel() for parameter in network.parameters())
         (2048, 23712932)
     """
-    check_number("model.in_channels", in_channels, low=1, integer=True)
-    check_number("model.batch_norm_eps", batch_norm_eps, low=0, low_open=True)
-    check_number("model.batch_norm_momentum", batch_norm_momentum, low=0, low_open=True, high=1)
+    check_number("in_channels", in_channels, low=1, integer=True)
+    check_number("batch_norm_eps", batch_norm_eps, low=0, low_open=True)
+    check_number("batch_norm_momentum", batch_norm_momentum, low=0, low_open=True, high=1)
     norm_layer = partial(nn.BatchNorm2d, eps=batch_norm_eps, momentum=batch_norm_momentum)
     extractor = torchvision_resnet50(weights=None, norm_layer=norm_layer)
     num_features = extractor.fc.in_features
@@ -140,4 +136,4 @@ def resnet50(
         stem = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         extractor.conv1 = stem
-    return Network(extractor, num_features=num_features, num_classes=num_classes, pseudo_head=pseudo_head)
+    return Network(extractor, num_features=num_features, num_classes=num_classes)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from layermatch.errors import check_number
 from layermatch.functional import confidence_mask, hard_pseudo_labels
-from layermatch.pseudo_labels.policy import PseudoLabelPolicy, PseudoLabels
+from layermatch.parts.policy import Policy, PseudoLabels
+from layermatch.parts.step import Problem
 
 __all__ = ["FixedThreshold"]
 
 
-class FixedThreshold(PseudoLabelPolicy):
+class FixedThreshold(Policy):
     r"""Hard labels where the confidence reaches a fixed threshold.
 
     .. math:: \hat y = \arg\max p, \qquad m = \mathbf{1}[\max p \ge \tau]
@@ -34,19 +35,19 @@ class FixedThreshold(PseudoLabelPolicy):
 
     def __init__(self, *, threshold: float = 0.95) -> None:
         super().__init__()
-        check_number("pseudo_labels.threshold", threshold, low=0, high=1, low_open=True)
+        check_number("threshold", threshold, low=0, high=1, low_open=True)
         self.threshold = threshold
         self.num_classes = 0
 
-    def prepare(self, *, num_classes: int, num_unlabelled: int) -> None:  # noqa: ARG002 -- see PseudoLabelPolicy
+    def prepare(self, problem: Problem) -> None:
         """See how many classes there are."""
-        self.num_classes = num_classes
+        self.num_classes = problem.num_classes
 
     def thresholds(self) -> Tensor:
         """The same for every class."""
         return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
-    def forward(self, probs_weak: Tensor, index: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need the index
-        """Pseudo-labels of a batch; see :class:`PseudoLabelPolicy`."""
+    def forward(self, probs_weak: Tensor, indices: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need them
+        """Pseudo-labels of a batch; see :class:`Policy`."""
         label, confidence = hard_pseudo_labels(probs_weak)
         return PseudoLabels(label, confidence_mask(confidence, self.threshold), label, confidence)

@@ -1,7 +1,8 @@
-"""A network with its extractor / classifier boundary explicit, as layer-wise learning needs it."""
+"""A network with its extractor / head boundary explicit, as layer-wise learning needs it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -9,21 +10,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layermatch.errors import check_bool, check_number
+from layermatch.errors import UserError, check_number
 
-__all__ = ["Network", "NetworkOutput", "linear_float32"]
+__all__ = ["CLASSIFIER", "EXTRACTOR", "Network", "Output", "linear_float32", "linear_head"]
+
+#: Parameter groups: the feature extractor, and the head that tells classes apart.
+EXTRACTOR, CLASSIFIER = "extractor", "classifier"
 
 
-class NetworkOutput(NamedTuple):
+class Output(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
         features: z = f(x), shape ``(B, D)``, at least float32.
-        logits: W z + b, shape ``(B, K)``, at least float32.
+        heads: What each head that was asked for makes of them; ``classifier`` gives logits W z + b, shape ``(B, K)``,
+            at least float32.
     """
 
     features: Tensor
-    logits: Tensor
+    heads: Mapping[str, Tensor]
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits of ``classifier``."""
+        return self.heads[CLASSIFIER]
 
 
 def linear_float32(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -55,65 +65,112 @@ def linear_float32(features: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 
 class Network(nn.Module):
-    r"""A feature extractor f with parameters theta, and a linear classifier (W, b) on its features.
+    r"""A feature extractor f with parameters theta, and heads on its features, the first a linear classifier (W, b).
 
     Formula: :math:`z = f(x; \theta)`, logits :math:`= W z + b`. Source: the notation of LayerMatch (Liang et
-    al. 2024), which gives the two groups of parameters different losses. Every head starts as in FixMatch
+    al. 2024), which gives the two groups of parameters different losses. A classifier starts as in FixMatch
     (Sohn et al. 2020): Xavier-normal weight, zero bias.
 
+    A method adds the heads that it needs beside the classifier (:meth:`add_head`), such as a projection. Each is a
+    child module of its own name, and a group of parameters.
+
     Args:
-        extractor: module from images ``(B, C, H, W)`` to features ``(B, D)``.
+        extractor: A module from images ``(B, C, H, W)`` to features ``(B, D)``.
         num_features: D, at least 1.
-        num_classes: K, at least 2.
-        pseudo_head: whether to add ``pseudo_classifier``, a second linear head (V, c) on the same features,
-            for rules that keep what is learned from pseudo-labels apart from the classifier.
+        num_classes: K, at least 2. None leaves the classifier to the training module, which takes the number of
+            classes from the data.
 
     Raises:
-        UserError: a number is out of its range, or ``pseudo_head`` is not a bool.
+        UserError: A number is out of its range.
 
     Example:
         >>> network = Network(nn.Flatten(), num_features=12, num_classes=10)
-        >>> features, logits = network(torch.zeros(4, 3, 2, 2))
-        >>> features.shape, logits.shape
+        >>> out = network(torch.zeros(4, 3, 2, 2))
+        >>> out.features.shape, out.logits.shape
         (torch.Size([4, 12]), torch.Size([4, 10]))
+        >>> network.add_head("projection", nn.Linear(12, 5))
+        >>> network(torch.zeros(4, 3, 2, 2), heads=("projection",)).heads["projection"].shape
+        torch.Size([4, 5])
         >>> [name for name, _ in network.parameter_groups()["classifier"]]
         ['classifier.weight', 'classifier.bias']
     """
 
-    def __init__(self, extractor: nn.Module, *, num_features: int, num_classes: int, pseudo_head: bool = False) -> None:
-        super().__init__()
-        check_number("model.num_features", num_features, low=1, integer=True)
-        check_number("model.num_classes", num_classes, low=2, integer=True)
-        check_bool("model.pseudo_head", pseudo_head)
-        self.num_features = num_features
-        self.num_classes = num_classes
-        self.extractor = extractor
-        self.classifier = _linear_head(num_features, num_classes)
-        self.pseudo_classifier = _linear_head(num_features, num_classes) if pseudo_head else None
+    classifier: nn.Linear
 
-    def forward(self, images: Tensor) -> NetworkOutput:
-        """Features, and the logits of ``classifier``.
+    def __init__(self, extractor: nn.Module, *, num_features: int, num_classes: int | None = None) -> None:
+        super().__init__()
+        check_number("num_features", num_features, low=1, integer=True)
+        self.num_features = num_features
+        self.extractor = extractor
+        if num_classes is not None:
+            self.add_classifier(num_classes)
+
+    def add_classifier(self, num_classes: int) -> None:
+        """Add the classifier.
 
         Args:
-            images: normalised images, shape ``(B, C, H, W)``, floating.
+            num_classes: K, at least 2.
+
+        Raises:
+            UserError: The number is out of range, or there is a classifier for another number of classes.
+        """
+        check_number("num_classes", num_classes, low=2, integer=True)
+        if CLASSIFIER not in self.heads:
+            self.add_head(CLASSIFIER, linear_head(self.num_features, num_classes))
+        elif self.num_classes != num_classes:
+            raise UserError(
+                f"the network tells {self.num_classes} classes apart and the data have {num_classes}: give "
+                f"num_classes={num_classes}"
+            )
+
+    def add_head(self, name: str, head: nn.Module) -> None:
+        """Add a head.
+
+        Args:
+            name: The name of the head, of its parameter group and of the child module.
+            head: A module from features ``(B, D)``.
+
+        Raises:
+            UserError: The name is taken.
+        """
+        if hasattr(self, name):
+            raise UserError(f"the network has {name!r} already: give the head another name")
+        self.add_module(name, head)
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """The heads by name."""
+        return {name: module for name, module in self.named_children() if name != EXTRACTOR}
+
+    @property
+    def num_classes(self) -> int:
+        """K, the classes that the classifier tells apart."""
+        return self.classifier.out_features
+
+    def forward(self, images: Tensor, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
+        """Features, and what the heads make of them.
+
+        Args:
+            images: Normalised images, shape ``(B, C, H, W)``, floating.
+            heads: The names of the heads.
 
         Returns:
-            Features ``(B, D)`` and logits ``(B, K)``, both at least float32, under autocast too.
+            Features ``(B, D)``, and the heads' outputs, at least float32, under autocast too.
         """
         features: Tensor = self.extractor(images)
         features = features.to(torch.promote_types(features.dtype, torch.float32))
-        return NetworkOutput(features, linear_float32(features, self.classifier.weight, self.classifier.bias))
+        return Output(features, {name: _apply(self.get_submodule(name), features) for name in heads})
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Every parameter once, by the group whose loss it learns from.
 
         Returns:
-            ``extractor``: theta; ``classifier``: W, b and, if there is one, the pseudo head. Each is a
-            list of (name, parameter) with the names of ``named_parameters()``.
+            ``extractor``: theta; and a group for each head, first ``classifier``: W, b. Each is a list of (name,
+            parameter) with the names of ``named_parameters()``.
         """
-        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"extractor": [], "classifier": []}
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (EXTRACTOR, *self.heads)}
         for name, parameter in self.named_parameters():
-            groups["extractor" if name.startswith("extractor.") else "classifier"].append((name, parameter))
+            groups[name.partition(".")[0]].append((name, parameter))
         return groups
 
     def layer_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -128,12 +185,12 @@ class Network(nn.Module):
             ``activation``, ``classifier``; a ResNet-50 ``conv1``, ``bn1``, ``layer1``, ..., ``classifier``.
 
         Example:
-            >>> from layermatch.models import wrn_small
+            >>> from layermatch.networks import wrn_small
             >>> list(wrn_small(num_classes=10).layer_groups())
             ['stem', 'groups.0', 'groups.1', 'groups.2', 'activation', 'classifier']
         """
-        heads = [name for name, _ in self.named_children() if name != "extractor"]
-        parts = [*_parts(self.extractor, "extractor"), *heads]
+        heads = list(self.heads)
+        parts = [*_parts(self.extractor, EXTRACTOR), *heads]
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for part in parts:
             short = part.removeprefix("extractor.")
@@ -169,8 +226,22 @@ def _is_row_of_blocks(module: nn.Module) -> bool:
     return isinstance(module, row) and all(isinstance(child, row) for child in module.children())
 
 
-def _linear_head(num_features: int, num_classes: int) -> nn.Linear:
-    head = nn.Linear(num_features, num_classes)
+def _apply(head: nn.Module, features: Tensor) -> Tensor:
+    """A head's output, in at least float32: a linear one's logits are compared with thresholds."""
+    if isinstance(head, nn.Linear):
+        return linear_float32(features, head.weight, head.bias)
+    out: Tensor = head(features)
+    return out.to(torch.promote_types(out.dtype, torch.float32))
+
+
+def linear_head(num_features: int, num_outputs: int) -> nn.Linear:
+    """A linear head that starts as FixMatch's classifier: Xavier-normal weight, zero bias.
+
+    Args:
+        num_features: D.
+        num_outputs: The width of its output.
+    """
+    head = nn.Linear(num_features, num_outputs)
     nn.init.xavier_normal_(head.weight)
     nn.init.zeros_(head.bias)
     return head

@@ -1,0 +1,189 @@
+"""LayerMatch: the extractor and the classifier learn from separate pseudo-label losses."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from layermatch.distributed import all_reduce_mean_
+from layermatch.errors import UserError, check_bool, check_choice
+from layermatch.functional import gradient_gap, pseudo_label_loss, supervised_loss
+from layermatch.layerwise.avg_clustering import READINGS, make_avg_clustering
+from layermatch.layerwise.gradient_rule import AgreeingGradients
+from layermatch.layerwise.rule import LayerwiseRule, routed_logits
+from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_float32, linear_head
+from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, PseudoLabels, Term
+
+__all__ = ["SeparateLosses"]
+
+#: The second head, which learns from pseudo-labels.
+PSEUDO_CLASSIFIER = "pseudo_classifier"
+
+GRAD_RELU = ("block", "conflict", "off")
+HEADS = ("clean", "pseudo")
+
+
+class SeparateLosses(LayerwiseRule):
+    r"""Grad-ReLU for the classifier, Avg-Clustering for the extractor.
+
+    .. math::
+        L_{cls} &= L_s \\
+        L_{feat} &= L_s + \lambda_u \left[ (1 - a) \, L_u(\mathrm{sg}(W), \mathrm{sg}(b)) + a \, L_{ac} \right]
+
+    ``L_u(sg(W), sg(b))`` is the pseudo-label loss through a detached classifier: the extractor's gradient is exactly
+    FixMatch's, the classifier's exactly the supervised one.
+
+    Source: "LayerMatch: Do Pseudo-labels Benefit All Layers?" (Liang et al., arXiv 2406.14207), abstract, for
+    Grad-ReLU.
+
+    NOTE: No code was published, and no source that we could read has the equation of Avg-Clustering; ``L_ac`` and its
+    place in the loss are our definition (:mod:`layermatch.layerwise.avg_clustering`).
+
+    Args:
+        lambda_u: weight of the pseudo-label loss, at least 0.
+        grad_relu: ``block`` keeps pseudo-label gradients out of the classifier (LayerMatch); ``off`` lets them in
+            (FixMatch); ``conflict`` (ours, for study) lets in the components whose sign agrees with the supervised
+            gradient, and costs a second backward pass.
+        avg_clustering: ``ema_classifier``, ``ema_outputs``, ``ema_teacher``, ``ema_centroids`` or ``none``.
+        weight: ``a``, in ``[0, 1]``; None is 0.5. Avg-Clustering's share of the extractor's pseudo-label loss; with
+            ``ema_outputs``, the average's share of the probabilities that pseudo-labels are made from.
+        decay: decay of the centres, in ``[0, 1)``; None is the reading's own default.
+        temperature: of ``ema_centroids`` only, above 0; None is 0.1.
+        decoupled: ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
+            sends its gradient to the extractor, beside the terms above; pseudo-labels come from the first.
+        evaluate_head: with ``decoupled``, the head that is evaluated: ``clean`` (None is this) or ``pseudo``.
+
+    Raises:
+        UserError: a value is not legal, or an option is given where it has no effect.
+
+    Example:
+        >>> rule = SeparateLosses(grad_relu="block", avg_clustering="ema_classifier", weight=0.5, decay=0.99)
+        >>> rule.avg_clustering.weight
+        0.5
+    """
+
+    def __init__(
+        self,
+        *,
+        lambda_u: float = 1.0,
+        grad_relu: str = "block",
+        avg_clustering: str = "ema_classifier",
+        weight: float | None = None,
+        decay: float | None = None,
+        temperature: float | None = None,
+        decoupled: bool = False,
+        evaluate_head: str | None = None,
+    ) -> None:
+        super().__init__(lambda_u=lambda_u)
+        check_choice("grad_relu", grad_relu, GRAD_RELU)
+        check_choice("avg_clustering", avg_clustering, tuple(READINGS))
+        check_bool("decoupled", decoupled)
+        if evaluate_head is not None:
+            check_choice("evaluate_head", evaluate_head, HEADS)
+            if not decoupled:
+                raise UserError(f"evaluate_head={evaluate_head} needs decoupled=true")
+        self.grad_relu = grad_relu
+        self.avg_clustering = make_avg_clustering(avg_clustering, weight=weight, decay=decay, temperature=temperature)
+        self.decoupled = decoupled
+        self.gradient_rule = AgreeingGradients(CLASSIFIER) if grad_relu == "conflict" else None
+        self.evaluate_head = evaluate_head or "clean"
+
+    def heads(self, problem: Problem) -> dict[str, nn.Module]:
+        """With ``decoupled``, the second head."""
+        return {PSEUDO_CLASSIFIER: linear_head(problem.num_features, problem.num_classes)} if self.decoupled else {}
+
+    def prepare(self, network: Network, problem: Problem) -> None:
+        """Make the centres; see :class:`LayerwiseRule`."""
+        self.avg_clustering.prepare(network, problem)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether pseudo-labels come from the averaged network."""
+        return self.avg_clustering.needs_teacher
+
+    def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:
+        """The probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
+        return self.avg_clustering.average_outputs(probs_weak, indices)
+
+    def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
+        """Let the centres see confident weak features; see :class:`LayerwiseRule`."""
+        self.avg_clustering.observe(features_weak, pseudo_labels)
+
+    def forward(
+        self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
+    ) -> Losses:
+        """The losses of one batch; see the class."""
+        head, target, mask = network.classifier, pseudo_labels.target, pseudo_labels.weight
+        share, weight = self.avg_clustering.weight, self.lambda_u
+        to_extractor = pseudo_label_loss(routed_logits(head, strong.features, reaches_head=False), target, mask)
+        losses = Losses(
+            supervised=Term(supervised_loss(labelled.logits, label), LABELS),
+            pseudo=Term(to_extractor, PSEUDO_LABELS, frozenset({EXTRACTOR}), (1 - share) * weight),
+        )
+        if not self.blocks:
+            to_classifier = pseudo_label_loss(routed_logits(head, strong.features.detach()), target, mask)
+            losses["pseudo_classifier"] = Term(to_classifier, PSEUDO_LABELS, frozenset({CLASSIFIER}), weight)
+        if share:
+            loss = self.avg_clustering.loss(strong.features, pseudo_labels)
+            losses["avg_clustering"] = Term(loss, PSEUDO_LABELS, frozenset({EXTRACTOR}), share * weight)
+        if self.decoupled:
+            losses |= self._pseudo_head_losses(network, labelled, strong, label=label, pseudo_labels=pseudo_labels)
+        return losses
+
+    def _pseudo_head_losses(
+        self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
+    ) -> Losses:
+        head = cast("nn.Linear", network.heads[PSEUDO_CLASSIFIER])
+        reached = frozenset({EXTRACTOR, PSEUDO_CLASSIFIER})
+        loss = pseudo_label_loss(routed_logits(head, strong.features), pseudo_labels.target, pseudo_labels.weight)
+        return Losses(
+            supervised_pseudo_head=Term(
+                supervised_loss(routed_logits(head, labelled.features), label), LABELS, reached
+            ),
+            pseudo_pseudo_head=Term(loss, PSEUDO_LABELS, reached, self.lambda_u),
+        )
+
+    @property
+    def blocks(self) -> bool:
+        """Whether Grad-ReLU keeps pseudo-label gradients out of the classifier by a stop-gradient."""
+        return self.grad_relu == "block"
+
+    def route(self, network: Network, strong: Output) -> Output:
+        """The strong views' outputs through the classifier, detached under Grad-ReLU; see :class:`LayerwiseRule`."""
+        logits = routed_logits(network.classifier, strong.features, reaches_head=not self.blocks)
+        return Output(strong.features, {CLASSIFIER: logits})
+
+    def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:
+        r"""How far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.
+
+        ``avg_clustering/loss_gap`` is :math:`|L_{ac} - L_u| / L_u`, and ``avg_clustering/gradient_gap`` is
+        :math:`\|\nabla_z L_{ac} - \nabla_z L_u\| / \|\nabla_z L_u\|`, with :math:`z` the strong views' features.
+        Where both are near 0, Avg-Clustering changes nothing. Source: ours.
+
+        Args:
+            losses: The losses of one batch, with their graph, which is kept.
+            strong: The outputs that the pseudo-label losses are of.
+
+        Returns:
+            Numerators and denominators, of the batches of all ranks; none without such a loss.
+        """
+        if "avg_clustering" not in losses:
+            return {}
+        loss, reference = losses["avg_clustering"].value, losses["pseudo"].value
+        gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, strong.features))).sqrt()
+        return {
+            "avg_clustering/loss_gap": ((loss - reference).detach().abs(), reference.detach()),
+            "avg_clustering/gradient_gap": (gap, length),
+        }
+
+    def centres(self, network: Network) -> Tensor:
+        """The centres of Avg-Clustering; see :class:`LayerwiseRule`."""
+        return self.avg_clustering.centres(network)
+
+    def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
+        """Logits of the head that is evaluated."""
+        is_second = self.decoupled and self.evaluate_head == "pseudo"
+        head = cast("nn.Linear", network.heads[PSEUDO_CLASSIFIER if is_second else CLASSIFIER])
+        return linear_float32(features, head.weight, head.bias)

@@ -1,0 +1,79 @@
+"""What a method is: the views it asks for, the heads it adds, and the losses of one batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from layermatch.data.batch import Batch, Views
+from layermatch.layerwise import GradientRule
+from layermatch.networks import CLASSIFIER, Network, Output
+from layermatch.parts import Losses, Problem, Step, StepState
+
+__all__ = ["Method"]
+
+
+class Method(StepState, ABC):
+    """One algorithm, as its paper's box has it: no optimizer, no logger and no Lightning.
+
+    What is kept from step to step is in parts that are :class:`~layermatch.parts.StepState` modules, or in the method,
+    which is one itself. Random numbers may be drawn from torch's own generators: they are those of (seed, batch, rank).
+    """
+
+    #: The views that the method asks for.
+    views: ClassVar[Views] = Views()
+
+    #: Takes gradients apart where the method asks for it; None is one backward pass.
+    gradient_rule: GradientRule | None = None
+
+    def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- for those that have some
+        """The heads that the method needs beside the classifier, by name; by default none."""
+        return {}
+
+    def prepare(self, network: Network, problem: Problem) -> None:
+        """Make the state for this network and problem. This is called once, before training.
+
+        Args:
+            network: The network that will be trained, with its heads.
+            problem: What is known of the data and of the run.
+
+        Raises:
+            UserError: The method cannot learn from them.
+        """
+
+    @abstractmethod
+    def losses(self, batch: Batch, step: Step) -> Losses:
+        """The losses of one batch, with their graph: the algorithm box.
+
+        Args:
+            batch: The views of labelled and unlabelled images.
+            step: The step that the batch belongs to.
+        """
+
+    def outputs(self, network: Network, images: Tensor) -> Output:
+        """What is evaluated, predicted and exported: features, and ``(B, K)`` logits.
+
+        Args:
+            network: The live network or its average.
+            images: ``(B, C, H, W)``, normalised.
+        """
+        out: Output = network(images, heads=(CLASSIFIER,))
+        return out
+
+    def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002 -- for those that have some
+        """Ratios for the log that need gradients of their own, asked for where ``layers/*`` are measured.
+
+        Args:
+            losses: The losses of one batch, with their graph, which is kept.
+        """
+        return {}
+
+    def readings(self) -> dict[str, Tensor]:
+        """What the state says at a log line, by the name it is logged with: scalars, or ``(K,)`` for each class."""
+        return {}
+
+    def centres(self, network: Network) -> Tensor:
+        """The cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
+        return network.classifier.weight

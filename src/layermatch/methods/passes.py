@@ -1,0 +1,111 @@
+"""How the views of a step go through the network: together, without gradient, or by the statistics of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from layermatch.networks import CLASSIFIER, BatchStatistics, Network, Output
+
+__all__ = ["detached", "keep_running_statistics", "share_statistics", "together", "without_gradient"]
+
+
+def together(
+    network: Network, views: Mapping[str, Tensor], *, heads: Sequence[str] = (CLASSIFIER,)
+) -> dict[str, Output]:
+    """Several views in one pass with gradient, which BatchNorm normalises as one batch.
+
+    Args:
+        network: The network.
+        views: For each name ``(N, C, H, W)``.
+        heads: The names of the heads.
+
+    Returns:
+        The outputs of each view.
+
+    Example:
+        >>> from layermatch.networks import wrn_small
+        >>> out = together(wrn_small(num_classes=3), {"a": torch.zeros(2, 3, 8, 8), "b": torch.zeros(4, 3, 8, 8)})
+        >>> out["b"].logits.shape
+        torch.Size([4, 3])
+    """
+    sizes = [len(images) for images in views.values()]
+    out = network(torch.cat(list(views.values())), heads=heads)
+    features = out.features.split(sizes)
+    split = {name: tensor.split(sizes) for name, tensor in out.heads.items()}
+    return {
+        view: Output(features[i], {name: tensors[i] for name, tensors in split.items()}) for i, view in enumerate(views)
+    }
+
+
+@torch.no_grad()
+def without_gradient(network: Network, images: Tensor, *, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
+    """Views on their own, without gradient.
+
+    Args:
+        network: The network, in the mode that it is in.
+        images: ``(N, C, H, W)``.
+        heads: The names of the heads.
+    """
+    out: Output = network(images, heads=heads)
+    # Autocast keeps its bf16 copies of the weights, and those made under no_grad carry no gradient.
+    torch.clear_autocast_cache()
+    return out
+
+
+@contextmanager
+def keep_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Let what is sent through the network within leave BatchNorm's running statistics as they are.
+
+    In training mode a batch is normalised by its own statistics as always. Source: the codes of TorchSSL and USB, whose
+    methods before FixMatch feed the running statistics with labelled images alone.
+
+    Args:
+        network: The network.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [norm for norm in norms if norm.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def detached(out: Output) -> Output:
+    """The same outputs without their graph."""
+    return Output(out.features.detach(), {name: tensor.detach() for name, tensor in out.heads.items()})
+
+
+def share_statistics(
+    network: Network, views: Mapping[str, Tensor], weak: Tensor, *, share: float, statistics: BatchStatistics
+) -> tuple[dict[str, Output], Output]:
+    """Some weak views in one pass with the others; the rest without gradient, normalised by that pass's statistics.
+
+    Args:
+        network: The network.
+        views: The other views, for each name ``(N, C, H, W)``.
+        weak: The weak views, ``(N, C, H, W)``; of these the first ``share`` go with the others.
+        share: In ``[0, 1]``.
+        statistics: Of the network.
+
+    Returns:
+        The outputs of the other views, and those of the weak ones, detached.
+    """
+    first, rest = weak.tensor_split([round(share * len(weak))])
+    # In the order of the references: labelled, weak, strong.
+    name, *others = views
+    with statistics.taken():
+        out = together(network, {name: views[name], "": first} | {other: views[other] for other in others})
+    out_first = detached(out.pop(""))
+    if not len(rest):
+        return out, out_first
+    with statistics.applied():
+        out_rest = without_gradient(network, rest)
+    features = torch.cat([out_first.features, out_rest.features])
+    return out, Output(features, {CLASSIFIER: torch.cat([out_first.logits, out_rest.logits])})

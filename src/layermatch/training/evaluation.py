@@ -1,0 +1,84 @@
+"""Accuracy of the live and the averaged weights, side by side."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import cast
+
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+__all__ = ["WEIGHTS", "Evaluation"]
+
+#: The weights that are evaluated, side by side, and what is added to the name of their accuracy.
+WEIGHTS = {"live": "", "ema": "_ema"}
+
+#: FixMatch reports the median of its last 20 checkpoints.
+NUM_EVALUATIONS = 20
+
+
+class Evaluation(nn.Module):
+    """Counts what is right on the validation and the test set.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        names = [f"{split}_{weights}" for split in ("val", "test") for weights in WEIGHTS]
+        self.accuracies = nn.ModuleDict({name: MulticlassAccuracy(num_classes, average="micro") for name in names})
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+        #: ``(K, K)``, true class by prediction, of the EMA weights on the test set; after a test.
+        self.test_confusion: Tensor | None = None
+        #: (live, EMA) accuracy of the last evaluations during training.
+        self.evaluations: deque[tuple[float, float]] = deque(maxlen=NUM_EVALUATIONS)
+
+    def see(self, split: str, weights: str, logits: Tensor, label: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            split: ``val`` or ``test``.
+            weights: ``live`` or ``ema``.
+            logits: ``(B, K)``.
+            label: ``(B,)`` int64.
+        """
+        if not len(label):  # a rank beyond a small set: torchmetrics takes no empty batch
+            return
+        self._accuracy(split, weights).update(logits, label)
+        if (split, weights) == ("test", "ema"):
+            self.confusion.update(logits, label)
+
+    def conclude(self, split: str, *, in_training: bool) -> dict[str, float]:
+        """The accuracies of the batches since the last call, over all ranks.
+
+        Args:
+            split: ``val`` or ``test``.
+            in_training: Whether they belong to the evaluations that a median is taken of.
+        """
+        values = {}
+        for weights, suffix in WEIGHTS.items():
+            metric = self._accuracy(split, weights)
+            values[f"{split}/accuracy{suffix}"] = float(metric.compute())
+            metric.reset()
+        if in_training:
+            live, averaged = values.values()
+            self.evaluations.append((live, averaged))
+        if split == "test":
+            self.test_confusion = self.confusion.compute().cpu()
+        return values
+
+    def start_test(self) -> None:
+        """Forget the confusions of an earlier test."""
+        self.confusion.reset()
+
+    def median(self) -> dict[str, float]:
+        """Median accuracy of the last 20 evaluations during training, as FixMatch reports it; empty without any."""
+        if not self.evaluations:
+            return {}
+        live, averaged = (median(values) for values in zip(*self.evaluations, strict=True))
+        return {"median_accuracy": live, "median_accuracy_ema": averaged, "num_evaluations": len(self.evaluations)}
+
+    def _accuracy(self, split: str, weights: str) -> MulticlassAccuracy:
+        return cast("MulticlassAccuracy", self.accuracies[f"{split}_{weights}"])

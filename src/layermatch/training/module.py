@@ -1,0 +1,450 @@
+"""The LightningModule that every method runs in: it owns the manual-optimization step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from layermatch.data import SemiSupervisedData
+from layermatch.data.batch import Batch, EvalBatch
+from layermatch.distributed import all_reduce_mean_, broadcast_from_zero_, world_size
+from layermatch.errors import UserError, check_number
+from layermatch.functional import cosine
+from layermatch.layerwise import GradientRule, ScaledGradients
+from layermatch.methods import Method
+from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
+from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
+from layermatch.training.evaluation import Evaluation
+from layermatch.training.guard import StepGuard
+from layermatch.training.layer_gradients import measure_layer_gradients
+from layermatch.training.log_lines import LogLines
+
+__all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+Schedule = Callable[[int, int], float]
+
+#: FixMatch (Sohn et al. 2020, table 4).
+FIXMATCH_SGD = partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+class SemiSupervisedModule(LightningModule):
+    """Trains a network by a method, by manual optimization, and evaluates the live and the averaged weights.
+
+    The method gives losses that are routed by stop-gradients, so that one backward serves all parameter groups (and
+    DistributedDataParallel sees each parameter once). The order of a step is
+
+        backward -> accumulate -> clip -> optimizer step -> schedule -> zero -> weight average -> state of the method
+
+    A step with a loss or gradient that is not finite is not applied (:class:`~layermatch.training.StepGuard`).
+
+    Lightning refuses ``gradient_clip_val`` and ``accumulate_grad_batches`` under manual optimization, so ``clip_norm``
+    and ``accumulate`` do the same here. One optimizer holds all parameters: ``trainer.global_step`` counts its steps.
+
+    Args:
+        network: The extractor, and its classifier or none yet: the classes are those of the data.
+        method: What the losses are.
+        optimizer: Takes parameter groups, gives the optimizer, for example ``partial(torch.optim.SGD, lr=...)``.
+            Each group has a ``name``; groups ``*/no_decay`` (biases and BatchNorm) carry ``weight_decay`` 0.
+        schedule: ``(step, max_steps) -> factor`` of the initial learning rate.
+        ema_decay: The decay of the weight average, in ``[0, 1)``.
+        ema_warmup: See :class:`~layermatch.parts.WeightAverage`.
+        clip_norm: The largest L2 norm of the gradient of all parameters together, above 0; None does not clip.
+        accumulate: The batches whose mean gradient makes one optimizer step, at least 1.
+        max_nonfinite: A step whose loss or gradient is not finite is not applied; the run ends when so many come one
+            after another, at least 1.
+        log_every: The optimizer steps between two log lines, at least 1.
+        layer_gradients_every: The optimizer steps between two measurements of ``layers/*``, see
+            :func:`~layermatch.training.layer_gradients.measure_layer_gradients`; 0 or None measures none. Training
+            is the same to the bit. Each costs two backward passes: the time of 1.1 to 1.3 steps (CPU time, small and
+            wide networks), so about 0.6 percent at 200.
+        gradient_scale: For study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label gradient of
+            the matching parameters, whatever the method; see :class:`~layermatch.layerwise.ScaledGradients`. It costs
+            a second backward pass.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        method: Method,
+        *,
+        optimizer: OptimizerFactory = FIXMATCH_SGD,
+        schedule: Schedule = cosine,
+        ema_decay: float = 0.999,
+        ema_warmup: bool = False,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        max_nonfinite: int = 10,
+        log_every: int = 50,
+        layer_gradients_every: int | None = 200,
+        gradient_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if clip_norm is not None:
+            check_number("clip_norm", clip_norm, low=0, low_open=True)
+        check_number("accumulate", accumulate, low=1, integer=True)
+        check_number("log_every", log_every, low=1, integer=True)
+        if layer_gradients_every is not None:
+            check_number("layer_gradients_every", layer_gradients_every, low=0, integer=True)
+        WeightAverage.check(decay=ema_decay, warmup=ema_warmup)
+        self.automatic_optimization = False
+        self.network = network
+        self.method = method
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.ema_decay = ema_decay
+        self.ema_warmup = ema_warmup
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.log_every = log_every
+        self.layer_gradients_every = layer_gradients_every or 0
+        rules = [method.gradient_rule, ScaledGradients(gradient_scale) if gradient_scale else None]
+        #: What each parameter's pseudo-label gradient goes through; none leaves both sources in one backward.
+        self.gradient_rules: list[GradientRule] = [rule for rule in rules if rule is not None]
+        self.guard = StepGuard(max_nonfinite=max_nonfinite)
+        self.lines = LogLines()
+        #: Seeds the layers that draw random numbers: what torch was seeded with when this was made.
+        self.noise_seed = torch.initial_seed()
+        #: The learning rate of each parameter group, as the optimizer was made with.
+        self._initial_rates: list[float] = []
+        #: None until :meth:`prepare`.
+        self.problem: Problem | None = None
+
+    # ------------------------------------------------------------------------------------------------------- beginning
+
+    def prepare(self, problem: Problem) -> None:
+        """Add the heads, and make the state of the method, the weight average and the evaluation.
+
+        Args:
+            problem: What is known of the data and of the run. It is asked for once; Lightning's :meth:`setup` takes it
+                from the data module where nobody has given it.
+
+        Raises:
+            UserError: The network or the method does not fit it.
+        """
+        self.network.add_classifier(problem.num_classes)
+        for name, head in self.method.heads(problem).items():
+            self.network.add_head(name, head)
+        for rule in self.gradient_rules:
+            rule.check(self.network)
+        self.method.prepare(self.network, problem)
+        self.ema = WeightAverage(self.network, decay=self.ema_decay, warmup=self.ema_warmup)
+        self.evaluation = Evaluation(problem.num_classes)
+        self.problem = problem
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 -- every stage needs the same
+        """Make ready for the data of the trainer, where :meth:`prepare` has not been called."""
+        if self.problem is not None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, SemiSupervisedData):
+            raise UserError("the trainer has no data: give fit(module, datamodule=SemiSupervisedData(...))")
+        self.prepare(problem_of(data, self.network, self.method, max_steps=self.trainer.max_steps))
+
+    def configure_optimizers(self) -> Optimizer:
+        """One optimizer with the groups {extractor, each head} x {decay, no decay}."""
+        if self.trainer.max_steps < 1:
+            raise UserError(f"max_steps={self.trainer.max_steps}: batches have no end, give Trainer(max_steps=NUMBER)")
+        groups: list[dict[str, Any]] = []
+        for group_name, named in self.network.parameter_groups().items():
+            # Biases and BatchNorm have one dimension; kernels have more.
+            decayed = [p for _, p in named if p.ndim > 1]
+            undecayed = [p for _, p in named if p.ndim <= 1]
+            groups.append({"name": f"{group_name}/decay", "params": decayed})
+            groups.append({"name": f"{group_name}/no_decay", "params": undecayed, "weight_decay": 0.0})
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._set_learning_rate(optimizer, 0)
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """See where the run starts: its learning rate, and its cluster centres."""
+        if self.global_step:
+            self._use_given_learning_rate()
+        self.lines.start(self.method.centres(self.network))
+
+    def _use_given_learning_rate(self) -> None:
+        """Have the learning rate of this run's settings, which the optimizer's state of a checkpoint has replaced."""
+        optimizer = cast("Optimizer", self.optimizers())
+        for group, rate in zip(optimizer.param_groups, self._initial_rates, strict=True):
+            group["initial_lr"] = rate
+        self._set_learning_rate(optimizer, self.global_step)
+
+    # --------------------------------------------------------------------------------------------------- training step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch: backward, and an optimizer step on every ``accumulate``-th."""
+        is_step = (batch_idx + 1) % self.accumulate == 0
+        self._seed_noise(batch_idx)
+        step = self.step
+        losses = self.method.losses(batch, step)
+        if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
+            self._measure_gradients(losses)
+        (self.backward_by_source if self.gradient_rules else self.backward_together)(losses, sync=is_step)
+        self._record(losses)
+        if not is_step:
+            return
+        if self.guard.accepts(self.network, step=step.number, lr=self._learning_rate()):
+            self._apply_step(step)
+            if self.global_step % self.log_every == 0:
+                self._log_interval()
+        else:
+            self._discard()
+
+    @property
+    def step(self) -> Step:
+        """What a method is told of the step that is made now."""
+        return Step(
+            network=self.network,
+            average=self.ema.network,
+            number=self.global_step,
+            max_steps=self.trainer.max_steps,
+            record=self.lines.meter.add,
+            watch=self.guard.watch,
+            batches=world_size() * self.accumulate,
+        )
+
+    @property
+    def states(self) -> list[StepState]:
+        """Everything whose state moves once per optimizer step, in the order that it moves."""
+        return [self.ema, *(module for module in self.method.modules() if isinstance(module, StepState))]
+
+    @property
+    def next_batch(self) -> int:
+        """Number of the batch that training goes on with: one after those of every step, applied or not."""
+        return (self.trainer.global_step + self.guard.num_rejected) * self.accumulate
+
+    def _seed_noise(self, batch_idx: int) -> None:
+        """Let layers that draw random numbers, as dropout does, draw those of (seed, batch, rank).
+
+        A resumed run then draws what it would have drawn, and each rank its own.
+        """
+        number = self.next_batch + batch_idx % self.accumulate
+        sequence = np.random.SeedSequence([self.noise_seed, number, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def backward_together(self, losses: Losses, *, sync: bool) -> None:
+        """Add each parameter's gradient of its own group's losses to ``.grad``, in one backward.
+
+        Args:
+            losses: The losses of one batch.
+            sync: Whether an optimizer step follows, so that ranks must average their gradients now.
+        """
+        with nullcontext() if sync else self._no_sync():
+            self.manual_backward(losses.total / self.accumulate)
+
+    def backward_by_source(self, losses: Losses, *, sync: bool) -> None:  # noqa: ARG002 -- averaged here in any case
+        """As :meth:`backward_together`, but each pseudo-label gradient goes through :attr:`gradient_rules`."""
+        from_pseudo = self._gradients(losses.of(PSEUDO_LABELS), retain_graph=True)
+        from_labels = self._gradients(losses.of(LABELS), retain_graph=False)
+        for name, parameter in self.network.named_parameters():
+            grad = from_labels[name] + self.combine(name, from_labels[name], from_pseudo[name])
+            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+    def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:
+        """The pseudo-label gradient that one parameter receives; see :class:`~layermatch.layerwise.GradientRule`."""
+        for rule in self.gradient_rules:
+            from_pseudo = rule.combine(name, from_labels, from_pseudo)
+        return from_pseudo
+
+    def _gradients(self, loss: Tensor, *, retain_graph: bool) -> dict[str, Tensor]:
+        """Gradients of one loss, mean over all ranks; ``.grad`` is left as it was."""
+        parameters = dict(self.network.named_parameters())
+        before = {name: parameter.grad for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            parameter.grad = None
+        if loss.requires_grad:
+            with self._no_sync():  # these are averaged here, one loss at a time
+                self.manual_backward(loss / self.accumulate, retain_graph=retain_graph)
+        gradients = {}
+        for name, parameter in parameters.items():
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients[name] = all_reduce_mean_(grad)
+            parameter.grad = before[name]
+        return gradients
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    def _apply_step(self, step: Step) -> None:
+        """Clip, step, schedule, zero, average, and the state of the method."""
+        optimizer = cast("Optimizer", self.optimizers())
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        optimizer.step()
+        self._set_learning_rate(optimizer, step.number + 1)
+        optimizer.zero_grad()
+        for state in self.states:
+            state.after_step(step)
+
+    def _discard(self) -> None:
+        """Forget a step: its gradients, what its forward did to BatchNorm's statistics, and what its batches showed."""
+        cast("Optimizer", self.optimizers()).zero_grad()
+        with torch.no_grad():
+            # The average holds the buffers of the last step that was applied.
+            for live, kept in zip(self.network.buffers(), self.ema.network.buffers(), strict=True):
+                live.copy_(kept)
+        for state in self.states:
+            state.discard_step()
+
+    def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
+        factor = self.schedule(step, self.trainer.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _learning_rate(self) -> float:
+        return float(cast("Optimizer", self.optimizers()).param_groups[0]["lr"])
+
+    # -------------------------------------------------------------------------------------------------- what is logged
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The last logged values, by name."""
+        return self.lines.latest
+
+    def log_with_next(self, values: dict[str, float]) -> None:
+        """Have these values in the next log line; for callbacks."""
+        self.lines.add_to_next(values)
+
+    def log_values(self, values: dict[str, float]) -> None:
+        """Write a log line of this step. What is not finite has no value, and is left out."""
+        self.lines.write(values, loggers=self.loggers, step=self.global_step)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, as the data module has them; their numbers where it has none."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
+        return tuple(names or map(str, range(self.network.num_classes)))
+
+    def _record(self, losses: Losses) -> None:
+        """Add one batch's losses to the interval's means, and show them to the guard."""
+        values = {"features": losses.reaching(EXTRACTOR), CLASSIFIER: losses.reaching(CLASSIFIER)}
+        values |= {name: term.value for name, term in losses.items()}
+        self.lines.meter.add({f"loss/{name}": value for name, value in values.items()})
+        self.guard.see(values)
+
+    def _measure_gradients(self, losses: Losses) -> None:
+        """Add ``layers/*`` of one batch to the interval's means, and what the method says of its losses."""
+        combine = self.combine if self.gradient_rules else None
+        layers = measure_layer_gradients(self.network, losses, combine=combine)
+        self.lines.meter.add(layers, self.method.diagnose(losses))
+
+    def _log_interval(self) -> None:
+        """Send the interval's means to the loggers, and what the method's state says."""
+        names = self.class_names()
+        means = self.lines.read_interval(self.method.centres(self.network), names)
+        for name, reading in self.method.readings().items():
+            parts = zip(names, reading.tolist(), strict=True) if reading.ndim else [("", reading.item())]
+            means |= {f"{name}/{part}".rstrip("/"): value for part, value in parts}
+        means["lr"] = self._learning_rate()
+        if self.guard.num_rejected:
+            means["steps_not_applied"] = float(self.guard.num_rejected)
+        self.log_values(means)
+
+    def on_train_end(self) -> None:
+        """Show the steps since the last log line."""
+        self.lines.show_unfinished(self.class_names())
+
+    # ------------------------------------------------------------------------------------------------------ evaluation
+
+    @property
+    def evaluations(self) -> deque[tuple[float, float]]:
+        """(live, EMA) accuracy of the last evaluations during training."""
+        return self.evaluation.evaluations
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether the method reads unlabelled images."""
+        return self.method.views.uses_unlabelled
+
+    def _evaluate(self, batch: EvalBatch, split: str) -> dict[str, Output]:
+        outputs = {}
+        for weights, network in (("live", self.network), ("ema", self.ema.network)):
+            out = outputs[weights] = self.method.outputs(network, batch.image)
+            self.evaluation.see(split, weights, out.logits, batch.label)
+        return outputs
+
+    def _conclude(self, split: str) -> None:
+        values = self.evaluation.conclude(split, in_training=split == "val" and self.trainer.state.fn == "fit")
+        # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
+        self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)
+        self.log_values(values)
+
+    def _share_buffers(self) -> None:
+        # BatchNorm's running statistics differ between ranks; rank 0's are saved, so rank 0's are evaluated.
+        broadcast_from_zero_([*self.network.buffers(), *self.ema.network.buffers()])
+
+    def on_validation_epoch_start(self) -> None:
+        """See that all ranks evaluate the same network."""
+        self._share_buffers()
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> dict[str, Output]:  # noqa: ARG002
+        """Evaluate one batch; gives callbacks the outputs of the ``live`` and the ``ema`` weights."""
+        return self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy`` and ``val/accuracy_ema``."""
+        self._conclude("val")
+
+    def on_test_epoch_start(self) -> None:
+        """See that all ranks evaluate the same network."""
+        self._share_buffers()
+        self.evaluation.start_test()
+
+    def test_step(self, batch: EvalBatch, batch_idx: int) -> dict[str, Output]:  # noqa: ARG002
+        """Evaluate one batch; gives callbacks the outputs of the ``live`` and the ``ema`` weights."""
+        return self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/accuracy`` and ``test/accuracy_ema``, and keep the confusion matrix."""
+        self._conclude("test")
+
+    # ------------------------------------------------------------------------------------------------------ checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the means and the centres since the last log line, and the last evaluations."""
+        checkpoint["lines"] = self.lines.state_dict()
+        checkpoint["guard"] = self.guard.state_dict()
+        checkpoint["noise_seed"] = self.noise_seed
+        checkpoint["evaluations"] = list(self.evaluations)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the means and the centres since the last log line, and the last evaluations."""
+        self.lines.load_state_dict(checkpoint["lines"])
+        self.guard.load_state_dict(checkpoint["guard"])
+        self.noise_seed = checkpoint["noise_seed"]
+        self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
+
+
+def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, max_steps: int) -> Problem:
+    """What a method may know of the data and of the run.
+
+    Args:
+        data: The data module, set up.
+        network: Gives the width of the features.
+        method: Says whether it reads unlabelled images.
+        max_steps: The optimizer steps of the run.
+    """
+    return Problem(
+        num_classes=len(data.classes),
+        num_features=network.num_features,
+        num_labelled=len(data.labelled),
+        num_unlabelled=len(data.unlabelled) if method.views.uses_unlabelled else 0,
+        image_shape=data.image_shape,
+        max_steps=max_steps,
+    )
