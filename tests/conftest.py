@@ -20,14 +20,16 @@ from tests.tables import (
     pytest_terminal_summary,
 )
 
-from layermatch.algorithms import Algorithm, PseudoLabelling, Supervised
 from layermatch.augment import StrongView, WeakView
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import Digits
+from layermatch.functional import constant
 from layermatch.layerwise import LayerwiseRule, Uniform
-from layermatch.models import wrn_small
-from layermatch.pseudo_labels import FixedThreshold
+from layermatch.methods import Method, PseudoLabelling, Supervised
+from layermatch.networks import wrn_small
+from layermatch.parts import FixedThreshold, Policy
 from layermatch.trainer import make_trainer
+from layermatch.training import SemiSupervisedModule, problem_of
 
 # What this names is found by pytest here.
 __all__ = [
@@ -69,36 +71,41 @@ def small_algorithm(
     data: SemiSupervisedData,
     rule: LayerwiseRule | None = None,
     *,
-    kind: type[PseudoLabelling] = PseudoLabelling,
+    policy: Policy | None = None,
     threshold: float = 0.2,
+    **options: Any,
+) -> SemiSupervisedModule:
+    """The FixMatch family on a small network; the low threshold lets pseudo-labels count from the first step on."""
+    of_method = {name: options.pop(name) for name in ("forward", "weak_share", "skip_masked") if name in options}
+    method = PseudoLabelling(policy=policy or FixedThreshold(threshold=threshold), rule=rule or Uniform(), **of_method)
+    return small_module(data, method, **options)
+
+
+def small_module(
+    data: SemiSupervisedData,
+    method: Method,
+    *,
+    kind: type[SemiSupervisedModule] = SemiSupervisedModule,
     lr: float = 0.03,
     seed: int = 0,
     **options: Any,
-) -> Algorithm:
-    """An algorithm on a small network; the low threshold lets pseudo-labels count from the first step on."""
+) -> SemiSupervisedModule:
+    """Any method on a small network, ready for the data."""
     torch.manual_seed(seed)
-    rule = rule or Uniform()
-    network = wrn_small(num_classes=10, in_channels=1, pseudo_head=rule.needs_pseudo_head)
+    network = wrn_small(in_channels=1)
     optimizer = partial(torch.optim.SGD, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    return kind(
-        network,
-        policy=FixedThreshold(threshold=threshold),
-        rule=rule,
-        num_unlabelled=len(data.unlabelled),
-        optimizer=optimizer,
-        **options,
-    )
+    module = kind(network, method, **({"optimizer": optimizer, "schedule": constant} | options))
+    module.prepare(problem_of(data, network, method, max_steps=100))
+    return module
 
 
-def small_supervised(seed: int = 0, **options: Any) -> Supervised:
+def small_supervised(data: SemiSupervisedData, **options: Any) -> SemiSupervisedModule:
     """The supervised baseline on a small network."""
-    torch.manual_seed(seed)
-    network = wrn_small(num_classes=10, in_channels=1)
-    return Supervised(network, optimizer=partial(torch.optim.SGD, lr=0.03, momentum=0.9), **options)
+    return small_module(data, Supervised(), **options)
 
 
 def fit(
-    algorithm: Algorithm,
+    algorithm: SemiSupervisedModule,
     data: SemiSupervisedData,
     folder: Path,
     *,
@@ -122,12 +129,12 @@ def make_data() -> Callable[..., SemiSupervisedData]:
 
 
 @pytest.fixture
-def make_algorithm() -> Callable[..., Algorithm]:
+def make_algorithm() -> Callable[..., SemiSupervisedModule]:
     return small_algorithm
 
 
 @pytest.fixture
-def make_supervised() -> Callable[..., Supervised]:
+def make_supervised() -> Callable[..., SemiSupervisedModule]:
     return small_supervised
 
 

@@ -75,11 +75,11 @@ def test_every_experiment_composes_and_builds(
 def test_the_recipes_are_the_published_ones() -> None:
     """FixMatch (Sohn et al. 2020, table 4), TorchSSL's configurations: written out once more, by hand."""
     published = {
-        "stl10": ("layermatch.models.wrn_37_2", 40, 64, 7, 5e-4, 2**20),
-        "cifar10": ("layermatch.models.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
-        "cifar100": ("layermatch.models.wrn_28_8", 400, 64, 7, 1e-3, 2**20),
-        "svhn": ("layermatch.models.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
-        "imagenet100": ("layermatch.models.resnet50", 10_000, 32, 7, 3e-4, 2_000_000),
+        "stl10": ("layermatch.networks.wrn_37_2", 40, 64, 7, 5e-4, 2**20),
+        "cifar10": ("layermatch.networks.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
+        "cifar100": ("layermatch.networks.wrn_28_8", 400, 64, 7, 1e-3, 2**20),
+        "svhn": ("layermatch.networks.wrn_28_2", 40, 64, 7, 5e-4, 2**20),
+        "imagenet100": ("layermatch.networks.resnet50", 10_000, 32, 7, 3e-4, 2_000_000),
     }
     for experiment, (model, num_labels, batch_size, mu, weight_decay, max_steps) in published.items():
         settings = settings_of(f"experiment={experiment}", "data.root=x")

@@ -13,7 +13,7 @@ import torch
 from layermatch.bench import augment, data, step
 from layermatch.bench.__main__ import main
 from layermatch.bench.report import Section
-from layermatch.models import wrn_small
+from layermatch.networks import wrn_small
 
 CPU = torch.device("cpu")
 

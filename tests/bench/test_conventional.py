@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from layermatch.algorithms import PseudoLabelling
 from layermatch.bench import conventional, pil_pipeline
 from layermatch.data.batch import Batch, LabelledBatch, UnlabelledBatch
-from layermatch.ema import WeightAverage
+from layermatch.parts import WeightAverage
 from layermatch.functional import (
     confidence_mask,
     hard_pseudo_labels,
@@ -23,8 +23,8 @@ from layermatch.functional import (
     supervised_loss,
 )
 from layermatch.layerwise import Uniform
-from layermatch.models import Network, wrn_small
-from layermatch.pseudo_labels import FixedThreshold
+from layermatch.networks import Network, wrn_small
+from layermatch.parts import FixedThreshold
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 THRESHOLD = 0.2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.algorithms import Algorithm
+from layermatch.training import SemiSupervisedModule
 from layermatch.callbacks import FeatureClustering
 from layermatch.callbacks.clustering import clustering_measures
 from layermatch.data import SemiSupervisedData

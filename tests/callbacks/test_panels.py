@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from layermatch.algorithms import Algorithm
+from layermatch.training import SemiSupervisedModule
 from layermatch.callbacks.panels import NUM_PAIRS, Panels
 from layermatch.dashboards import About, Dashboard
 from layermatch.dashboards.pictures import Pairs, class_accuracies, per_class_bars, views_panel
 from layermatch.data import SemiSupervisedData
-from layermatch.pseudo_labels import PseudoLabels
+from layermatch.parts import PseudoLabels
 
 
 class Album(Dashboard):

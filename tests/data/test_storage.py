@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data import stand_ins
 from torch import Tensor
 
-from layermatch.algorithms import Algorithm
+from layermatch.training import SemiSupervisedModule
 from layermatch.augment import StrongView, WeakView
 from layermatch.data import Batch, SemiSupervisedData
 from layermatch.data.cache import default_cache_dir

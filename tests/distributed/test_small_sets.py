@@ -18,7 +18,7 @@ from PIL import Image
 
 from layermatch.data.batch import EvalBatch
 from layermatch.data.steps import EvalSteps
-from layermatch.models import resnet50, wrn_small
+from layermatch.networks import resnet50, wrn_small
 
 Make = Callable[..., Any]
 

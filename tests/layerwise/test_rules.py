@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from layermatch.errors import UserError
 from layermatch.layerwise import ForwardPass, LayerMatch, LayerwiseRule, Uniform
-from layermatch.models import Network
-from layermatch.pseudo_labels import PseudoLabels
+from layermatch.networks import Network
+from layermatch.parts import PseudoLabels
 
 B, N, D, K = 5, 12, 7, 4
 

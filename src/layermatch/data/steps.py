@@ -17,8 +17,8 @@ from layermatch.functional.streams import shuffled_positions, uniforms
 
 __all__ = ["EvalSteps", "RawBatch", "RawEvalBatch", "StepsFrom", "TrainingSteps", "ViewedSet"]
 
-# Streams of one seed; each is independent of the others. The order of a set has the stream itself, its views those after
-# it: nine views at most.
+# Streams of one seed; each is independent of the others. The order of a set has the stream itself, its views have those
+# after it: nine views at most.
 _LABELLED, _UNLABELLED = 10, 20
 
 

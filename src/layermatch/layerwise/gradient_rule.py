@@ -21,7 +21,7 @@ class GradientRule(ABC):
     same, as for Grad-ReLU, that is cheaper.
     """
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network) -> None:  # noqa: B027 -- most have nothing to refuse
         """Refuse a network that the rule says nothing about; by default any network will do.
 
         Args:

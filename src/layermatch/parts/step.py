@@ -16,7 +16,9 @@ __all__ = ["Problem", "Record", "Step", "StepState"]
 class Record(Protocol):
     """Takes quantities of one batch for the log; see :meth:`~layermatch.training.meter.IntervalMeter.add`."""
 
-    def __call__(self, means: dict[str, Tensor], ratios: dict[str, tuple[Tensor, Tensor]] | None = None) -> None: ...
+    def __call__(self, means: dict[str, Tensor], ratios: dict[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        """Take them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ class SemiSupervisedModule(LightningModule):
         if not is_step:
             return
         if self.guard.accepts(self.network, step=step.number, lr=self._learning_rate()):
-            self._apply_step(step)
+            self.apply_step(step)
             if self.global_step % self.log_every == 0:
                 self._log_interval()
         else:
@@ -282,7 +282,7 @@ class SemiSupervisedModule(LightningModule):
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-    def _apply_step(self, step: Step) -> None:
+    def apply_step(self, step: Step) -> None:
         """Clip, step, schedule, zero, average, and the state of the method."""
         optimizer = cast("Optimizer", self.optimizers())
         if self.clip_norm is not None:

@@ -13,35 +13,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from layermatch.algorithms import Algorithm, PseudoLabelling
 from layermatch.data import SemiSupervisedData
-from layermatch.data.batch import UnlabelledBatch
+from layermatch.data.batch import Unlabelled, Views
 from layermatch.errors import UserError
-from layermatch.layerwise import LayerMatch, Uniform
+from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.loggers import MetricsCsv
-from layermatch.models import Network
+from layermatch.methods.pseudo_labelling import record_quality
+from layermatch.parts import Step
 from layermatch.trainer import make_trainer
+from layermatch.training import SemiSupervisedModule
 
 Make = Callable[..., Any]
 
 
-class Recorder(PseudoLabelling):
+class Recorder(SemiSupervisedModule):
     """Keeps the gradients that each optimizer step is made with, as they are before and after clipping."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gradients: list[dict[str, Tensor]] = []
 
-    def optimizer_step_and_after(self) -> None:
+    def apply_step(self, step: Step) -> None:
         self.gradients.append({n: p.grad.clone() for n, p in self.network.named_parameters() if p.grad is not None})
-        super().optimizer_step_and_after()
+        super().apply_step(step)
 
 
-def parameters_of(algorithm: Algorithm) -> dict[str, Tensor]:
+def step_of(algorithm: SemiSupervisedModule) -> Step:
+    """A first step, outside of training."""
+    return Step(algorithm.network, algorithm.ema.network, 0, 10, algorithm.lines.meter.add, algorithm.guard.watch)
+
+
+def parameters_of(algorithm: SemiSupervisedModule) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in algorithm.network.state_dict().items()}
 
 
-def without_batch_norm(algorithm: Algorithm) -> Algorithm:
+def without_batch_norm(algorithm: SemiSupervisedModule) -> SemiSupervisedModule:
     """Leave BatchNorm's batch statistics out, so that samples do not depend on their batch."""
     for module in algorithm.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -51,16 +57,18 @@ def without_batch_norm(algorithm: Algorithm) -> Algorithm:
 
 RULES = {
     "uniform": Uniform,
-    "layermatch": LayerMatch,
-    "off": lambda: LayerMatch(grad_relu="off"),
-    "conflict": lambda: LayerMatch(grad_relu="conflict"),
-    "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
-    "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
-    "ema_teacher": lambda: LayerMatch(avg_clustering="ema_teacher"),
-    "none": lambda: LayerMatch(avg_clustering="none"),
-    "decoupled": lambda: LayerMatch(decoupled=True),
-    "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
+    "layermatch": SeparateLosses,
+    "off": lambda: SeparateLosses(grad_relu="off"),
+    "conflict": lambda: SeparateLosses(grad_relu="conflict"),
+    "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
+    "ema_centroids": lambda: SeparateLosses(avg_clustering="ema_centroids"),
+    "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
+    "none": lambda: SeparateLosses(avg_clustering="none"),
+    "decoupled": lambda: SeparateLosses(decoupled=True),
+    "scaled": Uniform,
 }
+#: What a rule needs beside itself.
+OPTIONS = {"scaled": {"gradient_scale": {"extractor.groups.0": 0.5, "classifier": 0.0}}}
 
 
 @pytest.mark.parametrize("forward", ["split", "shared", "joint"])
@@ -69,7 +77,7 @@ def test_two_steps_of_every_rule_move_every_parameter(
     name: str, forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, RULES[name](), forward=forward)
+    algorithm = make_algorithm(data, RULES[name](), forward=forward, **OPTIONS.get(name, {}))
     before = parameters_of(algorithm)
     trainer = train(algorithm, data, tmp_path, max_steps=2)
     assert trainer.global_step == 2
@@ -82,8 +90,8 @@ def test_two_steps_of_every_rule_move_every_parameter(
 def test_two_steps_of_supervised_move_every_parameter(
     make_data: Make, make_supervised: Make, train: Make, tmp_path: Path
 ) -> None:
-    data = make_data(use_unlabelled=False)
-    algorithm = make_supervised()
+    data = make_data(views=Views())
+    algorithm = make_supervised(data)
     before = parameters_of(algorithm)
     train(algorithm, data, tmp_path, max_steps=2)
     after = parameters_of(algorithm)
@@ -95,12 +103,12 @@ def test_layermatch_without_both_parts_is_fixmatch_to_the_bit(
 ) -> None:
     data = make_data()
     fixmatch = make_algorithm(data, Uniform())
-    layermatch = make_algorithm(data, LayerMatch(grad_relu="off", avg_clustering="none"))
+    layermatch = make_algorithm(data, SeparateLosses(grad_relu="off", avg_clustering="none"))
     for algorithm in (fixmatch, layermatch):
         train(algorithm, data, tmp_path, max_steps=5)
     a, b = parameters_of(fixmatch), parameters_of(layermatch)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    with_grad_relu = make_algorithm(data, LayerMatch(avg_clustering="none"))
+    with_grad_relu = make_algorithm(data, SeparateLosses(avg_clustering="none"))
     train(with_grad_relu, data, tmp_path, max_steps=5)
     assert not torch.equal(parameters_of(with_grad_relu)["classifier.weight"], a["classifier.weight"])
 
@@ -116,8 +124,8 @@ def test_gradient_scale_zero_on_the_classifier_is_grad_relu(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     parts = (make_data, make_algorithm, train, tmp_path)
-    blocked = gradients_of(LayerMatch(avg_clustering="none"), *parts)
-    scaled = gradients_of(Uniform(gradient_scale={"classifier": 0.0}), *parts)
+    blocked = gradients_of(SeparateLosses(avg_clustering="none"), *parts)
+    scaled = gradients_of(Uniform(), *parts, gradient_scale={"classifier": 0.0})
     for name, grad in blocked.items():
         torch.testing.assert_close(scaled[name], grad, rtol=1e-5, atol=2e-6)
 
@@ -128,7 +136,7 @@ def test_gradient_scale_scales_the_pseudo_label_gradient_alone(
     parts = (make_data, make_algorithm, train, tmp_path)
     supervised = gradients_of(Uniform(lambda_u=0.0), *parts)
     full = gradients_of(Uniform(), *parts)
-    half = gradients_of(Uniform(gradient_scale={"extractor.groups.1": 0.5}), *parts)
+    half = gradients_of(Uniform(), *parts, gradient_scale={"extractor.groups.1": 0.5})
     for name in full:
         scale = 0.5 if name.startswith("extractor.groups.1.") else 1.0
         expected = supervised[name] + scale * (full[name] - supervised[name])
@@ -139,9 +147,9 @@ def test_conflict_keeps_the_components_that_agree(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     parts = (make_data, make_algorithm, train, tmp_path)
-    supervised = gradients_of(LayerMatch(avg_clustering="none", lambda_u=0.0), *parts)
-    full = gradients_of(LayerMatch(avg_clustering="none", grad_relu="off"), *parts)
-    conflict = gradients_of(LayerMatch(avg_clustering="none", grad_relu="conflict"), *parts)
+    supervised = gradients_of(SeparateLosses(avg_clustering="none", lambda_u=0.0), *parts)
+    full = gradients_of(SeparateLosses(avg_clustering="none", grad_relu="off"), *parts)
+    conflict = gradients_of(SeparateLosses(avg_clustering="none", grad_relu="conflict"), *parts)
     for name in full:
         pseudo = full[name] - supervised[name]
         if name.startswith("classifier."):
@@ -154,8 +162,9 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     whole_data, part_data = make_data(batch_size=8), make_data(batch_size=4)
-    whole = without_batch_norm(make_algorithm(whole_data, RULES[rule](), kind=Recorder, threshold=0.01))
-    parts = without_batch_norm(make_algorithm(part_data, RULES[rule](), kind=Recorder, threshold=0.01, accumulate=2))
+    options = {"kind": Recorder, "threshold": 0.01} | OPTIONS.get(rule, {})
+    whole = without_batch_norm(make_algorithm(whole_data, RULES[rule](), **options))
+    parts = without_batch_norm(make_algorithm(part_data, RULES[rule](), accumulate=2, **options))
     for algorithm, data in ((whole, whole_data), (parts, part_data)):
         assert train(algorithm, data, tmp_path, max_steps=2).global_step == 2
     assert len(parts.gradients) == 2
@@ -190,7 +199,7 @@ def test_the_order_of_a_step(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, LayerMatch(), clip_norm=1.0)
+    algorithm = make_algorithm(data, SeparateLosses(), clip_norm=1.0)
     order: list[str] = []
 
     def spy(owner: Any, method: str, name: str) -> None:
@@ -208,7 +217,7 @@ def test_the_order_of_a_step(
     spy(algorithm, "schedule", "schedule")
     spy(torch.optim.SGD, "zero_grad", "zero")
     spy(algorithm.ema, "update", "average")
-    spy(algorithm.rule, "after_step", "centres")
+    spy(algorithm.method.rule.avg_clustering, "after_step", "centres")
     train(algorithm, data, tmp_path, max_steps=1)
     assert order[0] == "schedule"  # the first learning rate
     assert order[1:] == ["backward", "clip", "step", "schedule", "zero", "average", "centres"]
@@ -222,9 +231,9 @@ def test_the_learning_rate_follows_the_schedule(
     seen: list[float] = []
 
     class Watcher(Recorder):
-        def optimizer_step_and_after(self) -> None:
+        def apply_step(self, step: Step) -> None:
             seen.append(self.optimizers().param_groups[0]["lr"])
-            super().optimizer_step_and_after()
+            super().apply_step(step)
 
     data = make_data()
     algorithm = make_algorithm(data, kind=Watcher, schedule=cosine, lr=0.03, accumulate=2)
@@ -257,7 +266,7 @@ def test_bf16_autocast_gives_every_parameter_a_gradient(
     forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, forward=forward)
+    algorithm = make_algorithm(data, SeparateLosses(), kind=Recorder, forward=forward)
     train(algorithm, data, tmp_path, max_steps=1, precision="bf16-mixed")
     gradients = algorithm.gradients[0]
     assert set(gradients) == {name for name, _ in algorithm.network.named_parameters()}
@@ -270,7 +279,7 @@ def test_all_forwards_agree_without_batch_statistics(
     data = make_data()
     found = {}
     for forward in ("split", "shared", "joint"):
-        algorithm = without_batch_norm(make_algorithm(data, LayerMatch(), kind=Recorder, forward=forward))
+        algorithm = without_batch_norm(make_algorithm(data, SeparateLosses(), kind=Recorder, forward=forward))
         train(algorithm, data, tmp_path, max_steps=1)
         found[forward] = algorithm.gradients[0]
     for forward in ("split", "shared"):
@@ -284,7 +293,7 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     data = make_data()
     found = {}
     for forward in ("shared", "joint", "split"):
-        algorithm = make_algorithm(data, LayerMatch(), forward=forward, weak_share=1 if forward == "shared" else None)
+        algorithm = make_algorithm(data, SeparateLosses(), forward=forward, weak_share=1 if forward == "shared" else None)
         train(algorithm, data, tmp_path, max_steps=3)
         found[forward] = {name: value for name, value in parameters_of(algorithm).items() if "running" not in name}
     assert all(torch.equal(value, found["joint"][name]) for name, value in found["shared"].items())
@@ -293,9 +302,11 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
 
 def test_norms_that_are_replaced_before_training_share_their_statistics(make_data: Make, make_algorithm: Make) -> None:
     """As ``trainer.sync_batchnorm`` does between construction and the first step."""
-    algorithm = make_algorithm(make_data(), LayerMatch(), forward="shared")
+    algorithm = make_algorithm(make_data(), SeparateLosses(), forward="shared")
     algorithm.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(algorithm.network)
-    norms = [each.norm for each in algorithm.batch_statistics._all]
+    views = {"labelled": torch.zeros(4, 1, 8, 8), "strong": torch.zeros(8, 1, 8, 8)}
+    algorithm.method.send_with_weak(views, torch.zeros(8, 1, 8, 8), algorithm.network.eval())
+    norms = [each.norm for each in algorithm.method._statistics._all]
     assert norms
     assert norms == [m for m in algorithm.network.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
 
@@ -321,7 +332,7 @@ def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
 
 def test_skipping_when_every_view_is_masked(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, LayerMatch(), kind=Recorder, forward="split", skip_masked=True, threshold=1.0)
+    algorithm = make_algorithm(data, SeparateLosses(), kind=Recorder, forward="split", skip_masked=True, threshold=1.0)
     train(algorithm, data, tmp_path, max_steps=2)
     assert all(grad.isfinite().all() for gradients in algorithm.gradients for grad in gradients.values())
 
@@ -336,14 +347,14 @@ def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: 
     wrong[:4] = (wrong[:4] + 1) % 10
     weight = torch.ones(len(truth))
     weight[8:] = 0
-    from layermatch.pseudo_labels import PseudoLabels
+    from layermatch.parts import PseudoLabels
 
     hidden = truth.clone()
     hidden[:2] = -1  # two of the wrong ones are of unknown truth
     probs = torch.full((len(truth), 10), 0.1)
     probs[0] = torch.eye(10)[3]  # one is certain
-    algorithm.record_quality(PseudoLabels(wrong, weight, wrong, weight), probs, hidden)
-    means = algorithm.meter.read_out(data.classes)
+    record_quality(PseudoLabels(wrong, weight, wrong, weight), probs, hidden, step=step_of(algorithm))
+    means = algorithm.lines.meter.read_out(data.classes)
     assert means["pseudo_labels/mask_rate"] == pytest.approx(8 / len(truth))
     assert means["pseudo_labels/accuracy_accepted"] == pytest.approx(4 / 6)
     assert means["pseudo_labels/accuracy"] == pytest.approx((len(truth) - 4) / (len(truth) - 2))
@@ -368,7 +379,7 @@ def test_what_is_unknown_now_has_no_value_of_earlier_steps(
 ) -> None:
     data = make_data()
     algorithm = make_algorithm(data, threshold=1.0, log_every=1)  # no pseudo-label counts
-    algorithm.latest = {"pseudo_labels/accuracy_accepted": 0.97, "val/accuracy": 0.5}
+    algorithm.latest.update({"pseudo_labels/accuracy_accepted": 0.97, "val/accuracy": 0.5})
     train(algorithm, data, tmp_path, max_steps=1)
     assert algorithm.latest["pseudo_labels/mask_rate"] == 0
     assert "pseudo_labels/accuracy_accepted" not in algorithm.latest
@@ -407,15 +418,15 @@ def test_drift_is_how_far_the_centres_moved_between_log_lines(
 ) -> None:
     seen: list[Tensor] = []
 
-    class Watcher(PseudoLabelling):
-        def log_interval(self) -> None:
+    class Watcher(SemiSupervisedModule):
+        def log_values(self, values: dict[str, float]) -> None:
             centres = {
                 "uniform": lambda: self.network.classifier.weight,
-                "layermatch": lambda: self.rule.avg_clustering.centre_weight,
-                "ema_centroids": lambda: self.rule.avg_clustering.centroids,
+                "layermatch": lambda: self.method.rule.avg_clustering.centre_weight,
+                "ema_centroids": lambda: self.method.rule.avg_clustering.centroids,
             }[rule]()
             seen.append(centres.detach().clone())
-            super().log_interval()
+            super().log_values(values)
 
     data = make_data()
     algorithm = make_algorithm(data, RULES[rule](), kind=Watcher, threshold=0.01, log_every=3)
@@ -461,8 +472,8 @@ def test_evaluation_counts_live_and_averaged_weights(
         with torch.no_grad():
             right = (network(images).logits.argmax(dim=1).numpy() == test.labels).mean()
         assert algorithm.latest[name] == pytest.approx(right, abs=1e-6)
-    assert algorithm.test_confusion.sum() == len(test)
-    assert algorithm.test_confusion.diag().sum() == pytest.approx(algorithm.latest["test/accuracy_ema"] * len(test))
+    assert algorithm.evaluation.test_confusion.sum() == len(test)
+    assert algorithm.evaluation.test_confusion.diag().sum() == pytest.approx(algorithm.latest["test/accuracy_ema"] * len(test))
     different = [
         n
         for n, p in algorithm.network.named_parameters()
@@ -473,31 +484,31 @@ def test_evaluation_counts_live_and_averaged_weights(
 
 def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
     data = make_data(overfit=True)
-    algorithm = make_algorithm(data, LayerMatch(), threshold=0.95, log_every=10, lr=0.1)
+    algorithm = make_algorithm(data, SeparateLosses(), threshold=0.95, log_every=10, lr=0.1)
     train(algorithm, data, tmp_path, max_steps=80)
     assert algorithm.latest["loss/supervised"] < 0.02
     batch = data.batch_of_step(0)
     algorithm.network.eval()
     with torch.no_grad():
-        accuracy = (algorithm.network(batch.labelled.image).logits.argmax(dim=1) == batch.labelled.label).float().mean()
+        accuracy = (algorithm.network(batch.labelled.views["weak"]).logits.argmax(dim=1) == batch.labelled.label).float().mean()
     assert accuracy == 1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip_norm": 0}, "algorithm.clip_norm=0"),
-        ({"accumulate": 0}, "algorithm.accumulate=0"),
-        ({"forward": "both"}, "algorithm.forward='both'"),
-        ({"skip_masked": 1}, "algorithm.skip_masked=1"),
-        ({"skip_masked": True, "forward": "joint"}, "needs algorithm.forward=split"),
-        ({"skip_masked": True, "forward": "shared"}, "needs algorithm.forward=split"),
-        ({"forward": "shared", "weak_share": 1.5}, "algorithm.weak_share=1.5"),
-        ({"weak_share": 0.5}, "algorithm.weak_share=0.5 needs algorithm.forward=shared"),
-        ({"ema_decay": 1.0}, "algorithm.ema_decay=1.0"),
-        ({"log_every": 0}, "trainer.log_every=0"),
-        ({"layer_gradients_every": -1}, "algorithm.layer_gradients_every=-1"),
-        ({"layer_gradients_every": 0.5}, "algorithm.layer_gradients_every=0.5"),
+        ({"clip_norm": 0}, "clip_norm=0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"forward": "both"}, "forward='both'"),
+        ({"skip_masked": 1}, "skip_masked=1"),
+        ({"skip_masked": True, "forward": "joint"}, "needs forward=split"),
+        ({"skip_masked": True, "forward": "shared"}, "needs forward=split"),
+        ({"forward": "shared", "weak_share": 1.5}, "weak_share=1.5"),
+        ({"weak_share": 0.5}, "weak_share=0.5 needs forward=shared"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"layer_gradients_every": -1}, "layer_gradients_every=-1"),
+        ({"layer_gradients_every": 0.5}, "layer_gradients_every=0.5"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -507,19 +518,10 @@ def test_wrong_options_are_refused(
         make_algorithm(make_data(), **options)
 
 
-def test_decoupled_needs_a_second_head(make_data: Make) -> None:
-    from layermatch.models import wrn_small
-    from layermatch.pseudo_labels import FixedThreshold
-
-    network: Network = wrn_small(num_classes=10, in_channels=1)
-    with pytest.raises(UserError, match="pseudo_head=True"):
-        PseudoLabelling(
-            network,
-            policy=FixedThreshold(),
-            rule=LayerMatch(decoupled=True),
-            num_unlabelled=10,
-            optimizer=torch.optim.SGD,
-        )
+def test_decoupled_adds_a_second_head_which_is_a_group_of_its_own(make_data: Make, make_algorithm: Make) -> None:
+    algorithm = make_algorithm(make_data(), SeparateLosses(decoupled=True))
+    assert list(algorithm.network.parameter_groups()) == ["extractor", "classifier", "pseudo_classifier"]
+    assert list(algorithm.ema.network.heads) == ["classifier", "pseudo_classifier"]
 
 
 @pytest.mark.parametrize("setting", ["gradient_clip_val", "accumulate_grad_batches"])
@@ -546,18 +548,18 @@ def test_lightning_itself_refuses_clipping_and_accumulation(
 
 
 def test_a_teacher_labels_with_the_averaged_weights_in_evaluation_mode(make_data: Make, make_algorithm: Make) -> None:
-    algorithm = make_algorithm(make_data(), LayerMatch(avg_clustering="ema_teacher"), threshold=0.15)
+    algorithm = make_algorithm(make_data(), SeparateLosses(avg_clustering="ema_teacher"), threshold=0.15)
     with torch.no_grad():  # the average is far from the live weights
         for parameter in algorithm.ema.network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         expected_network = copy.deepcopy(algorithm.ema.network).eval()
     weak = torch.randn(6, 1, 8, 8)
     indices = torch.arange(6)
-    unlabelled = UnlabelledBatch(weak, weak, indices, torch.full((6,), -1))
+    unlabelled = Unlabelled({"weak": weak, "strong": weak}, indices, torch.full((6,), -1))
     with torch.no_grad():
         out_weak = algorithm.network.train()(weak)
         expected = expected_network(weak).logits.softmax(dim=1)
-    found = algorithm.make_pseudo_labels(out_weak, unlabelled)
+    found = algorithm.method.make_pseudo_labels(out_weak, unlabelled, step_of(algorithm))
     assert found.label.tolist() == expected.argmax(dim=1).tolist()
     torch.testing.assert_close(found.confidence, expected.max(dim=1).values)
     assert not torch.allclose(found.confidence, out_weak.logits.softmax(dim=1).max(dim=1).values)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layermatch.errors import UserError
-from layermatch.pseudo_labels import FixedThreshold
+from layermatch.parts import FixedThreshold
 
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.95, 1.0])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from layermatch import UserError
-from layermatch.models import Network, resnet50, wide_resnet, wrn_28_2, wrn_28_8, wrn_37_2, wrn_small
+from layermatch.networks import Network, resnet50, wide_resnet, wrn_28_2, wrn_28_8, wrn_37_2, wrn_small
 
 Builder = Callable[..., Network]
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from layermatch import UserError
-from layermatch.ema import WeightAverage
-from layermatch.models import Network, wrn_small
+from layermatch.parts import WeightAverage
+from layermatch.networks import Network, wrn_small
 
 
 def make_network(seed: int = 0) -> Network:

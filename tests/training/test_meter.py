@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.algorithms.meter import IntervalMeter
+from layermatch.training.meter import IntervalMeter
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import torch
 
 from layermatch.errors import UserError
 from layermatch.functional.streams import uniforms
-from layermatch.pseudo_labels import FixedThreshold, NoisyThreshold
+from layermatch.parts import FixedThreshold, NoisyThreshold
 
 NUM_CLASSES, POOL = 5, 4000
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermatch import UserError
-from layermatch.models import WideResNet
+from layermatch.networks import WideResNet
 
 Statistics = Callable[[Tensor, str], tuple[Tensor, Tensor]]
 

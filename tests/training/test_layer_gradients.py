@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layermatch.algorithms import Algorithm
-from layermatch.algorithms.layer_gradients import measure_clustering, measure_layer_gradients
+from layermatch.training import SemiSupervisedModule
+from layermatch.training.layer_gradients import measure_clustering, measure_layer_gradients
 from layermatch.layerwise import ForwardPass, LayerMatch, LayerwiseRule, Uniform
-from layermatch.models import Network
-from layermatch.pseudo_labels import PseudoLabels
+from layermatch.networks import Network
+from layermatch.parts import PseudoLabels
 
 Make = Callable[..., Any]
 

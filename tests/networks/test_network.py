@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermatch import UserError
-from layermatch.models import Network, WideResNet, linear_float32, resnet50, wrn_small
+from layermatch.networks import Network, WideResNet, linear_float32, resnet50, wrn_small
 
 
 def flat_network(*, pseudo_head: bool = False) -> Network:

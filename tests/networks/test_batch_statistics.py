@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layermatch.errors import UserError
-from layermatch.models import BatchStatistics, wrn_small
+from layermatch.networks import BatchStatistics, wrn_small
 
 EPS = 1e-3
 

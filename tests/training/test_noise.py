@@ -8,7 +8,7 @@ import torch
 from tests.conftest import digits_data, small_algorithm
 from torch import nn
 
-from layermatch.algorithms import Algorithm
+from layermatch.training import SemiSupervisedModule
 from layermatch.layerwise import LayerMatch
 from layermatch.trainer import make_trainer
 
