@@ -19,7 +19,7 @@ from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
-from layermatch.data.images import ConcatImages, take
+from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
@@ -67,8 +67,8 @@ class SemiSupervisedData(LightningDataModule):
             :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
         cache_dir: where decoded image files are kept, an absolute path; None is the user's cache directory.
         overfit: whether every step trains on the batch of step 0, for debugging.
-        mean: of each channel, in ``[0, 1]``, for normalisation.
-        std: of each channel, above 0.
+        mean: of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images.
+        std: of each channel, above 0; likewise.
         seed: of the split, the order and the views.
         channels_last: whether images are laid out channels last.
         device: what training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not fit; None
@@ -112,8 +112,8 @@ class SemiSupervisedData(LightningDataModule):
         storage: str = "auto",
         cache_dir: str | Path | None = None,
         overfit: bool = False,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         seed: int = 0,
         channels_last: bool = False,
         device: torch.device | None = None,
@@ -125,9 +125,9 @@ class SemiSupervisedData(LightningDataModule):
         if num_workers is not None:
             check_number("data.num_workers", num_workers, low=0, integer=True)
         check_bool("data.overfit", overfit)
-        for number in _channel_numbers("data.mean", mean):
+        for number in _channel_numbers("data.mean", mean or ()):
             check_number("data.mean", number, low=0, high=1)
-        for number in _channel_numbers("data.std", std):
+        for number in _channel_numbers("data.std", std or ()):
             check_number("data.std", number, low=0, low_open=True)
         self.source = source
         #: What makes each kind of view.
@@ -147,8 +147,8 @@ class SemiSupervisedData(LightningDataModule):
         self.num_workers = num_workers
         self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
         self.overfit = overfit
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean = tuple(mean or ())
+        self.std = tuple(std or ())
         self.seed = seed
         self.channels_last = channels_last
         self.device = device
@@ -185,6 +185,9 @@ class SemiSupervisedData(LightningDataModule):
             return
         content = self.source.load()
         channels = content.labelled.images.shape[0]
+        if not (self.mean and self.std):
+            measured = measure_channels(content.labelled.images)
+            self.mean, self.std = self.mean or measured[0], self.std or measured[1]
         if len(self.mean) != channels or len(self.std) != channels:
             raise UserError(
                 f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
@@ -421,6 +424,23 @@ class SemiSupervisedData(LightningDataModule):
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again by ``data.split``."""
         self.split.save(path)
+
+
+def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
+
+    Args:
+        images: The images; of more than ``limit`` as many, spread evenly, are read.
+        limit: The images that are read at most.
+    """
+    index = np.unique(np.linspace(0, len(images) - 1, num=min(limit, len(images))).astype(np.int64))
+    sums = np.zeros((2, images.shape[0]))
+    for part in np.array_split(index, -(-len(index) // 500)):
+        pixels = images.read(part).astype(np.float64) / 255
+        sums += [pixels.mean(axis=(2, 3)).sum(axis=0), np.square(pixels).mean(axis=(2, 3)).sum(axis=0)]
+    mean, square = sums / len(index)
+    deviation = np.sqrt(np.maximum(square - np.square(mean), 1e-12))  # images of one colour cannot be scaled
+    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def _channel_numbers(name: str, value: object) -> Sequence[object]:

@@ -76,7 +76,7 @@ class Network(nn.Module):
 
     Args:
         extractor: A module from images ``(B, C, H, W)`` to features ``(B, D)``.
-        num_features: D, at least 1.
+        num_features: D, at least 1; None takes ``extractor.num_features``.
         num_classes: K, at least 2. None leaves the classifier to the training module, which takes the number of
             classes from the data.
 
@@ -97,10 +97,13 @@ class Network(nn.Module):
 
     classifier: nn.Linear
 
-    def __init__(self, extractor: nn.Module, *, num_features: int, num_classes: int | None = None) -> None:
+    def __init__(
+        self, extractor: nn.Module, *, num_features: int | None = None, num_classes: int | None = None
+    ) -> None:
         super().__init__()
+        num_features = getattr(extractor, "num_features", None) if num_features is None else num_features
         check_number("num_features", num_features, low=1, integer=True)
-        self.num_features = num_features
+        self.num_features: int = num_features
         self.extractor = extractor
         if num_classes is not None:
             self.add_classifier(num_classes)

@@ -380,6 +380,8 @@ class SemiSupervisedModule(LightningModule):
         return outputs
 
     def _conclude(self, split: str) -> None:
+        if self.trainer.sanity_checking:
+            return
         values = self.evaluation.conclude(split, in_training=split == "val" and self.trainer.state.fn == "fit")
         # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
         self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)

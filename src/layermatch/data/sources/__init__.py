@@ -2,6 +2,7 @@
 
 from layermatch.data.sources.base import ImageSet, Source, SourceData
 from layermatch.data.sources.cifar import CIFAR10, CIFAR100
+from layermatch.data.sources.datasets import Datasets
 from layermatch.data.sources.digits import Digits
 from layermatch.data.sources.folder import Folder
 from layermatch.data.sources.image_folder import ImageFolder
@@ -14,6 +15,7 @@ __all__ = [
     "CIFAR100",
     "STL10",
     "SVHN",
+    "Datasets",
     "Digits",
     "Folder",
     "ImageFolder",

@@ -1,0 +1,140 @@
+"""Everything that has state moves it once per optimizer step, and not at all by a step that is not applied.
+
+The choices are those of the configuration, and what they are made of is found, not listed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+import layermatch
+from layermatch.build import build_parts, build_trainer
+from layermatch.cli import config_dir, plain
+from layermatch.data.batch import Batch
+from layermatch.layerwise.avg_clustering import READINGS
+from layermatch.parts import Step, StepState
+from layermatch.training import SemiSupervisedModule
+
+SMALL = (
+    "run_dir=unused", "experiment=digits", "data.batch_size=8", "data.mu=2", "data.num_val=0", "model.width=1",
+    "trainer=cpu", "trainer.precision=32-true", "eval_every=1000", "algorithm.layer_gradients_every=0",
+)  # fmt: skip
+STEPS = 4
+
+
+def names(section: str) -> list[str]:
+    """The choices of a section of the configuration."""
+    return sorted(path.stem for path in (config_dir() / section).glob("*.yaml") if path.stem not in {"base", "none"})
+
+
+def choices() -> dict[str, list[str]]:
+    """Every method, every policy and every reading of Avg-Clustering, as command lines."""
+    # `split` hides weak views that are no numbers behind the mask: nothing but the guard's own look rejects the step.
+    family = ["algorithm=layermatch", "algorithm.forward=split"]
+    lines = {name: [f"algorithm={name}"] for name in names("algorithm")}
+    lines |= {name: [*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")}
+    lines |= {name: [*family, f"layerwise.avg_clustering={name}"] for name in READINGS}
+    return lines
+
+
+CHOICES = choices()
+
+
+class Watched(SemiSupervisedModule):
+    """Poisons the weak views of one step, and notes what the method's state is after every batch."""
+
+    bad_step = -1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.next_batch // self.accumulate == self.bad_step and batch.unlabelled is not None:
+            batch.unlabelled.views["weak"][:] = float("nan")
+        super().training_step(batch, batch_idx)
+        self.seen.append((self.global_step, state_of(self)))
+
+    def apply_step(self, step: Step) -> None:
+        super().apply_step(step)
+        self.num_applied += 1
+
+
+def state_of(module: SemiSupervisedModule) -> dict[str, Tensor]:
+    found = {name: value.clone() for name, value in module.method.state_dict().items()}
+    return found | {f"ema.{name}": value.clone() for name, value in module.ema.state_dict().items()}
+
+
+def make(choice: str, *more: str) -> tuple[Any, Watched]:
+    """The parts of a run, whose module is watched."""
+    reads_policy = "fixmatch" not in choice or choice in names("pseudo_labels")
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        settings = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
+    assert reads_policy or settings["pseudo_labels"]
+    if settings["pseudo_labels"]:
+        settings["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
+    parts = build_parts(settings)
+    parts.algorithm.__class__ = Watched
+    parts.algorithm.seen, parts.algorithm.num_applied = [], 0
+    return (settings, parts), parts.algorithm
+
+
+def train(choice: str, folder: Path, *more: str, bad_step: int = -1) -> Watched:
+    (settings, parts), module = make(choice, *more)
+    module.bad_step = bad_step
+    trainer = build_trainer(settings, run_dir=folder, callbacks=[], loggers=[])
+    trainer.fit(module, datamodule=parts.data)
+    return module
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of what differs."""
+    return [name for name, value in first.items() if not torch.equal(value, second[name])]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+class TestState:
+    def test_a_step_with_weak_views_that_are_not_finite_leaves_it_as_it_was(self, choice: str, tmp_path: Path) -> None:
+        module = train(choice, tmp_path, bad_step=2)
+        if not module.uses_unlabelled:
+            assert module.guard.num_rejected == 0
+            return
+        assert module.guard.num_rejected == 1
+        before, after = (state for step, state in module.seen if step == 2)
+        assert not equal(before, after)
+        final = module.seen[-1][1]
+        assert all(value.isfinite().all() for value in final.values() if value.is_floating_point())
+        # What comes next moves on from there.
+        assert module.num_applied == STEPS
+
+    def test_it_moves_once_per_optimizer_step(self, choice: str, tmp_path: Path) -> None:
+        module = train(choice, tmp_path, "algorithm.accumulate=3")
+        assert len(module.seen) == 3 * STEPS
+        start = module.seen[0][1]
+        for number, (step, state) in enumerate(module.seen):
+            first_of_step = module.seen[number - number % 3][1]
+            if number % 3 != 2:
+                assert step == number // 3
+                assert not equal(state, first_of_step)
+        assert equal(start, module.seen[-1][1])  # the averages at least have moved
+
+
+def test_every_kind_of_state_is_in_some_choice() -> None:
+    """A new policy, bank or average that no choice of the configuration has would not be tested above."""
+    for module in pkgutil.walk_packages(layermatch.__path__, "layermatch."):
+        if module.name.split(".")[1] in {"methods", "parts", "layerwise"}:
+            importlib.import_module(module.name)
+    kinds, unseen = set(), [StepState]
+    while unseen:
+        found = unseen.pop().__subclasses__()
+        kinds |= {kind for kind in found if kind.__module__.startswith("layermatch.")}
+        unseen += found
+    concrete = {kind for kind in kinds if not getattr(kind, "__abstractmethods__", None)}
+    used: set[type] = set()
+    for choice in CHOICES:
+        used |= {type(state) for state in make(choice)[1].states}
+    assert concrete - used == set()
