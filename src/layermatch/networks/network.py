@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,9 +101,9 @@ class Network(nn.Module):
         self, extractor: nn.Module, *, num_features: int | None = None, num_classes: int | None = None
     ) -> None:
         super().__init__()
-        num_features = getattr(extractor, "num_features", None) if num_features is None else num_features
-        check_number("num_features", num_features, low=1, integer=True)
-        self.num_features: int = num_features
+        width: Any = getattr(extractor, "num_features", None) if num_features is None else num_features
+        check_number("num_features", width, low=1, integer=True)
+        self.num_features: int = width
         self.extractor = extractor
         if num_classes is not None:
             self.add_classifier(num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from layermatch.layerwise import GradientRule, ScaledGradients
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
+from layermatch.quiet import quiet_warnings
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
@@ -120,6 +121,8 @@ class SemiSupervisedModule(LightningModule):
         self.noise_seed = torch.initial_seed()
         #: The learning rate of each parameter group, as the optimizer was made with.
         self._initial_rates: list[float] = []
+        #: What keeps warnings that do not fit away while Lightning runs the module.
+        self._quiet = ExitStack()
         #: None until :meth:`prepare`.
         self.problem: Problem | None = None
 
@@ -147,12 +150,17 @@ class SemiSupervisedModule(LightningModule):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 -- every stage needs the same
         """Make ready for the data of the trainer, where :meth:`prepare` has not been called."""
+        self._quiet.enter_context(quiet_warnings())
         if self.problem is not None:
             return
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData):
             raise UserError("the trainer has no data: give fit(module, datamodule=SemiSupervisedData(...))")
         self.prepare(problem_of(data, self.network, self.method, max_steps=self.trainer.max_steps))
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """Let Lightning warn as before."""
+        self._quiet.close()
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer with the groups {extractor, each head} x {decay, no decay}."""
