@@ -43,6 +43,7 @@ from layermatch.cli import config_dir, plain
 from layermatch.methods import PseudoLabelling
 from layermatch.networks import Network, Output
 from layermatch.quiet import quiet_libraries
+from layermatch.settings import Settings
 
 Run = dict[str, Any]
 
@@ -146,7 +147,7 @@ def measure(cell: Cell, more: Sequence[str] = ()) -> Run:
     torch.set_num_threads(1)
     started = time.perf_counter()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        settings = plain(compose("run", overrides=["run_dir=unused", *overrides(cell, more)]))
+        settings = Settings.parse(plain(compose("run", overrides=["run_dir=unused", *overrides(cell, more)])))
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         parts = build_parts(settings)
         loggers = build_loggers(settings, run_dir=Path(folder), first_step=0)

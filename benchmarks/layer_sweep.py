@@ -36,6 +36,7 @@ from layermatch.cli import config_dir, plain
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.quiet import quiet_libraries
+from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
 Run = dict[str, Any]
@@ -143,7 +144,7 @@ def measure(cell: Cell) -> Run:
     """Train one cell and measure it at its last step, with the EMA weights."""
     started = time.perf_counter()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        settings = plain(compose("run", overrides=["run_dir=unused", *overrides(cell)]))
+        settings = Settings.parse(plain(compose("run", overrides=["run_dir=unused", *overrides(cell)])))
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         parts = build_parts(settings)
         trainer = build_trainer(settings, run_dir=Path(folder), callbacks=[], loggers=[])

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from hydra import compose, initialize_config_dir
@@ -27,6 +26,7 @@ from layermatch.cli import config_dir, plain
 from layermatch.freed_memory import keep_freed_memory
 from layermatch.quiet import quiet_libraries
 from layermatch.run import run
+from layermatch.settings import Settings
 
 WARM_UP = 2
 LARGEST_GROWTH, LARGEST_SLOWDOWN = 0.02, 0.10
@@ -52,7 +52,7 @@ def soak(folder: Path, *, steps: int, every: int, options: list[str]) -> list[di
     run_dir, parts = folder / "run", []
     for last in range(every, steps + 1, every):
         given = [f"run_dir={run_dir}", f"trainer.max_steps={last}", "schedule=constant", *options]
-        settings: dict[str, Any] = plain(compose("run", overrides=given))
+        settings = Settings.parse(plain(compose("run", overrides=given)))
         checkpoint = run_dir / f"checkpoints/step-{last - every:07d}.ckpt"
         started = time.monotonic()
         with quiet_libraries():

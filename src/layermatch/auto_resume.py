@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from layermatch.build import SECTIONS
 from layermatch.checkpoints import FOLDER, newest_checkpoint, newest_run
 from layermatch.dashboards import flatten
 from layermatch.errors import UserError
 from layermatch.paths import expand
+from layermatch.settings import SECTIONS
 
 __all__ = ["OUTPUTS", "check_same_run", "finished_results", "is_left_over", "outputs_in", "resolve_checkpoint"]
 

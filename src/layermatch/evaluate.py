@@ -8,17 +8,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from layermatch.build import SECTIONS, build_parts, build_trainer
+from layermatch.build import build_parts, build_trainer
 from layermatch.callbacks import CHECKPOINT_KEY
 from layermatch.checkpoints import check_fits, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
+from layermatch.components import check_keys
 from layermatch.console import Reporter, table
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
 from layermatch.launch import find_launch, take_rank
 from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
-from layermatch.settings import check_keys
+from layermatch.settings import SECTIONS, Settings
 
 __all__ = ["evaluate", "main"]
 
@@ -52,9 +53,10 @@ def evaluate(
     ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
     checkpoint = read_checkpoint(ckpt_path)
     stored = checkpoint[CHECKPOINT_KEY]
-    settings = _settings(stored["settings"], overrides or {}, plugins)
+    raw = _settings(stored["settings"], overrides or {}, plugins)
     if split == "test":  # which needs no split: its training images may be others by now, or gone
-        settings["data"] |= EVERY_LABEL
+        raw["data"] |= EVERY_LABEL
+    settings = Settings.parse(raw)
     parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])

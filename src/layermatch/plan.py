@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 
 from layermatch.build import RunParts
+from layermatch.settings import Settings
 
 __all__ = ["plan_rows"]
 
 
-def plan_rows(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) -> dict[str, str]:
+def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
     """The rows of the run plan.
 
     Args:
@@ -33,37 +31,37 @@ def plan_rows(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) ->
     }
 
 
-def _images(settings: Mapping[str, Any], parts: RunParts) -> dict[str, str]:
+def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     data = parts.data
     channels, height, width = data.image_shape
     num_val = 0 if data.validation is None else len(data.validation)
-    held_out = "" if settings["data"]["split"] else f", held out of the {_val_source(settings)}"
+    held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
     pool = f"{len(data.unlabelled):,}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channels, {len(data.classes)} classes",
         "labelled": f"{len(data.labelled):,}",
         "unlabelled": pool if parts.algorithm.uses_unlabelled else "none used",
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
-        "kept": f"data.storage={settings['data']['storage']}",
+        "kept": f"data.storage={settings.data.module['storage']}",
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
         **data.content.notes,
     }
 
 
-def _val_source(settings: Mapping[str, Any]) -> str:
-    if settings["data"]["val_from"] == "labelled":
+def _val_source(settings: Settings) -> str:
+    if settings.data.module["val_from"] == "labelled":
         return "labelled images"
     return "training pool (their labels are used for evaluation only)"
 
 
-def _batches(settings: Mapping[str, Any], parts: RunParts, trainer: Trainer) -> dict[str, str]:
+def _batches(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
     data, accumulate = parts.data, parts.algorithm.accumulate
     labelled = data.batch_size
     unlabelled = labelled * data.mu if parts.algorithm.uses_unlabelled else 0
     world = trainer.world_size
     factor = world * accumulate
     global_text = f"{labelled * factor:,} labelled + {unlabelled * factor:,} unlabelled"
-    evaluations = f", an evaluation every {settings['eval_every']:,}" if data.validation is not None else ""
+    evaluations = f", an evaluation every {settings.eval_every:,}" if data.validation is not None else ""
     return {
         "steps": f"{trainer.max_steps:,}{evaluations}",
         "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",

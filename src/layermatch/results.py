@@ -21,6 +21,7 @@ from layermatch.checkpoints import FOLDER, read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
 from layermatch.run_directory import replace_text
+from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
 __all__ = ["collect_results", "draw_results", "report_results", "sweep_rows"]
@@ -32,7 +33,7 @@ PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
 LAST_STEP = "last step"
 
 
-def collect_results(settings: dict[str, Any], parts: RunParts, trainer: Trainer, *, run_dir: Path) -> dict[str, Any]:
+def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, run_dir: Path) -> dict[str, Any]:
     """Save the last step, and evaluate the weights that ``checkpoint.selection`` says.
 
     Args:
@@ -53,7 +54,7 @@ def collect_results(settings: dict[str, Any], parts: RunParts, trainer: Trainer,
     pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
     val = test = None
     if data.validation is not None:
-        every = settings["eval_every"] * settings["algorithm"]["accumulate"]
+        every = settings.eval_every * settings.algorithm.accumulate
         # Of the last step there is a line already, or there shall be none: the weights are those of another step.
         with _loggers(trainer, are_on=selection == LAST_STEP and algorithm.next_batch % every != 0):
             trainer.validate(algorithm, datamodule=data, verbose=False)
@@ -64,9 +65,9 @@ def collect_results(settings: dict[str, Any], parts: RunParts, trainer: Trainer,
     confusion = algorithm.evaluation.test_confusion
     return {
         "status": "finished",
-        "algorithm": settings["algorithm"]["name"],
-        "experiment": settings["name"],
-        "seed": settings["seed"],
+        "algorithm": settings.algorithm.name,
+        "experiment": settings.name,
+        "seed": settings.seed,
         "num_labels": len(data.labelled),
         "steps": steps,
         "test": test,
@@ -90,9 +91,9 @@ def _loggers(trainer: Trainer, *, are_on: bool) -> Iterator[None]:
         trainer.loggers = loggers
 
 
-def _select(settings: dict[str, Any], algorithm: SemiSupervisedModule, trainer: Trainer) -> str:
+def _select(settings: Settings, algorithm: SemiSupervisedModule, trainer: Trainer) -> str:
     """Load the weights that are reported; say which."""
-    if settings["checkpoint"]["selection"] == "last":
+    if settings.checkpoint.selection == "last":
         return LAST_STEP
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, CheckpointWriter):

@@ -16,6 +16,7 @@ from layermatch.checkpoints import check_fits, stored_split
 from layermatch.dashboards.naming import flatten
 from layermatch.data import Split
 from layermatch.errors import UserError
+from layermatch.settings import Settings as ParsedSettings
 
 __all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
 
@@ -93,7 +94,7 @@ def check_resume(
     return step
 
 
-def changed_rows(checkpoint: Checkpoint, settings: Settings) -> list[tuple[str, ...]]:
+def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple[str, ...]]:
     """Every setting that is not as it was, and the learning rate if it jumps: name, before, now.
 
     Args:
@@ -101,7 +102,7 @@ def changed_rows(checkpoint: Checkpoint, settings: Settings) -> list[tuple[str, 
         settings: of the run that goes on.
     """
     rows: list[tuple[str, ...]] = [
-        (name, _text(then), _text(now)) for name, then, now in _changes(_settings_of(checkpoint), settings)
+        (name, _text(then), _text(now)) for name, then, now in _changes(_settings_of(checkpoint), settings.raw)
     ]
     step = int(checkpoint["global_step"])
     rates = [f"{rate:.4g}" for rate in (_stored_rate(checkpoint), learning_rate_at(settings, step)) if rate is not None]

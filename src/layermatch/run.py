@@ -46,13 +46,14 @@ from layermatch.quiet import quiet_libraries
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.run_directory import lock_run_dir, replace_text
+from layermatch.settings import Settings, TrainerSettings
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
 __all__ = ["main", "run"]
 
 
 def run(
-    settings: dict[str, Any],
+    settings: Settings,
     *,
     run_dir: Path,
     ckpt_path: Path | None = None,
@@ -62,7 +63,7 @@ def run(
     """One run: build, train, evaluate, write.
 
     Args:
-        settings: the composed configuration as plain containers.
+        settings: The settings of the run.
         run_dir: where everything is written.
         ckpt_path: a checkpoint to go on from; None starts afresh.
         overrides: what the command line changed in the configuration, for the names on dashboards.
@@ -75,16 +76,16 @@ def run(
         UserError: anything given is not legal. Nothing has been written then.
     """
     started = time.monotonic()
-    _take_place(settings["trainer"])
+    _take_place(settings.trainer)
     run_dir = expand("run_dir", run_dir, "a directory")
-    starts_again = settings.get("ckpt_path") == "auto"
+    starts_again = settings.ckpt_path == "auto"
     _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
     with ExitStack() as held:
         if _goes_on(run_dir, ckpt_path):
             held.enter_context(lock_run_dir(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
-        parts = build_parts(settings, split=_split_of(checkpoint, settings, ckpt_path))
-        first_step = _check_resume(parts, settings, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
+        parts = build_parts(settings, split=_split_of(checkpoint, settings.raw, ckpt_path))
+        first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
         checkpoint = None  # as large as the network: not to be held while it trains
         if not _goes_on(run_dir, ckpt_path):
@@ -97,12 +98,12 @@ def run(
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         held.enter_context(one_line_failures())
-        _start_run_dir(run_dir, settings, parts, first_step=first_step)
+        _start_run_dir(run_dir, settings.raw, parts, first_step=first_step)
         failed = True
         reporter = Reporter(run_dir / "run.log")
         try:
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
-            dashboards.begin(loggers, settings, overrides=overrides, sweep=sweep, run_id=run_id)
+            dashboards.begin(loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id)
             _show_changed(changed, reporter, since=first_step)
             results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
             results["seconds"] = round(time.monotonic() - started, 1)
@@ -125,7 +126,7 @@ def _show_changed(rows: list[tuple[str, ...]], reporter: Reporter, *, since: int
 
 
 def _train_and_evaluate(
-    settings: dict[str, Any],
+    settings: Settings,
     parts: RunParts,
     trainer: Trainer,
     reporter: Reporter,
@@ -134,7 +135,7 @@ def _train_and_evaluate(
     ckpt_path: Path | None,
 ) -> dict[str, Any]:
     trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
-    reporter.show(settings_tree(settings, title=f"layermatch {__version__}"))
+    reporter.show(settings_tree(settings.raw, title=f"layermatch {__version__}"))
     reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
     trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
     return collect_results(settings, parts, trainer, run_dir=run_dir)
@@ -143,11 +144,11 @@ def _train_and_evaluate(
 # ----------------------------------------------------------------------------------------------------------- before
 
 
-def _take_place(trainer: dict[str, Any]) -> None:
+def _take_place(trainer: TrainerSettings) -> None:
     """Find out which process of the run this is, before anything is written."""
     for name in ("devices", "num_nodes"):
-        check_number(f"trainer.{name}", trainer[name], low=1, integer=True)
-    take_rank(find_launch(devices=trainer["devices"], num_nodes=trainer["num_nodes"]))
+        check_number(f"trainer.{name}", getattr(trainer, name), low=1, integer=True)
+    take_rank(find_launch(devices=trainer.devices, num_nodes=trainer.num_nodes))
 
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool) -> None:
@@ -195,17 +196,17 @@ def _check_resume(
     )
 
 
-def _callbacks(settings: dict[str, Any], parts: RunParts, run_dir: Path) -> list[Callback]:
-    checkpoint = settings["checkpoint"]
+def _callbacks(settings: Settings, parts: RunParts, run_dir: Path) -> list[Callback]:
+    checkpoint = settings.checkpoint
     return [
-        Provenance(settings=settings, classes=parts.data.classes, split=parts.data.split),
-        FeatureClustering(eval_every=settings["eval_every"]),
+        Provenance(settings=settings.raw, classes=parts.data.classes, split=parts.data.split),
+        FeatureClustering(eval_every=settings.eval_every),
         CostMonitor(),
         CheckpointWriter(
             run_dir / FOLDER,
-            every_n_steps=checkpoint["every_n_steps"],
-            keep=checkpoint["keep"],
-            track_best=checkpoint["selection"] == "best_val",
+            every_n_steps=checkpoint.every_n_steps,
+            keep=checkpoint.keep,
+            track_best=checkpoint.selection == "best_val",
         ),
     ]
 
@@ -253,7 +254,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     settings["run_dir"] = str(run_dir)
     overrides = list(hydra_config.overrides.task)
     with quiet_libraries(), loader_errors():
-        results = run(settings, run_dir=run_dir, ckpt_path=ckpt_path, overrides=overrides, sweep=sweep)
+        results = run(Settings.parse(settings), run_dir=run_dir, ckpt_path=ckpt_path, overrides=overrides, sweep=sweep)
     return run_dir, results
 
 

@@ -1,156 +1,254 @@
-"""From a section of the configuration to the object that it describes.
-
-A section's keys are the constructor's arguments: an unknown key, and with it every setting that nothing reads, is an
-error. Only this package's components, those of ``torch.optim`` and packages that the user names in ``plugins`` are
-called, so the configuration inside a stranger's checkpoint cannot run anything else.
-"""
+"""The settings of a run: a composed configuration, parsed once into sections whose types are known."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from importlib import import_module
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
-from layermatch.errors import UserError
+from layermatch.components import check_keys, find_target, make, option_names
+from layermatch.data import SemiSupervisedData
+from layermatch.errors import UserError, check_bool, check_choice, check_number
+from layermatch.training import SemiSupervisedModule
 
-__all__ = ["check_keys", "find_target", "make", "option_names", "section_of_errors"]
+__all__ = [
+    "SECTIONS",
+    "AlgorithmSettings",
+    "CheckpointSettings",
+    "Component",
+    "DataSettings",
+    "Settings",
+    "TrainerSettings",
+]
 
-#: What `_target_` may name, beside the user's `plugins`: where components are. Not all of this package: its commands,
-#: and `make` itself, call what they are given, and through them a configuration could name anything.
-TRUSTED = (
-    "layermatch.augment", "layermatch.data", "layermatch.functional", "layermatch.layerwise", "layermatch.loggers",
-    "layermatch.methods", "layermatch.networks", "layermatch.parts", "torch.optim",
-)  # fmt: skip
+SELECTIONS = ("last", "best_val")
+
+#: What the run gives the training module and the data module beside their settings.
+OF_MODULE = option_names(SemiSupervisedModule) - {"network", "method", "optimizer", "schedule", "log_every"}
+GIVEN_TO_DATA = {"source", "weak", "strong", "views", "seed", "channels_last", "device"}
+OF_DATA = option_names(SemiSupervisedData) - GIVEN_TO_DATA
 
 
-def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Callable[..., Any]:
-    """The class or function that a dotted path names.
+@dataclass(frozen=True)
+class Component:
+    """A section that names a class or a function and gives its arguments.
 
     Args:
-        key: the setting that holds the path, for the error.
-        path: for example ``layermatch.parts.FixedThreshold``.
-        plugins: packages that are trusted beside this one's components and ``torch.optim``.
+        section: The name of the section, for errors.
+        options: Its keys, ``_target_`` among them.
+        plugins: The packages that ``_target_`` may name beside this one; see :mod:`layermatch.components`.
+    """
+
+    section: str
+    options: Mapping[str, Any]
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the section has no keys, as ``pseudo_labels=none`` has none."""
+        return not self.options
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys without ``_target_``."""
+        return {key: value for key, value in self.options.items() if key != "_target_"}
+
+    def find(self) -> Any:
+        """The class or function that ``_target_`` names.
+
+        Raises:
+            UserError: It names nothing, or something that is not trusted.
+        """
+        return find_target(f"{self.section}._target_", self.options.get("_target_"), plugins=self.plugins)
+
+    def make(self, **given: Any) -> Any:
+        """Call it.
+
+        Args:
+            **given: Arguments that are no settings.
+
+        Raises:
+            UserError: A key or a value is not legal.
+        """
+        return make(self.section, self.options, plugins=self.plugins, **given)
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When checkpoints are written, and which one is tested.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints, at least 1.
+        keep: The newest checkpoints that are kept, at least 1.
+        selection: ``last`` tests the final weights, ``best_val`` those of the best evaluation.
 
     Raises:
-        UserError: the path names nothing, or something of another package.
-
-    Example:
-        >>> find_target("schedule._target_", "layermatch.functional.constant")(3, 10)
-        1.0
-        >>> find_target("schedule._target_", "os.system")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        layermatch.errors.UserError: schedule._target_=os.system is not of layermatch.augment, ...
+        UserError: A value is not legal.
     """
-    if path is None:
-        raise UserError(f"{key} is not given: choose another file of conf/{key.partition('.')[0]}")
-    trusted = (*TRUSTED, *plugins)
-    module_name, _, name = str(path).rpartition(".")
-    refusal = f"{key}={path} is not of {', '.join(trusted)}: name your own package in plugins=[...] if you trust it"
-    if not _is_within(module_name, trusted):
-        raise UserError(refusal)
-    try:
-        target = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}={path} does not exist: {error}") from error
-    # `layermatch.x.os` is reached through this package, but is not of it.
-    origin = target.func if isinstance(target, partial) else target
-    if not callable(target) or not _is_within(getattr(origin, "__module__", "") or "", trusted):
-        raise UserError(refusal)
-    return target  # type: ignore[no-any-return]
+
+    every_n_steps: int
+    keep: int
+    selection: str
+
+    def __post_init__(self) -> None:
+        check_number("checkpoint.every_n_steps", self.every_n_steps, low=1, integer=True)
+        check_number("checkpoint.keep", self.keep, low=1, integer=True)
+        check_choice("checkpoint.selection", self.selection, SELECTIONS)
 
 
-def _is_within(module: str, packages: Iterable[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def option_names(target: Callable[..., Any]) -> set[str]:
-    """The names of the arguments that a class or function takes, those it passes on to its base class included.
-
-    Args:
-        target: a class, a function or a ``functools.partial``.
-
-    Example:
-        >>> from layermatch.parts import FixedThreshold
-        >>> option_names(FixedThreshold)
-        {'threshold'}
-    """
-    names: set[str] = set()
-    constructors = [vars(base).get("__init__") for base in target.__mro__] if inspect.isclass(target) else [target]
-    for constructor in filter(None, constructors):
-        parameters = inspect.signature(constructor).parameters.values()
-        names |= {p.name for p in parameters if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}} - {"self"}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return names
-
-
-def check_keys(section: str, given: Iterable[str], legal: Iterable[str]) -> None:
-    """Refuse keys that nothing reads.
-
-    Args:
-        section: its name, for the error; empty for the top level.
-        given: keys in the configuration.
-        legal: keys that are read.
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What a run computes on, and for how long; see :func:`~layermatch.trainer.make_trainer`.
 
     Raises:
-        UserError: a key is not legal.
+        UserError: The number of steps is not legal; the rest is checked where it is used.
     """
-    legal = sorted(legal)
-    for key in given:
-        if key not in legal:
-            full = f"{section}.{key}" if section else key
-            raise UserError(f"unknown setting {full}: choose one of {', '.join(legal) or '(none)'}")
+
+    accelerator: str
+    strategy: str
+    devices: int
+    num_nodes: int
+    max_steps: int
+    precision: str
+    channels_last: bool | str
+    sync_batchnorm: bool
+    deterministic: bool
+    log_every: int
+    limit_eval_batches: int | None
+    wait: float
+
+    def __post_init__(self) -> None:
+        check_number("trainer.max_steps", self.max_steps, low=1, integer=True)
 
 
-@contextmanager
-def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
-    """Name settings in an error as the user writes them: a constructor knows its own arguments alone.
+@dataclass(frozen=True)
+class AlgorithmSettings:
+    """The method, and what the training step does whatever the method.
 
     Args:
-        section: The section that the arguments come from.
-        keys: The keys of that section.
-
-    Raises:
-        UserError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
-
-    Example:
-        >>> with section_of_errors("schedule", ["cycles"]):
-        ...     raise UserError("cycles=2 is not legal")
-        Traceback (most recent call last):
-        layermatch.errors.UserError: schedule.cycles=2 is not legal
+        name: The name in tables and on dashboards.
+        method: Makes the method.
+        module: Options of :class:`~layermatch.training.SemiSupervisedModule`.
     """
-    try:
-        yield
-    except UserError as error:
-        names = "|".join(map(re.escape, keys))
-        # As they are written in messages: `key=value`, `key.part=value` and `key: ...`.
-        message = re.sub(rf"(?<![\w.'/-])({names})(?==|\.\w|: )", rf"{section}.\1", str(error)) if names else str(error)
-        raise UserError(message) from error
+
+    name: str
+    method: Component
+    module: Mapping[str, Any]
+
+    @property
+    def accumulate(self) -> Any:
+        """The batches that make an optimizer step."""
+        return self.module["accumulate"]
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any], plugins: tuple[str, ...]) -> Self:
+        """Tell the method's options from the training step's."""
+        of_method = {key: value for key, value in section.items() if key not in OF_MODULE | {"name"}}
+        of_module = {key: value for key, value in section.items() if key in OF_MODULE}
+        return cls(section["name"], Component("algorithm", of_method, plugins), of_module)
 
 
-def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = (), **given: Any) -> Any:
-    """Call what a section's ``_target_`` names with the section's other keys.
+@dataclass(frozen=True)
+class DataSettings:
+    """The source of the images, and what the data module does with them.
 
     Args:
-        section: its name in the configuration, for errors.
-        settings: the section, as plain containers.
-        plugins: see :func:`find_target`.
-        **given: arguments that are not settings; the target need not take them all by a setting's name.
+        source: Makes the source: ``data.source``, and the keys of ``data`` that the source has, such as ``data.root``.
+        module: Options of :class:`~layermatch.data.SemiSupervisedData`.
 
     Raises:
-        UserError: see :func:`find_target`; or a key is not an argument of the target.
-
-    Example:
-        >>> settings = {"_target_": "layermatch.parts.FixedThreshold", "threshold": 0.9}
-        >>> make("pseudo_labels", settings).threshold
-        0.9
+        UserError: A key belongs to neither.
     """
-    options = dict(settings)
-    target = find_target(f"{section}._target_", options.pop("_target_", None), plugins=plugins)
-    check_keys(section, options, option_names(target) - set(given))
-    with section_of_errors(section, options):
-        return target(**options, **given)
+
+    source: Component
+    module: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any], plugins: tuple[str, ...]) -> Self:
+        """Tell the source's options from the data module's."""
+        nested = section.get("source")
+        if not isinstance(nested, Mapping):
+            raise UserError(f"data.source={nested!r} is not legal: give data.source._target_=PACKAGE.CLASS")
+        target = find_target("data.source._target_", nested.get("_target_"), plugins=plugins)
+        of_source = option_names(target)
+        check_keys("data", section.keys() - {"source"}, of_source | OF_DATA)
+        check_keys("data.source", nested.keys() - {"_target_"}, of_source)
+        shared = {key: value for key, value in section.items() if key in of_source}
+        module = {key: value for key, value in section.items() if key in OF_DATA}
+        return cls(Component("data", {**nested, **shared}, plugins), module)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run.
+
+    Attributes are the sections and keys of ``conf/run.yaml``; ``raw`` is the composed configuration as plain
+    containers, as it is written to ``config.yaml`` and compared with that of other runs.
+    """
+
+    name: str
+    seed: int
+    run_dir: str
+    ckpt_path: str | None
+    eval_every: int
+    compile: bool
+    plugins: tuple[str, ...]
+    checkpoint: CheckpointSettings
+    trainer: TrainerSettings
+    algorithm: AlgorithmSettings
+    data: DataSettings
+    views: Mapping[str, Any]
+    pseudo_labels: Component
+    layerwise: Component
+    model: Component
+    optimizer: Component
+    schedule: Component
+    logger: Component
+    raw: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_bool("compile", self.compile)
+        check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
+        check_number("eval_every", self.eval_every, low=1, integer=True)
+        if self.checkpoint.selection == "best_val" and self.eval_every > self.trainer.max_steps:
+            raise UserError(
+                "checkpoint.selection=best_val needs an evaluation: give eval_every below trainer.max_steps"
+            )
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Self:
+        """Parse a composed configuration.
+
+        Args:
+            raw: It, as plain containers: section -> key -> value.
+
+        Raises:
+            UserError: A key is unknown or missing, or a value is not legal.
+        """
+        check_keys("", raw, SECTIONS)
+        if missing := sorted(SECTIONS - raw.keys()):
+            raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE; ~{missing[0]} takes it away")
+        if not isinstance(raw["plugins"], list):
+            raise UserError(f"plugins={raw['plugins']!r} is not legal: give a list of package names, plugins=[NAME]")
+        plugins = tuple(raw["plugins"])
+        parsed: dict[str, Any] = dict(raw)
+        for name in ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "logger"):
+            parsed[name] = Component(name, raw[name], plugins)
+        parsed["plugins"] = plugins
+        parsed["checkpoint"] = _section(CheckpointSettings, "checkpoint", raw["checkpoint"])
+        parsed["trainer"] = _section(TrainerSettings, "trainer", raw["trainer"])
+        parsed["algorithm"] = AlgorithmSettings.parse(raw["algorithm"], plugins)
+        parsed["data"] = DataSettings.parse(raw["data"], plugins)
+        return cls(**parsed, raw=raw)
+
+
+#: The sections and keys of a configuration.
+SECTIONS = frozenset(field.name for field in fields(Settings)) - {"raw"}
+
+
+def _section(kind: Any, name: str, section: Mapping[str, Any]) -> Any:
+    names = {field.name for field in fields(kind)}
+    check_keys(name, section, names)
+    if missing := sorted(names - section.keys()):
+        raise UserError(f"{name}.{missing[0]} is missing: give {name}.{missing[0]}=VALUE")
+    return kind(**section)

@@ -17,12 +17,14 @@ from tests.test_config import settings_of
 
 from layermatch.build import build_data, build_device
 from layermatch.command_line import as_typed
+from layermatch.data import Views
 from layermatch.data.cache import default_cache_dir
 from layermatch.errors import UserError
 from layermatch.paths import PATHS
 from layermatch.report.__main__ import main as report_main
 from layermatch.run import run
 from layermatch.run_directory import lock_run_dir
+from layermatch.settings import Settings
 
 Cli = Callable[..., None]
 
@@ -103,12 +105,13 @@ def test_the_home_folder_is_meant_in_python_and_in_files(in_empty_folder: Path, 
     settings = settings_of("experiment=folder", "data.root=x")
     settings["data"] |= {"root": "~/pictures", "split": "~/split.json", "cache_dir": "~/cache"}
     stand_ins.write_folder(home / "pictures")
-    data = build_data(settings, device=build_device(settings), use_unlabelled=True)
+    parsed = Settings.parse(settings)
+    data = build_data(parsed, device=build_device(parsed), views=Views())
     with pytest.raises(UserError, match="split file"):
         data.setup()
     (home / "here").write_text("")
     with pytest.raises(UserError, match=rf"^run_dir={home}/here is a file"):
-        run(settings, run_dir=Path("~/here"))
+        run(parsed, run_dir=Path("~/here"))
     assert names(in_empty_folder) == {"home"}
 
 
@@ -149,10 +152,11 @@ def test_a_number_in_a_file_is_to_be_quoted(in_empty_folder: Path) -> None:
     """YAML has made 20240601 of 2024_06_01 by then."""
     settings = settings_of("experiment=folder", "data.root=x")
     settings["data"]["root"] = 20240601
+    parsed = Settings.parse(settings)
     with pytest.raises(UserError, match=r"^data\.root=20240601 is not legal: .* quoted: '20240601'$"):
-        build_data(settings, device=build_device(settings), use_unlabelled=True)
+        build_data(parsed, device=build_device(parsed), views=Views())
     with pytest.raises(UserError, match=r"^run_dir=3 is not legal"):
-        run(settings, run_dir=3)  # type: ignore[arg-type]
+        run(parsed, run_dir=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])

@@ -18,6 +18,7 @@ from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
 from layermatch.dashboards import flatten
 from layermatch.dashboards.wandb_run import OBJECTIVE
+from layermatch.settings import Settings
 
 SWEEP = config_dir() / "sweep" / "wandb.yaml"
 
@@ -34,7 +35,7 @@ def test_every_parameter_is_a_setting_and_every_value_is_legal() -> None:
             with initialize_config_dir(str(config_dir()), version_base="1.3"):
                 settings = plain(compose("run", [*settings_given, "run_dir=run", f"{name}={value}"]))
             assert flatten(settings)[name] == value
-            build_parts(settings)
+            build_parts(Settings.parse(settings))
 
 
 def test_the_search_is_one_that_wandb_knows() -> None:

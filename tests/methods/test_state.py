@@ -21,6 +21,7 @@ from layermatch.cli import config_dir, plain
 from layermatch.data.batch import Batch
 from layermatch.layerwise.avg_clustering import READINGS
 from layermatch.parts import Step, StepState
+from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
 SMALL = (
@@ -71,12 +72,11 @@ def state_of(module: SemiSupervisedModule) -> dict[str, Tensor]:
 
 def make(choice: str, *more: str) -> tuple[Any, Watched]:
     """The parts of a run, whose module is watched."""
-    reads_policy = "fixmatch" not in choice or choice in names("pseudo_labels")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        settings = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
-    assert reads_policy or settings["pseudo_labels"]
-    if settings["pseudo_labels"]:
-        settings["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
+        raw = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
+    if raw["pseudo_labels"]:
+        raw["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
+    settings = Settings.parse(raw)
     parts = build_parts(settings)
     parts.algorithm.__class__ = Watched
     parts.algorithm.seen, parts.algorithm.num_applied = [], 0

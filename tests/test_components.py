@@ -14,7 +14,7 @@ from layermatch.cli import config_dir
 from layermatch.data import SemiSupervisedData
 from layermatch.networks import wrn_small
 from layermatch.parts import FixedThreshold
-from layermatch.settings import check_keys, find_target, make, option_names
+from layermatch.components import check_keys, find_target, make, option_names
 
 PLUGIN = """
 import os
@@ -133,8 +133,8 @@ def test_no_target_is_refused() -> None:
 
 #: Functions of this package that call what a configuration names, with the plugins that it names.
 WAYS_AROUND = [
-    "layermatch.settings.make",
-    "layermatch.settings.find_target",
+    "layermatch.components.make",
+    "layermatch.components.find_target",
     "layermatch.build.make",
     "layermatch.build.build_parts",
     "layermatch.build.build_data",
@@ -152,7 +152,7 @@ def test_there_is_no_way_around_through_this_package(path: str) -> None:
 
 def test_a_configuration_cannot_trust_itself(tmp_path: Path) -> None:
     inner = {"_target_": "posix.system", "command": f"touch {tmp_path}/was_here"}
-    outer = {"_target_": "layermatch.settings.make", "section": "x", "settings": inner, "plugins": ["posix"]}
+    outer = {"_target_": "layermatch.components.make", "section": "x", "settings": inner, "plugins": ["posix"]}
     with pytest.raises(UserError, match="is not of"):
         make("layerwise", outer)
     assert not (tmp_path / "was_here").exists()
