@@ -49,7 +49,7 @@ def end_those_left() -> None:
         process.wait()
 
 
-def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:
     """Status and standard error of a process, once it has ended."""
     try:
         _, text = process.communicate(timeout=timeout)
@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int
     return process.returncode, "\n".join(line for line in text.splitlines() if not line.startswith("[W"))
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout: float = 300) -> None:
     """Wait until something is there, while the process lives."""
     deadline = time.monotonic() + timeout
     while not condition():
