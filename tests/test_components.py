@@ -14,7 +14,7 @@ from layermatch.cli import config_dir
 from layermatch.data import SemiSupervisedData
 from layermatch.networks import wrn_small
 from layermatch.parts import FixedThreshold
-from layermatch.components import check_keys, find_target, make, option_names
+from layermatch.components import check_keys, find_target, make, option_names, section_of_errors
 
 PLUGIN = """
 import os
@@ -283,3 +283,60 @@ def test_make_passes_on_what_the_target_refuses() -> None:
 def test_make_refuses_what_find_target_does(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^logger\._target_"):
         make("logger", settings)
+
+
+# -------------------------------------------------------------------------------------------------- section_of_errors
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("weight=2 is not legal: give a number", "s.weight=2 is not legal: give a number"),
+        ("weight=2 has no effect with kind=none", "s.weight=2 has no effect with s.kind=none"),
+        ("scale.stem=2 is not legal", "s.scale.stem=2 is not legal"),
+        ("scale: 'stem' matches nothing", "s.scale: 'stem' matches nothing"),
+        ("kind=weight is not legal", "s.kind=weight is not legal"),
+        ("give (weight=1)", "give (s.weight=1)"),
+        # Other names that a key is a part of, values, and words.
+        ("weights=2, my_weight=2 and weight_decay=2", "weights=2, my_weight=2 and weight_decay=2"),
+        ("optimizer.weight=2 and s.weight=3", "optimizer.weight=2 and s.weight=3"),
+        ("'weight=2' and /tmp/weight=2 and no-weight=2", "'weight=2' and /tmp/weight=2 and no-weight=2"),
+        ("the weight is 2, by weight. Look", "the weight is 2, by weight. Look"),
+        ("colour=2 is not a key of the section", "colour=2 is not a key of the section"),
+        # A key is a word, not a pattern.
+        ("aXb=2 and a.b=2", "aXb=2 and s.a.b=2"),
+    ],
+)
+def test_an_error_names_settings_as_the_user_writes_them(message: str, expected: str) -> None:
+    error = UserError(message)
+    with pytest.raises(UserError) as caught, section_of_errors("s", ["weight", "kind", "scale", "a.b"]):
+        raise error
+    assert str(caught.value) == expected
+    assert caught.value.__cause__ is error
+
+
+def test_the_section_within_names_its_settings_first() -> None:
+    with (
+        pytest.raises(UserError, match=r"^inner\.weight=2 and outer\.size=3$"),
+        section_of_errors("outer", ["weight", "size"]),
+        section_of_errors("inner", ["weight"]),
+    ):
+        raise UserError("weight=2 and size=3")
+
+
+def test_a_section_without_keys_and_errors_of_other_kinds_stay_as_they_are() -> None:
+    with pytest.raises(UserError, match=r"^weight=2$"), section_of_errors("s", []):
+        raise UserError("weight=2")
+    with pytest.raises(ValueError, match=r"^weight=2$"), section_of_errors("s", ["weight"]):
+        raise ValueError("weight=2")
+    with section_of_errors("s", ["weight"]):
+        pass
+
+
+def test_make_names_the_settings_that_do_not_go_together() -> None:
+    settings = {"_target_": "layermatch.layerwise.SeparateLosses", "avg_clustering": "none", "weight": 0.5}
+    with pytest.raises(UserError) as caught:
+        make("layerwise", settings)
+    assert str(caught.value) == (
+        "layerwise.weight=0.5 has no effect with layerwise.avg_clustering=none, which takes none of these options"
+    )

@@ -15,9 +15,10 @@ from tests.data import stand_ins
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.cli import config_dir, plain
 from layermatch.errors import UserError
+from layermatch.layerwise import ScaledGradients
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-ALGORITHMS = ("supervised", "fixmatch", "layermatch")
+ALGORITHMS = ("supervised", "fixmatch", "layermatch", "mean_teacher")
 
 
 def settings_of(*overrides: str) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def test_every_experiment_composes_and_builds(
     assert parts.algorithm.network.classifier.out_features == len(parts.data.classes)
     assert parts.algorithm.uses_unlabelled == (algorithm != "supervised")
     batch = parts.data.batch_of_step(3)
-    assert batch.labelled.image.shape[0] == settings["data"]["batch_size"]
+    assert batch.labelled.views["weak"].shape[0] == settings["data"]["batch_size"]
 
 
 def test_the_recipes_are_the_published_ones() -> None:
@@ -99,18 +100,47 @@ def test_the_recipes_are_the_published_ones() -> None:
 @pytest.mark.parametrize("algorithm", ["fixmatch", "layermatch"])
 def test_a_gradient_scale_can_be_given_on_the_command_line(algorithm: str) -> None:
     settings = settings_of(
-        f"algorithm={algorithm}", "layerwise.gradient_scale={extractor.groups.0: 0.5, classifier: 0}"
+        f"algorithm={algorithm}", "algorithm.gradient_scale={extractor.groups.0: 0.5, classifier: 0}"
     )
-    assert settings["layerwise"]["gradient_scale"] == {"extractor.groups.0": 0.5, "classifier": 0}
-    parts = build_parts(settings)
-    assert parts.algorithm.rule.separates_gradients
-    assert not build_parts(settings_of(f"algorithm={algorithm}")).algorithm.rule.separates_gradients
+    scales = {"extractor.groups.0": 0.5, "classifier": 0}
+    assert settings["algorithm"]["gradient_scale"] == scales
+    (rule,) = build_parts(settings).algorithm.gradient_rules
+    assert isinstance(rule, ScaledGradients)
+    assert rule.scales == scales
+    assert not build_parts(settings_of(f"algorithm={algorithm}")).algorithm.gradient_rules
 
 
 @pytest.mark.parametrize("path", sorted((config_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_names_its_source(path: Path) -> None:
     comments = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert any(word in comments for word in ("Recipe: ", "recipe of", "TorchSSL", "ours"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pseudo_labels.threshold=2"], "pseudo_labels.threshold=2 is not legal"),
+        (["pseudo_labels=noisy", "pseudo_labels.noise=2"], "pseudo_labels.noise=2 is not legal"),
+        (["layerwise.weight=2"], "layerwise.weight=2 is not legal"),
+        (["layerwise.evaluate_head=clean"], "layerwise.evaluate_head=clean needs layerwise.decoupled=true"),
+        (["model.depth=11"], "model.depth=11 is not legal"),
+        (["schedule.cycles=-1"], "schedule.cycles=-1 is not legal"),
+        (["views.cutout=2"], "views.cutout=2 is not legal"),
+        (["+views.operations=[blur]"], "views.operations='blur' is not legal"),
+        (["views.pad=0.95"], "images of 8x8 are too small for views.pad=0.95: "),
+        (["algorithm.ema_decay=1"], "algorithm.ema_decay=1 is not legal"),
+        (["algorithm.forward=both"], "algorithm.forward='both' is not legal"),
+        (["algorithm.weak_share=1"], "algorithm.weak_share=1 needs algorithm.forward=shared, not joint"),
+        (["algorithm.skip_masked=true"], "algorithm.skip_masked=true needs algorithm.forward=split: with joint "),
+        (["algorithm.gradient_scale={stem: 2}"], "algorithm.gradient_scale.stem=2 is not legal"),
+        (["algorithm.gradient_scale={stem: 0}"], "algorithm.gradient_scale: 'stem' matches no parameter: "),
+        (["algorithm=mean_teacher", "algorithm.ramp=2"], "algorithm.ramp=2 is not legal"),
+    ],
+)
+def test_an_error_names_the_setting_as_the_command_line_does(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_parts(settings_of(*overrides))
+    assert str(caught.value).startswith(message)
 
 
 # -------------------------------------------------------------------------------------------------------------- leaves

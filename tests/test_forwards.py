@@ -9,9 +9,10 @@ import torch
 from benchmarks import forwards
 from hydra import compose, initialize_config_dir
 
-from layermatch.algorithms import PseudoLabelling
 from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
+from layermatch.methods import PseudoLabelling
+from layermatch.training import SemiSupervisedModule
 
 TINY = ("trainer.max_steps=20", "data.batch_size=4", "data.mu=1", "trainer.log_every=10")
 
@@ -51,13 +52,13 @@ def test_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert len(found[0]) == 2
 
 
-def made_algorithm(forward: str) -> PseudoLabelling:
+def made_algorithm(forward: str) -> SemiSupervisedModule:
     """An algorithm as a cell has it."""
     cell = forwards.Cell("layermatch", forward, 10, 0)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         settings = plain(compose("run", overrides=["run_dir=unused", *forwards.overrides(cell)]))
     algorithm = build_parts(settings).algorithm
-    assert isinstance(algorithm, PseudoLabelling)
+    assert isinstance(algorithm.method, PseudoLabelling)
     return algorithm.train()
 
 
@@ -73,7 +74,7 @@ def test_each_trial_changes_one_statistic(forward: str, *, moves_averages: bool,
     with torch.no_grad():
         expected = network.eval()(weak).logits
     network.train()
-    found = algorithm.forward_weak(weak).logits
+    found = algorithm.method.send_weak(weak, network).logits
     assert network.training
     assert bool(torch.equal(found, expected)) == by_averages
     after = {name: buffer for name, buffer in network.named_buffers() if name.endswith("running_mean")}

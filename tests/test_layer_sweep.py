@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
 from layermatch.functional import scale_for
-from layermatch.layerwise import LayerMatch
+from layermatch.layerwise import ScaledGradients, SeparateLosses
+from layermatch.networks import Output
 
 RESULTS = Path(__file__).parents[1] / "docs" / "layers.json"
 
@@ -23,10 +24,14 @@ def scales(setting: str) -> dict[str, float]:
     arguments = layer_sweep.overrides(layer_sweep.Cell(setting, 40, 0.2, 0))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         parts = build_parts(plain(compose("run", overrides=["run_dir=run", *arguments])))
-    assert parts.algorithm.policy.noise == 0.2
-    rule = parts.algorithm.rule
-    found = {name: scale_for(name, rule.gradient_scale) for name, _ in parts.algorithm.network.named_parameters()}
-    if isinstance(rule, LayerMatch):
+    method = parts.algorithm.method
+    assert method.policy.noise == 0.2
+    rule, network = method.rule, parts.algorithm.network
+    assert all(isinstance(each, ScaledGradients) for each in parts.algorithm.gradient_rules)
+    given = [each.scales for each in parts.algorithm.gradient_rules]
+    assert len(given) <= 1
+    found = {name: scale_for(name, given[0] if given else {}) for name, _ in network.named_parameters()}
+    if isinstance(rule, SeparateLosses):
         assert rule.avg_clustering.weight == 0.5
         assert rule.grad_relu == "block"
         found |= {name: 0.0 for name in found if name.startswith("classifier")}
@@ -76,7 +81,7 @@ def test_clustering_against_its_definition() -> None:
     """tr(S_W) / tr(S_T) and the nearest class mean, written out."""
 
     class Identity:
-        network = staticmethod(lambda images: type("Output", (), {"features": images.flatten(1)}))
+        network = staticmethod(lambda images: Output(images.flatten(1), {}))
 
     class Data:
         classes = ("a", "b", "c")

@@ -190,6 +190,13 @@ def _check_selection(settings: Settings, data: SemiSupervisedData) -> None:
         )
 
 
+def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
+    """Refuse views that the images are too small for, before the first batch of them."""
+    with section_of_errors("views", settings.views):
+        for view in data.kinds.values():
+            view(torch.zeros(0, *data.image_shape, dtype=torch.uint8), torch.zeros(0, view.num_draws))
+
+
 def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     """Everything but the Trainer; reads the data set.
 
@@ -204,6 +211,7 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     method = build_method(settings)
     data = build_data(settings, device=device, views=method.views, split=split)
     data.setup()
+    _check_views(settings, data)
     _check_selection(settings, data)
     torch.manual_seed(settings.seed)
     algorithm = build_algorithm(settings, data=data, method=method)

@@ -230,16 +230,16 @@ def test_repr_and_columns_say_everything():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": 1}, "views.flip=1 is not legal: choose true or false"),
-        ({"pad": -0.1}, "views.pad=-0.1 is not legal: give a number, at least 0 and below 1"),
-        ({"pad": 1.0}, "views.pad=1.0"),
-        ({"pad": "4"}, "views.pad='4'"),
-        ({"num_ops": -1}, "views.num_ops=-1 is not legal: give a whole number, at least 0"),
-        ({"num_ops": 2.0}, "views.num_ops=2.0"),
-        ({"cutout": 1.1}, "views.cutout=1.1 is not legal: give a number, at least 0 and at most 1"),
+        ({"flip": 1}, "flip=1 is not legal: choose true or false"),
+        ({"pad": -0.1}, "pad=-0.1 is not legal: give a number, at least 0 and below 1"),
+        ({"pad": 1.0}, "pad=1.0"),
+        ({"pad": "4"}, "pad='4'"),
+        ({"num_ops": -1}, "num_ops=-1 is not legal: give a whole number, at least 0"),
+        ({"num_ops": 2.0}, "num_ops=2.0"),
+        ({"cutout": 1.1}, "cutout=1.1 is not legal: give a number, at least 0 and at most 1"),
         ({"operations": ()}, "give a list of at least one name"),
-        ({"operations": "rotate"}, "views.operations='rotate' is not legal: give a list"),
-        ({"operations": ("rotate", "blur")}, "views.operations='blur' is not legal: choose one of autocontrast"),
+        ({"operations": "rotate"}, "operations='rotate' is not legal: give a list"),
+        ({"operations": ("rotate", "blur")}, "operations='blur' is not legal: choose one of autocontrast"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -281,7 +281,7 @@ def test_wrong_draws_are_refused(view):
 def test_padding_that_reflection_cannot_give_is_refused():
     view = WeakView(pad=0.95)
     images = torch.zeros(2, 3, 32, 8, dtype=torch.uint8)  # round(0.95 * 8) is the whole side
-    with pytest.raises(UserError, match=r"images of 32x8 are too small for views\.pad=0\.95"):
+    with pytest.raises(UserError, match=r"images of 32x8 are too small for pad=0\.95"):
         view(images, torch.rand(2, 3))
     assert view(images[..., :1].expand(-1, -1, -1, 32), torch.rand(2, 3)).shape == (2, 3, 32, 32)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from layermatch import UserError
-from layermatch.networks import Network, resnet50, wide_resnet, wrn_28_2, wrn_28_8, wrn_37_2, wrn_small
+from layermatch.networks import Network, linear_head, resnet50, wide_resnet, wrn_28_2, wrn_28_8, wrn_37_2, wrn_small
 
 Builder = Callable[..., Network]
 
@@ -63,8 +63,33 @@ def test_resnet50_parameter_count() -> None:
     assert count(resnet50(num_classes=100)) == 25_557_032 - 900 * 2049
 
 
-def test_pseudo_head_adds_one_head_of_parameters() -> None:
-    assert count(wrn_small(num_classes=7, pseudo_head=True)) - count(wrn_small(num_classes=7)) == 65 * 7
+def test_a_head_adds_its_parameters() -> None:
+    network = wrn_small(num_classes=7)
+    network.add_head("pseudo_classifier", linear_head(64, 7))
+    assert count(network) - count(wrn_small(num_classes=7)) == 65 * 7
+
+
+@pytest.mark.parametrize("builder", [wrn_28_2, wrn_28_8, wrn_37_2, wrn_small, resnet50])
+def test_without_a_number_of_classes_the_classifier_is_left_out(builder: Builder) -> None:
+    network = builder()
+    assert network.heads == {}
+    images = torch.randn(2, 3, 16, 16)
+    assert network(images, heads=()).heads == {}
+    torch.manual_seed(3)
+    network.add_classifier(5)
+    assert network.num_classes == 5
+    assert count(network) == count(builder(num_classes=5))
+    assert network(images).logits.shape == (2, 5)
+
+
+def test_a_classifier_that_is_added_later_starts_as_one_that_is_there_from_the_start() -> None:
+    torch.manual_seed(3)
+    at_once = wrn_small(num_classes=5)
+    torch.manual_seed(3)
+    later = wrn_small()
+    later.add_classifier(5)
+    assert list(at_once.state_dict()) == list(later.state_dict())
+    assert all(torch.equal(value, later.state_dict()[name]) for name, value in at_once.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -82,10 +107,10 @@ def test_output_shapes(builder: Builder, num_features: int, sizes: tuple[int, ..
     assert network.num_features == num_features
     for size in sizes:
         with torch.no_grad():
-            features, logits = network(torch.randn(2, 3, size, size))
-        assert features.shape == (2, num_features)
-        assert logits.shape == (2, 6)
-        assert torch.isfinite(logits).all()
+            out = network(torch.randn(2, 3, size, size))
+        assert out.features.shape == (2, num_features)
+        assert out.logits.shape == (2, 6)
+        assert torch.isfinite(out.logits).all()
 
 
 @pytest.mark.parametrize("in_channels", [1, 3, 4])
@@ -117,11 +142,11 @@ def test_resnet50_stem_of_other_channels_is_drawn_as_torchvisions() -> None:
 )
 def test_gradients_reach_every_parameter(builder: Builder, options: dict[str, bool]) -> None:
     # In eval mode, as batch statistics would take the gradient of a convolution's bias away.
-    network = builder(num_classes=5, pseudo_head=True, **options).eval()
-    features, logits = network(torch.randn(4, 3, 16, 16))
-    assert network.pseudo_classifier is not None
+    network = builder(num_classes=5, **options).eval()
+    network.add_head("pseudo_classifier", linear_head(network.num_features, 5))
+    out = network(torch.randn(4, 3, 16, 16), heads=("classifier", "pseudo_classifier"))
     labels = torch.tensor([0, 1, 2, 3])
-    loss = F.cross_entropy(logits, labels) + F.cross_entropy(network.pseudo_classifier(features), labels)
+    loss = F.cross_entropy(out.logits, labels) + F.cross_entropy(out.heads["pseudo_classifier"], labels)
     names, parameters = zip(*network.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)  # zeros where unreached
     silent = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()]
@@ -181,11 +206,11 @@ def test_resnet50_batch_norm_options_reach_every_layer() -> None:
 @pytest.mark.parametrize(
     ("builder", "options", "message"),
     [
-        (wrn_28_2, {"num_classes": 1}, "model.num_classes=1"),
-        (wrn_small, {"num_classes": 2, "depth": 12}, "model.depth=12"),
-        (resnet50, {"num_classes": 2, "in_channels": 0}, "model.in_channels=0"),
-        (resnet50, {"num_classes": 2, "batch_norm_eps": 0}, "model.batch_norm_eps=0"),
-        (resnet50, {"num_classes": 2, "batch_norm_momentum": 2}, "model.batch_norm_momentum=2"),
+        (wrn_28_2, {"num_classes": 1}, "num_classes=1"),
+        (wrn_small, {"num_classes": 2, "depth": 12}, "depth=12"),
+        (resnet50, {"num_classes": 2, "in_channels": 0}, "in_channels=0"),
+        (resnet50, {"num_classes": 2, "batch_norm_eps": 0}, "batch_norm_eps=0"),
+        (resnet50, {"num_classes": 2, "batch_norm_momentum": 2}, "batch_norm_momentum=2"),
     ],
 )
 def test_illegal_values_are_refused(builder: Builder, options: dict[str, object], message: str) -> None:

@@ -9,21 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermatch import UserError
-from layermatch.networks import Network, WideResNet, linear_float32, resnet50, wrn_small
+from layermatch.networks import Network, WideResNet, linear_float32, linear_head, resnet50, wrn_small
+
+
+def with_pseudo_head(network: Network) -> Network:
+    network.add_head("pseudo_classifier", linear_head(network.num_features, network.num_classes))
+    return network
 
 
 def flat_network(*, pseudo_head: bool = False) -> Network:
     extractor = nn.Sequential(nn.Flatten(), nn.Linear(48, 20))
-    return Network(extractor, num_features=20, num_classes=5, pseudo_head=pseudo_head)
+    network = Network(extractor, num_features=20, num_classes=5)
+    return with_pseudo_head(network) if pseudo_head else network
 
 
 def test_logits_are_the_linear_layer_of_the_features() -> None:
     network = wrn_small(num_classes=10)
-    features, logits = network(torch.randn(3, 3, 8, 8))
-    expected = torch.einsum("bd,kd->bk", features, network.classifier.weight) + network.classifier.bias
-    torch.testing.assert_close(logits, expected)
-    assert features.shape == (3, 64)
-    assert logits.shape == (3, 10)
+    out = network(torch.randn(3, 3, 8, 8))
+    expected = torch.einsum("bd,kd->bk", out.features, network.classifier.weight) + network.classifier.bias
+    torch.testing.assert_close(out.logits, expected)
+    assert out.features.shape == (3, 64)
+    assert out.logits.shape == (3, 10)
+    assert list(out.heads) == ["classifier"]
 
 
 def test_features_are_the_extractors_output() -> None:
@@ -36,42 +43,76 @@ def test_features_are_the_extractors_output() -> None:
 def test_parameter_groups_hold_every_parameter_once(pseudo_head: bool) -> None:
     network = flat_network(pseudo_head=pseudo_head)
     groups = network.parameter_groups()
-    heads = ["classifier.weight", "classifier.bias"]
-    if pseudo_head:
-        heads += ["pseudo_classifier.weight", "pseudo_classifier.bias"]
-    assert list(groups) == ["extractor", "classifier"]
-    assert [name for name, _ in groups["classifier"]] == heads
+    heads = ["classifier", "pseudo_classifier"] if pseudo_head else ["classifier"]
+    assert list(groups) == ["extractor", *heads]
+    for head in heads:
+        assert [name for name, _ in groups[head]] == [f"{head}.weight", f"{head}.bias"]
     assert [name for name, _ in groups["extractor"]] == ["extractor.1.weight", "extractor.1.bias"]
     together = {name: id(parameter) for group in groups.values() for name, parameter in group}
     assert together == {name: id(parameter) for name, parameter in network.named_parameters()}
 
 
 def test_heads_start_xavier_normal_with_zero_bias_and_differ() -> None:
-    network = Network(nn.Flatten(), num_features=300, num_classes=100, pseudo_head=True)
-    assert network.pseudo_classifier is not None
-    for head in (network.classifier, network.pseudo_classifier):
+    network = with_pseudo_head(Network(nn.Flatten(), num_features=300, num_classes=100))
+    assert list(network.heads) == ["classifier", "pseudo_classifier"]
+    for head in network.heads.values():
         assert head.weight.std().item() == pytest.approx(math.sqrt(2 / (300 + 100)), rel=0.03)
         assert head.weight.mean().item() == pytest.approx(0.0, abs=2e-3)
         # A normal distribution, not the uniform one of the same variance, which ends at sqrt(3) deviations.
         assert head.weight.abs().max() > 3 * head.weight.std()
         assert torch.count_nonzero(head.bias) == 0
-    assert not torch.equal(network.classifier.weight, network.pseudo_classifier.weight)
+    assert not torch.equal(network.classifier.weight, network.heads["pseudo_classifier"].weight)
 
 
-def test_without_a_pseudo_head_there_is_none() -> None:
+def test_there_is_one_head_and_no_other_unless_it_is_added() -> None:
     network = flat_network()
-    assert network.pseudo_classifier is None
+    assert network.heads == {"classifier": network.classifier}
     assert not any("pseudo" in key for key in network.state_dict())
+
+
+def test_an_output_has_the_heads_that_are_asked_for_and_no_others() -> None:
+    network = flat_network(pseudo_head=True)
+    network.add_head("projection", nn.Sequential(nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 3)))
+    images = torch.randn(4, 3, 4, 4)
+    features = network.extractor(images)
+    for asked in ((), ("classifier",), ("projection",), ("pseudo_classifier", "classifier"), tuple(network.heads)):
+        out = network(images, heads=asked)
+        assert list(out.heads) == list(asked)
+        assert torch.equal(out.features, features)
+        for name, values in out.heads.items():
+            torch.testing.assert_close(values, network.heads[name](features))
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    network = flat_network(pseudo_head=True)
+    for name in ("classifier", "pseudo_classifier", "extractor", "forward", "num_features"):
+        with pytest.raises(UserError, match=f"the network has '{name}' already"):
+            network.add_head(name, linear_head(20, 5))
+    assert list(network.heads) == ["classifier", "pseudo_classifier"]
+
+
+def test_a_classifier_for_other_classes_is_refused() -> None:
+    network = flat_network()
+    classifier = network.classifier
+    network.add_classifier(5)  # there is one already
+    assert network.classifier is classifier
+    with pytest.raises(UserError, match="tells 5 classes apart and the data have 6: give num_classes=6"):
+        network.add_classifier(6)
+    assert network.classifier is classifier
+    with pytest.raises(UserError, match=r"^num_classes=1 is not legal"):
+        network.add_classifier(1)
 
 
 def test_autocast_rounds_the_extractor_but_not_the_classifier() -> None:
     network = wrn_small(num_classes=10).eval()
+    network.add_head("projection", nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)))
     images = torch.randn(16, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features, logits = network(images)
+        features, heads = network(images, heads=("classifier", "projection"))
         rounded = F.linear(features, network.classifier.weight, network.classifier.bias)
+    logits = heads["classifier"]
     exact = F.linear(features, network.classifier.weight, network.classifier.bias)
-    assert features.dtype == logits.dtype == torch.float32
+    assert features.dtype == logits.dtype == heads["projection"].dtype == torch.float32
     assert rounded.dtype == torch.bfloat16
     assert torch.equal(logits, exact)
     assert not torch.equal(logits, rounded.float())
@@ -110,7 +151,7 @@ def test_linear_float32_gradient() -> None:
 
 
 def test_deepcopy_is_equal_and_independent() -> None:
-    network = wrn_small(num_classes=4, pseudo_head=True).eval()
+    network = with_pseudo_head(wrn_small(num_classes=4)).eval()
     images = torch.randn(2, 3, 8, 8)
     before = network(images).logits
     twin = copy.deepcopy(network)
@@ -143,10 +184,9 @@ def test_channels_last_gives_the_same_outputs_and_gradients() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_features": 0, "num_classes": 2}, "model.num_features=0 is not legal"),
-        ({"num_features": 4, "num_classes": 1}, "model.num_classes=1 is not legal"),
-        ({"num_features": 4, "num_classes": 2.5}, "model.num_classes=2.5 is not legal"),
-        ({"num_features": 4, "num_classes": 2, "pseudo_head": 1}, "model.pseudo_head=1 is not legal"),
+        ({"num_features": 0, "num_classes": 2}, "num_features=0 is not legal"),
+        ({"num_features": 4, "num_classes": 1}, "num_classes=1 is not legal"),
+        ({"num_features": 4, "num_classes": 2.5}, "num_classes=2.5 is not legal"),
     ],
 )
 def test_illegal_values_are_refused_in_one_line(options: dict[str, object], message: str) -> None:

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from layermatch.errors import UserError
-from layermatch.parts import FixedThreshold
+from layermatch.parts import FixedThreshold, Problem
+
+
+def problem(*, num_classes: int, num_unlabelled: int) -> Problem:
+    return Problem(
+        num_classes=num_classes,
+        num_features=8,
+        num_labelled=4,
+        num_unlabelled=num_unlabelled,
+        image_shape=(3, 32, 32),
+        max_steps=100,
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.95, 1.0])
@@ -29,17 +40,17 @@ def test_hard_labels_where_the_confidence_reaches_the_threshold(threshold: float
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, "0.9", None, float("nan"), True])
 def test_thresholds_that_are_refused(threshold: object) -> None:
-    with pytest.raises(UserError, match=r"pseudo_labels\.threshold="):
+    with pytest.raises(UserError, match=r"^threshold="):
         FixedThreshold(threshold=threshold)  # type: ignore[arg-type]
 
 
 def test_it_has_no_state() -> None:
     policy = FixedThreshold()
-    policy.prepare(num_classes=10, num_unlabelled=100)
+    policy.prepare(problem(num_classes=10, num_unlabelled=100))
     assert policy.state_dict() == {}
 
 
 def test_thresholds_of_every_class() -> None:
     policy = FixedThreshold(threshold=0.95)
-    policy.prepare(num_classes=4, num_unlabelled=10)
+    policy.prepare(problem(num_classes=4, num_unlabelled=10))
     assert policy.thresholds().tolist() == [0.95] * 4

@@ -8,7 +8,8 @@ import torch
 
 from layermatch.errors import UserError
 from layermatch.functional.streams import uniforms
-from layermatch.parts import FixedThreshold, NoisyThreshold
+from layermatch.networks import wrn_small
+from layermatch.parts import FixedThreshold, NoisyThreshold, Problem, Step
 
 NUM_CLASSES, POOL = 5, 4000
 
@@ -17,8 +18,25 @@ def make(
     *, noise: float = 0.3, noise_seed: int = 0, num_classes: int = NUM_CLASSES, pool: int = POOL
 ) -> NoisyThreshold:
     policy = NoisyThreshold(threshold=0.5, noise=noise, noise_seed=noise_seed)
-    policy.prepare(num_classes=num_classes, num_unlabelled=pool)
+    policy.prepare(
+        Problem(
+            num_classes=num_classes,
+            num_features=8,
+            num_labelled=4,
+            num_unlabelled=pool,
+            image_shape=(3, 32, 32),
+            max_steps=100,
+        )
+    )
     return policy
+
+
+def apply_step(*policies: NoisyThreshold, number: int = 0) -> None:
+    """The end of an optimizer step, as the training module has it."""
+    network = wrn_small(num_classes=2)
+    step = Step(network, network, number, 100, lambda means, ratios=None: None, lambda name, tensor: None)
+    for policy in policies:
+        policy.after_step(step)
 
 
 def probabilities(num: int) -> torch.Tensor:
@@ -56,36 +74,63 @@ def test_the_same_errors_for_the_same_seed_step_and_sample() -> None:
             label = int(probs[i].argmax())
             expected = (label + 1 + int(float(v) * (NUM_CLASSES - 1))) % NUM_CLASSES if u < np.float32(0.6) else label
             assert found.label[i] == expected
+        assert int(policy.num_batches) == step  # it is counted with the step
+        apply_step(policy, number=step)
+    assert int(policy.num_batches) == 3
 
 
 def test_parts_of_a_batch_meet_the_errors_of_the_whole() -> None:
     """As on two ranks, which have a policy each."""
     probs, index = probabilities(40), torch.randperm(POOL, generator=torch.Generator().manual_seed(0))[:40]
     whole, first, second = make(), make(), make()
-    for _ in range(2):
+    for number in range(2):
         parts = [first(probs[:17], index[:17]).label, second(probs[17:], index[17:]).label]
         assert torch.equal(torch.cat(parts), whole(probs, index).label)
+        apply_step(whole, first, second, number=number)
     assert torch.equal(first.num_batches, second.num_batches)
 
 
-def test_seeds_and_steps_have_errors_of_their_own() -> None:
+def test_seeds_steps_and_batches_of_a_step_have_errors_of_their_own() -> None:
     probs, index = probabilities(200), torch.arange(200)
     policy = make()
-    first, second, other = (
-        policy(probs, index).label,
-        policy(probs, index).label,
-        make(noise_seed=1)(probs, index).label,
-    )
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
+    first, second = (policy(probs, index).label for _ in range(2))
+    apply_step(policy)
+    third = policy(probs, index).label
+    other = make(noise_seed=1)(probs, index).label
+    all_errors = [first, second, third, other]
+    assert not any(torch.equal(a, b) for i, a in enumerate(all_errors) for b in all_errors[:i])
+
+
+def test_accumulated_batches_meet_the_errors_of_as_many_steps() -> None:
+    probs, index = probabilities(200), torch.arange(200)
+    accumulated, stepwise = make(), make()
+    for number in range(3):
+        assert torch.equal(accumulated(probs, index).label, stepwise(probs, index).label)
+        apply_step(stepwise, number=number)
+    apply_step(accumulated)
+    assert int(accumulated.num_batches) == int(stepwise.num_batches) == 3
+    assert torch.equal(accumulated(probs, index).label, stepwise(probs, index).label)
+
+
+def test_a_step_that_is_discarded_is_not_counted() -> None:
+    probs, index = probabilities(200), torch.arange(200)
+    policy, other = make(), make()
+    policy(probs, index)
+    policy.discard_step()
+    assert torch.equal(policy(probs, index).label, other(probs, index).label)
+    apply_step(policy, other)
+    assert int(policy.num_batches) == int(other.num_batches) == 1
 
 
 def test_it_goes_on_after_a_restart() -> None:
     probs, index = probabilities(200), torch.arange(200)
     policy, resumed = make(), make()
-    policy(probs, index)
+    at_first = policy(probs, index).label
+    apply_step(policy)
     resumed.load_state_dict(policy.state_dict())
-    assert torch.equal(resumed(probs, index).label, policy(probs, index).label)
+    goes_on = policy(probs, index).label
+    assert torch.equal(resumed(probs, index).label, goes_on)
+    assert not torch.equal(goes_on, at_first)
 
 
 @pytest.mark.parametrize(("noise", "wrong"), [(0, 0), (0.0, 0), (1, 200), (1.0, 200)])
@@ -97,5 +142,5 @@ def test_none_and_all(noise: float, wrong: int) -> None:
 @pytest.mark.parametrize("option", ["noise=-0.1", "noise=1.1", "noise=None", "noise_seed=-1", "noise_seed=0.5"])
 def test_values_that_are_refused(option: str) -> None:
     name, value = option.split("=")
-    with pytest.raises(UserError, match=rf"pseudo_labels\.{name}="):
+    with pytest.raises(UserError, match=rf"^{name}="):
         NoisyThreshold(**{name: None if value == "None" else float(value)})

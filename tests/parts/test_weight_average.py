@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from layermatch import UserError
-from layermatch.parts import WeightAverage
 from layermatch.networks import Network, wrn_small
+from layermatch.parts import Step, WeightAverage
 
 
 def make_network(seed: int = 0) -> Network:
@@ -138,16 +138,31 @@ def test_state_dict_round_trip() -> None:
         assert torch.equal(other.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_end_of_a_step_is_an_update_with_the_live_network(warmup: bool) -> None:
+    network = make_network()
+    by_step, by_hand = (WeightAverage(network, decay=0.9, warmup=warmup) for _ in range(2))
+    for number in (0, 5):
+        change(network, seed=number)
+        step = Step(network, by_step.network, number, 10, lambda means, ratios=None: None, lambda name, tensor: None)
+        by_step.after_step(step)
+        by_hand.update(network, num_updates=number)
+        for name, value in by_hand.state_dict().items():
+            assert torch.equal(by_step.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decay": 1.0}, r"algorithm\.ema_decay=1\.0 is not legal: give a number, at least 0 and below 1"),
-        ({"decay": -0.1}, r"algorithm\.ema_decay=-0\.1 is not legal"),
-        ({"decay": "0.9"}, r"algorithm\.ema_decay='0\.9' is not legal"),
-        ({"warmup": 1}, r"algorithm\.ema_warmup=1 is not legal: choose true or false"),
+        ({"decay": 1.0}, r"ema_decay=1\.0 is not legal: give a number, at least 0 and below 1"),
+        ({"decay": -0.1}, r"ema_decay=-0\.1 is not legal"),
+        ({"decay": "0.9"}, r"ema_decay='0\.9' is not legal"),
+        ({"warmup": 1}, r"ema_warmup=1 is not legal: choose true or false"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"decay": 0.9, "warmup": False}
     with pytest.raises(UserError, match=f"^{message}"):
         WeightAverage(make_network(), **arguments | options)
+    with pytest.raises(UserError, match=f"^{message}"):  # and so is it before there is a network
+        WeightAverage.check(**arguments | options)

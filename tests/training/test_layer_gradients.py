@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layermatch.data.batch import Views
+from layermatch.layerwise import GradientRule, LayerwiseRule, ScaledGradients, SeparateLosses, Uniform
+from layermatch.networks import Network, Output
+from layermatch.parts import Losses, Problem, PseudoLabels
 from layermatch.training import SemiSupervisedModule
-from layermatch.training.layer_gradients import measure_clustering, measure_layer_gradients
-from layermatch.layerwise import ForwardPass, LayerMatch, LayerwiseRule, Uniform
-from layermatch.networks import Network
-from layermatch.parts import PseudoLabels
+from layermatch.training.layer_gradients import measure_layer_gradients
 
 Make = Callable[..., Any]
 
@@ -25,10 +26,12 @@ B, N, D, K = 5, 12, 7, 4
 RULES = {
     "uniform": Uniform,
     "weighted": lambda: Uniform(lambda_u=2.5),
-    "layermatch": lambda: LayerMatch(avg_clustering="none"),
-    "conflict": lambda: LayerMatch(grad_relu="conflict", avg_clustering="none"),
-    "scaled": lambda: Uniform(gradient_scale={"extractor.2": 0.25, "classifier": 0.0}),
+    "layermatch": lambda: SeparateLosses(avg_clustering="none"),
+    "conflict": lambda: SeparateLosses(grad_relu="conflict", avg_clustering="none"),
+    "scaled": Uniform,
 }
+#: What gradients go through beside the rule.
+SCALES = {"scaled": ScaledGradients({"extractor.2": 0.25, "classifier": 0.0})}
 
 
 class TinyProblem:
@@ -43,13 +46,26 @@ class TinyProblem:
         weight = (torch.rand(N) < 0.5).double()
         self.pseudo_labels = PseudoLabels(target, weight, target, weight)
 
-    def losses(self, rule: LayerwiseRule) -> Any:
+    def outputs(self) -> tuple[Output, Output]:
+        """Of the labelled and of the strong images."""
         out = self.network(torch.cat([self.labelled, self.strong]))
-        return rule(
-            self.network,
-            ForwardPass(out.features[:B], out.logits[:B], out.features[B:]),
-            self.label,
-            self.pseudo_labels,
+        return (
+            Output(out.features[:B], {"classifier": out.logits[:B]}),
+            Output(out.features[B:], {"classifier": out.logits[B:]}),
+        )
+
+    def losses(self, rule: LayerwiseRule) -> Losses:
+        labelled, strong = self.outputs()
+        return rule(self.network, labelled, strong, label=self.label, pseudo_labels=self.pseudo_labels)
+
+    def diagnosis(self, rule: LayerwiseRule) -> dict[str, tuple[Tensor, Tensor]]:
+        labelled, strong = self.outputs()
+        losses = rule(self.network, labelled, strong, label=self.label, pseudo_labels=self.pseudo_labels)
+        return rule.diagnose(losses, strong)
+
+    def description(self) -> Problem:
+        return Problem(
+            num_classes=K, num_features=D, num_labelled=B, num_unlabelled=N, image_shape=(1, 2, 3), max_steps=100
         )
 
     def plain_gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -84,7 +100,9 @@ def received(rule: str, name: str, supervised: Tensor, pseudo: Tensor) -> Tensor
 def test_values_are_those_of_plain_autograd(name: str) -> None:
     problem = TinyProblem()
     rule = RULES[name]()
-    combine = rule.combine_gradients if rule.separates_gradients else None
+    through: GradientRule | None = SCALES.get(name, rule.gradient_rule)
+    assert (through is not None) == (name in {"conflict", "scaled"})
+    combine = through.combine if through else None
     measured = measure_layer_gradients(problem.network, problem.losses(rule), combine=combine)
     supervised, pseudo = problem.plain_gradients()
     for group, prefix in {"0": "extractor.0.", "2": "extractor.2.", "classifier": "classifier."}.items():
@@ -138,13 +156,14 @@ def test_grad_is_not_touched() -> None:
 
 TRAINED = {
     "uniform": (Uniform, {}),
-    "layermatch": (LayerMatch, {}),
-    "shared": (LayerMatch, {"forward": "shared"}),
-    "skip_masked": (LayerMatch, {"forward": "split", "skip_masked": True}),
-    "conflict": (lambda: LayerMatch(grad_relu="conflict"), {}),
-    "decoupled": (lambda: LayerMatch(decoupled=True), {}),
-    "accumulate": (LayerMatch, {"accumulate": 2}),
-    "bf16": (LayerMatch, {"precision": "bf16-mixed"}),
+    "layermatch": (SeparateLosses, {}),
+    "shared": (SeparateLosses, {"forward": "shared"}),
+    "skip_masked": (SeparateLosses, {"forward": "split", "skip_masked": True}),
+    "conflict": (lambda: SeparateLosses(grad_relu="conflict"), {}),
+    "scaled": (SeparateLosses, {"gradient_scale": {"extractor.groups.0": 0.5}}),
+    "decoupled": (lambda: SeparateLosses(decoupled=True), {}),
+    "accumulate": (SeparateLosses, {"accumulate": 2}),
+    "bf16": (SeparateLosses, {"precision": "bf16-mixed"}),
 }
 
 
@@ -158,7 +177,7 @@ def state_after(
     *,
     precision: str = "32-true",
     **options: Any,
-) -> tuple[Algorithm, dict[str, Tensor]]:
+) -> tuple[SemiSupervisedModule, dict[str, Tensor]]:
     data = make_data()
     algorithm = make_algorithm(data, rule(), layer_gradients_every=every, threshold=0.15, log_every=2, **options)
     trainer = train(algorithm, data, folder, max_steps=4, precision=precision)
@@ -191,7 +210,7 @@ def test_layer_groups_are_logged_on_their_interval(
     lines: list[set[str]] = []
 
     data = make_data()
-    algorithm = make_algorithm(data, LayerMatch(), threshold=0.15, log_every=2, layer_gradients_every=3)
+    algorithm = make_algorithm(data, SeparateLosses(), threshold=0.15, log_every=2, layer_gradients_every=3)
     write = algorithm.log_values
 
     def listen(values: dict[str, float]) -> None:
@@ -208,8 +227,9 @@ def test_layer_groups_are_logged_on_their_interval(
 
 
 def test_supervised_has_norms_alone(make_data: Make, make_supervised: Make, train: Make, tmp_path: Path) -> None:
-    algorithm = make_supervised(layer_gradients_every=1, log_every=1)
-    train(algorithm, make_data(use_unlabelled=False), tmp_path, max_steps=1)
+    data = make_data(views=Views())
+    algorithm = make_supervised(data, layer_gradients_every=1, log_every=1)
+    train(algorithm, data, tmp_path, max_steps=1)
     layers = {name: value for name, value in algorithm.latest.items() if name.startswith("layers/")}
     assert len(layers) == 6
     assert all(name.endswith("/grad_norm_supervised") and value > 0 for name, value in layers.items())
@@ -217,9 +237,9 @@ def test_supervised_has_norms_alone(make_data: Make, make_supervised: Make, trai
 
 def test_the_distance_of_avg_clustering_from_the_pseudo_label_loss() -> None:
     problem = TinyProblem()
-    rule = LayerMatch(avg_clustering="ema_classifier", weight=0.5)
-    rule.prepare(problem.network, num_unlabelled=N)
-    at_first = measure_clustering(problem.losses(rule))
+    rule = SeparateLosses(avg_clustering="ema_classifier", weight=0.5)
+    rule.prepare(problem.network, problem.description())
+    at_first = problem.diagnosis(rule)
     assert {name: float(top) for name, (top, _) in at_first.items()} == {
         "avg_clustering/loss_gap": 0.0, "avg_clustering/gradient_gap": 0.0,
     }  # fmt: skip
@@ -233,7 +253,7 @@ def test_the_distance_of_avg_clustering_from_the_pseudo_label_loss() -> None:
         logits = features @ rows.T + problem.network.classifier.bias
         loss = sum(w * F.cross_entropy(row, t) for row, t, w in zip(logits, target, weight, strict=True)) / N
         pair.append((loss.item(), torch.autograd.grad(loss, features)[0]))
-    found = {name: float(top / bottom) for name, (top, bottom) in measure_clustering(problem.losses(rule)).items()}
+    found = {name: float(top / bottom) for name, (top, bottom) in problem.diagnosis(rule).items()}
     (loss, grad), (reference, grad_reference) = pair
     expected = {
         "avg_clustering/loss_gap": abs(loss - reference) / reference,
@@ -243,8 +263,8 @@ def test_the_distance_of_avg_clustering_from_the_pseudo_label_loss() -> None:
     assert min(found.values()) > 1e-3
 
 
-@pytest.mark.parametrize("rule", [Uniform(), LayerMatch(avg_clustering="none"), LayerMatch(weight=0.0)])
+@pytest.mark.parametrize("rule", [Uniform(), SeparateLosses(avg_clustering="none"), SeparateLosses(weight=0.0)])
 def test_without_a_loss_of_avg_clustering_there_is_no_distance(rule: LayerwiseRule) -> None:
     problem = TinyProblem()
-    rule.prepare(problem.network, num_unlabelled=N)
-    assert measure_clustering(problem.losses(rule)) == {}
+    rule.prepare(problem.network, problem.description())
+    assert problem.diagnosis(rule) == {}

@@ -8,19 +8,19 @@ import torch
 from tests.conftest import digits_data, small_algorithm
 from torch import nn
 
-from layermatch.training import SemiSupervisedModule
-from layermatch.layerwise import LayerMatch
+from layermatch.layerwise import SeparateLosses
 from layermatch.trainer import make_trainer
+from layermatch.training import SemiSupervisedModule
 
 
-def with_dropout() -> Algorithm:
-    algorithm = small_algorithm(digits_data(num_val=0), LayerMatch(), threshold=0.11, accumulate=2)
+def with_dropout() -> SemiSupervisedModule:
+    algorithm = small_algorithm(digits_data(num_val=0), SeparateLosses(), threshold=0.11, accumulate=2)
     for network in (algorithm.network, algorithm.ema.network):
         network.extractor = nn.Sequential(network.extractor, nn.Dropout(0.5))
     return algorithm
 
 
-def train(max_steps: int, out: Path, *, ckpt_path: Path | None = None) -> Algorithm:
+def train(max_steps: int, out: Path, *, ckpt_path: Path | None = None) -> SemiSupervisedModule:
     algorithm = with_dropout()
     trainer = make_trainer(
         accelerator="cpu", precision="32-true", max_steps=max_steps, eval_every=100, accumulate=2, run_dir=out,

@@ -119,7 +119,8 @@ class SeparateLosses(LayerwiseRule):
         share, weight = self.avg_clustering.weight, self.lambda_u
         to_extractor = pseudo_label_loss(routed_logits(head, strong.features, reaches_head=False), target, mask)
         losses = Losses(
-            supervised=Term(supervised_loss(labelled.logits, label), LABELS),
+            # Not None, which is all groups: a second head learns nothing of the first one's loss.
+            supervised=Term(supervised_loss(labelled.logits, label), LABELS, frozenset({EXTRACTOR, CLASSIFIER})),
             pseudo=Term(to_extractor, PSEUDO_LABELS, frozenset({EXTRACTOR}), (1 - share) * weight),
         )
         if not self.blocks:
