@@ -172,7 +172,7 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
     names = _module_options()
     options = {key: value for key, value in settings["algorithm"].items() if key in names}
     network = build_network(settings, data=data)
-    with section_of_errors("algorithm", settings["algorithm"]):
+    with section_of_errors("algorithm", settings["algorithm"]), section_of_errors("trainer", ["log_every"]):
         algorithm = SemiSupervisedModule(
             network,
             method,

@@ -29,6 +29,7 @@ from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, 
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
+from layermatch.settings import section_of_errors
 
 __all__ = ["SemiSupervisedData"]
 
@@ -404,8 +405,24 @@ class SemiSupervisedData(LightningDataModule):
         return Batch(samples, Unlabelled(views, unlabelled.indices, unlabelled.label))
 
     def _views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+        return {name: self.normalise(view) for name, view in self.raw_views(images, wanted).items()}
+
+    def raw_views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+        """Views before they are normalised.
+
+        Args:
+            images: raw images, and the random numbers of their views.
+            wanted: for each view's name, the kind of augmentation that makes it.
+
+        Returns:
+            ``(N, C, H, W)`` uint8, by name.
+
+        Raises:
+            UserError: the images are too small for ``views.pad``, which no constructor could know.
+        """
         pairs = zip(wanted.items(), images.draws, strict=True)
-        return {name: self.normalise(self.kinds[kind](images.images, draws)) for (name, kind), draws in pairs}
+        with section_of_errors("views", ["pad"]):
+            return {name: self.kinds[kind](images.images, draws) for (name, kind), draws in pairs}
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``.

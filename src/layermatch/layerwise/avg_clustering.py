@@ -179,8 +179,8 @@ class EmaTeacher(AvgClustering):
     .. math:: p = \mathrm{softmax}(\bar W \bar f(w(u)) + \bar b)
 
     with the parameters' average :math:`\bar\theta` of :class:`~layermatch.parts.WeightAverage`, in evaluation mode.
-    There is no loss of its own. Source: ours, after Mean Teacher (Tarvainen and Valpola 2017). It costs one more forward
-    of the weak views.
+    There is no loss of its own. Source: ours, after Mean Teacher (Tarvainen and Valpola 2017). It costs one more
+    forward of the weak views.
     """
 
     needs_teacher = True
