@@ -214,10 +214,7 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     if raw is None:
         return
     names = names_in_figure(data.classes, width=TITLE_WIDTH)
-    views = {
-        name: data.kinds[kind](raw.images, draws)
-        for (name, kind), draws in zip(data.views.unlabelled.items(), raw.draws, strict=True)
-    }
+    views = data.raw_views(raw, data.views.unlabelled)
     num_images = min(num_images, len(raw.images))
     num_rows = 1 + len(views)
     figure, axes = _subplots(num_rows, num_images, size=(1.25 * num_images, 1.4 * num_rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layermatch.algorithms import PseudoLabelling
 from layermatch.bench import conventional, pil_pipeline
-from layermatch.data.batch import Batch, LabelledBatch, UnlabelledBatch
-from layermatch.parts import WeightAverage
+from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.functional import (
     confidence_mask,
     hard_pseudo_labels,
@@ -23,8 +20,10 @@ from layermatch.functional import (
     supervised_loss,
 )
 from layermatch.layerwise import Uniform
+from layermatch.methods import PseudoLabelling
 from layermatch.networks import Network, wrn_small
-from layermatch.parts import FixedThreshold
+from layermatch.parts import FixedThreshold, Problem, Step, WeightAverage
+from layermatch.training import IntervalMeter, StepGuard
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 THRESHOLD = 0.2
@@ -61,12 +60,13 @@ def test_its_gradients_are_those_of_our_fixmatch_with_a_joint_forward() -> None:
     labelled, label, weak, strong = a_batch()
     theirs, ours = a_network(), a_network()
     conventional.fixmatch_loss(theirs, labelled, label, weak, strong, threshold=THRESHOLD).backward()
-    algorithm = PseudoLabelling(
-        ours, policy=FixedThreshold(threshold=THRESHOLD), rule=Uniform(), num_unlabelled=30, forward="joint",
-        optimizer=partial(torch.optim.SGD, lr=0.03),
-    )  # fmt: skip
-    unlabelled = UnlabelledBatch(weak, strong, torch.arange(12), torch.full((12,), -1))
-    algorithm.losses(Batch(LabelledBatch(labelled, label, torch.arange(4)), unlabelled)).total.backward()
+    method = PseudoLabelling(policy=FixedThreshold(threshold=THRESHOLD), rule=Uniform(), forward="joint")
+    method.prepare(ours, Problem(5, ours.num_features, 4, 30, (3, 16, 16), 1))
+    unlabelled = Unlabelled({"weak": weak, "strong": strong}, torch.arange(12), torch.full((12,), -1))
+    batch = Batch(Samples({"weak": labelled}, label, torch.arange(4)), unlabelled)
+    guard, meter = StepGuard(max_nonfinite=1), IntervalMeter()
+    step = Step(ours, copy.deepcopy(ours).eval(), 0, 1, record=meter.add, watch=guard.watch)
+    method.losses(batch, step).total.backward()
     for (name, parameter), other in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         assert parameter.grad is not None, name
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=1e-6)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from layermatch.training import SemiSupervisedModule
 from layermatch.callbacks import FeatureClustering
 from layermatch.callbacks.clustering import clustering_measures
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.loggers import MetricsCsv
+from layermatch.training import SemiSupervisedModule
 
 Make = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def measured(algorithm: Algorithm, data: SemiSupervisedData, images: ImageSet) -> dict[str, float]:
+def measured(algorithm: SemiSupervisedModule, data: SemiSupervisedData, images: ImageSet) -> dict[str, float]:
     """Straight from the images, with the network in evaluation mode."""
     algorithm.network.eval()
     with torch.no_grad():

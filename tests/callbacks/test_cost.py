@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 
-from layermatch.algorithms import PseudoLabelling
 from layermatch.callbacks import CostMonitor, FeatureClustering
 from layermatch.callbacks.cost import PHASES, StepClock, process_memory
 from layermatch.data import SemiSupervisedData
 from layermatch.loggers import MetricsCsv
 from layermatch.trainer import make_trainer
+from layermatch.training import SemiSupervisedModule
 
 Make = Callable[..., Any]
 
@@ -32,10 +32,10 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if "lr" in row]
 
 
-class SlowNetwork(PseudoLabelling):
-    def losses(self, batch: Any) -> Any:
+class SlowNetwork(SemiSupervisedModule):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         time.sleep(DELAY)
-        return super().losses(batch)
+        super().training_step(batch, batch_idx)
 
 
 class SlowSteps:
@@ -80,7 +80,7 @@ def test_each_delay_is_in_its_phase(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = slow_data(make_data, monkeypatch, phase)
-    kind = SlowNetwork if phase == "network" else PseudoLabelling
+    kind = SlowNetwork if phase == "network" else SemiSupervisedModule
     algorithm = make_algorithm(data, kind=kind, log_every=2, accumulate=accumulate)
     callbacks = [CostMonitor(), *([SlowCallback()] if phase == "other" else [])]
     train(algorithm, data, tmp_path, max_steps=6, callbacks=callbacks, loggers=[MetricsCsv(tmp_path)])
@@ -98,10 +98,10 @@ def test_the_phases_add_up_to_the_time_that_passed(
 ) -> None:
     moments: list[float] = []
 
-    class Watch(PseudoLabelling):
-        def log_interval(self) -> None:
+    class Watch(SemiSupervisedModule):
+        def _log_interval(self) -> None:
             moments.append(time.perf_counter())
-            super().log_interval()
+            super()._log_interval()
 
     data = make_data()
     algorithm = make_algorithm(data, kind=Watch, log_every=5)

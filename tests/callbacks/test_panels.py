@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from layermatch.training import SemiSupervisedModule
 from layermatch.callbacks.panels import NUM_PAIRS, Panels
 from layermatch.dashboards import About, Dashboard
 from layermatch.dashboards.pictures import Pairs, class_accuracies, per_class_bars, views_panel
-from layermatch.data import SemiSupervisedData
+from layermatch.data import SemiSupervisedData, Views
 from layermatch.parts import PseudoLabels
+from layermatch.training import SemiSupervisedModule
 
 
 class Album(Dashboard):
@@ -51,14 +51,14 @@ def panels_for(data: SemiSupervisedData, album: Album) -> Watched:
 
 def test_the_panel_shows_the_step_before_the_evaluation(
     make_data: Callable[..., SemiSupervisedData],
-    make_algorithm: Callable[..., Algorithm],
+    make_algorithm: Callable[..., SemiSupervisedModule],
     train: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     data, album = make_data(batch_size=4, mu=5), Album()
     algorithm, panels = make_algorithm(data, threshold=0.15), panels_for(data, album)
     given: list[PseudoLabels] = []
-    algorithm.policy.register_forward_hook(lambda _module, _given, output: given.append(output))
+    algorithm.method.policy.register_forward_hook(lambda _module, _given, output: given.append(output))
     train(algorithm, data, tmp_path, max_steps=6, eval_every=3, callbacks=[panels])
 
     assert [(name, step) for name, _, step in album.pictures] == [
@@ -66,8 +66,8 @@ def test_the_panel_shows_the_step_before_the_evaluation(
     ]  # fmt: skip
     raw = data.training_steps()[5].unlabelled  # the sixth
     assert raw is not None
-    for views, view, draws in ((panels.drawn.weak, data.weak, 0), (panels.drawn.strong, data.strong, 1)):
-        expected = view(raw.images, raw.draws[draws])[:NUM_PAIRS].permute(0, 2, 3, 1).numpy()
+    for kind, views, draws in (("weak", panels.drawn.weak, 0), ("strong", panels.drawn.strong, 1)):
+        expected = data.kinds[kind](raw.images, raw.draws[draws])[:NUM_PAIRS].permute(0, 2, 3, 1).numpy()
         assert np.abs(views.astype(int) - expected).max() == 0
     np.testing.assert_array_equal(panels.drawn.truth, raw.label[:NUM_PAIRS])
     np.testing.assert_array_equal(panels.drawn.label, given[5].label[:NUM_PAIRS])
@@ -78,7 +78,7 @@ def test_the_panel_shows_the_step_before_the_evaluation(
 
 def test_training_is_the_same_to_the_bit(
     make_data: Callable[..., SemiSupervisedData],
-    make_algorithm: Callable[..., Algorithm],
+    make_algorithm: Callable[..., SemiSupervisedModule],
     train: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
@@ -97,12 +97,12 @@ def test_training_is_the_same_to_the_bit(
 
 def test_without_pseudo_labels_there_is_nothing_to_show(
     make_data: Callable[..., SemiSupervisedData],
-    make_supervised: Callable[..., Algorithm],
+    make_supervised: Callable[..., SemiSupervisedModule],
     train: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    data, album = make_data(use_unlabelled=False), Album()
-    train(make_supervised(), data, tmp_path, max_steps=2, eval_every=1, callbacks=[panels_for(data, album)])
+    data, album = make_data(views=Views()), Album()
+    train(make_supervised(data), data, tmp_path, max_steps=2, eval_every=1, callbacks=[panels_for(data, album)])
     assert album.pictures == []
 
 

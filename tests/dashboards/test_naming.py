@@ -34,8 +34,8 @@ def test_every_other_setting_makes_another_group(other: str) -> None:
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:
-    many = [f"layerwise.gradient_scale.block{index}=0.{index}" for index in range(12)]
-    groups = {group(*many), group(*many[:-1], "layerwise.gradient_scale.block11=0.99")}
+    many = [f"algorithm.gradient_scale.block{index}=0.{index}" for index in range(12)]
+    groups = {group(*many), group(*many[:-1], "algorithm.gradient_scale.block11=0.99")}
     assert len(groups) == 2
     names = {run_name("layermatch", changes_of(many), seed=seed) for seed in (0, 10)}
     assert {name.rpartition(" ")[2] for name in names} == {"seed=0", "seed=10"}

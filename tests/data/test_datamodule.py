@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from layermatch import UserError
 from layermatch.augment import StrongView, WeakView
-from layermatch.data import Batch, EvalBatch, SemiSupervisedData, Split, UnlabelledBatch
+from layermatch.data import Batch, EvalBatch, SemiSupervisedData, Split, Unlabelled, Views
 from layermatch.data.images import ArrayImages
 from layermatch.data.sources import Digits, ImageSet, Source, SourceData
 from layermatch.data.steps import RawBatch
@@ -78,13 +78,14 @@ def digits(**changes: Any) -> SemiSupervisedData:
     return ready(Digits(), **{"num_labels": 40, "mean": (0.305,), "std": (0.376,), "flip": False} | changes)
 
 
-def unlabelled_of(batch: Batch) -> UnlabelledBatch:
+def unlabelled_of(batch: Batch) -> Unlabelled:
     assert batch.unlabelled is not None
     return batch.unlabelled
 
 
 def tensors(batch: Batch) -> list[Tensor]:
-    return [*batch.labelled, *(batch.unlabelled or ())]
+    parts = [batch.labelled] if batch.unlabelled is None else [batch.labelled, batch.unlabelled]
+    return [tensor for part in parts for tensor in (*part.views.values(), *part[1:])]
 
 
 def equal(first: Batch, second: Batch) -> bool:
@@ -197,7 +198,7 @@ def test_a_folds_validation_images_come_from_the_rest_of_the_pool() -> None:
 
 
 def test_all_but_a_fold_may_be_held_out() -> None:
-    data = ready(fold=0, num_labels=None, num_val=54, use_unlabelled=False)
+    data = ready(fold=0, num_labels=None, num_val=54, views=Views())
     assert sorted((*data.split.labelled, *data.split.validation)) == list(range(60))
 
 
@@ -313,15 +314,16 @@ def test_a_batch_pairs_two_views_of_each_image(step: int) -> None:
     batch, raw = data.batch_of_step(step), data.training_steps()[step]
     unlabelled = unlabelled_of(batch)
     assert raw.unlabelled is not None
-    assert batch.labelled.image.shape == (4, 3, 8, 8)
-    assert unlabelled.weak.shape == unlabelled.strong.shape == (12, 3, 8, 8)
-    assert batch.labelled.image.dtype == unlabelled.weak.dtype == unlabelled.strong.dtype == torch.float32
+    assert (list(batch.labelled.views), list(unlabelled.views)) == (["weak"], ["weak", "strong"])
+    assert batch.labelled.views["weak"].shape == (4, 3, 8, 8)
+    assert all(view.shape == (12, 3, 8, 8) for view in unlabelled.views.values())
+    assert all(view.dtype == torch.float32 for view in (*batch.labelled.views.values(), *unlabelled.views.values()))
     labelled_pixels = pixels(data.labelled, batch.labelled.indices)
     unlabelled_pixels = pixels(data.unlabelled, unlabelled.indices)
-    weak, strong = data.weak, data.strong
-    assert torch.equal(batch.labelled.image, data.normalise(weak(labelled_pixels, raw.labelled.draws[0])))
-    assert torch.equal(unlabelled.weak, data.normalise(weak(unlabelled_pixels, raw.unlabelled.draws[0])))
-    assert torch.equal(unlabelled.strong, data.normalise(strong(unlabelled_pixels, raw.unlabelled.draws[1])))
+    weak, strong = data.kinds["weak"], data.kinds["strong"]
+    assert torch.equal(batch.labelled.views["weak"], data.normalise(weak(labelled_pixels, raw.labelled.draws[0])))
+    assert torch.equal(unlabelled.views["weak"], data.normalise(weak(unlabelled_pixels, raw.unlabelled.draws[0])))
+    assert torch.equal(unlabelled.views["strong"], data.normalise(strong(unlabelled_pixels, raw.unlabelled.draws[1])))
 
 
 @pytest.mark.parametrize("step", [0, 7])
@@ -364,10 +366,16 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(tensors(other), tensors(first), strict=True))
 
 
+def test_images_too_small_for_their_views_name_the_setting() -> None:
+    data = ready(weak=WeakView(pad=0.95))
+    with pytest.raises(UserError, match=r"^images of 8x8 are too small for views\.pad=0\.95"):
+        data.batch_of_step(0)
+
+
 def test_an_algorithm_without_unlabelled_images_gets_none() -> None:
-    batch, with_unlabelled = ready(use_unlabelled=False).batch_of_step(3), ready().batch_of_step(3)
+    batch, with_unlabelled = ready(views=Views()).batch_of_step(3), ready().batch_of_step(3)
     assert batch.unlabelled is None
-    assert torch.equal(batch.labelled.image, with_unlabelled.labelled.image)
+    assert torch.equal(batch.labelled.views["weak"], with_unlabelled.labelled.views["weak"])
 
 
 def trainer(*, devices: int = 1, **options: Any) -> Trainer:
@@ -538,6 +546,6 @@ def test_channels_last_changes_the_layout_and_nothing_else() -> None:
     last, first = ready(channels_last=True).batch_of_step(2), ready().batch_of_step(2)
     assert equal(last, first)
     for batch, layout in ((last, torch.channels_last), (first, torch.contiguous_format)):
-        for images in (batch.labelled.image, unlabelled_of(batch).weak, unlabelled_of(batch).strong):
+        for images in (*batch.labelled.views.values(), *unlabelled_of(batch).views.values()):
             assert images.is_contiguous(memory_format=layout)
-    assert not last.labelled.image.is_contiguous()
+    assert not last.labelled.views["weak"].is_contiguous()

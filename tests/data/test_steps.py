@@ -33,7 +33,7 @@ def training_steps(
         seed=seed,
         rank=rank,
         world_size=world_size,
-        draws=(3, 5),
+        draws=([3], [3, 5]),
     )
 
 

@@ -17,9 +17,8 @@ from PIL import Image
 from tests.data import stand_ins
 from torch import Tensor
 
-from layermatch.training import SemiSupervisedModule
 from layermatch.augment import StrongView, WeakView
-from layermatch.data import Batch, SemiSupervisedData
+from layermatch.data import Batch, SemiSupervisedData, Views
 from layermatch.data.cache import default_cache_dir
 from layermatch.data.device_pool import free_memory
 from layermatch.data.file_images import FileImages
@@ -28,6 +27,7 @@ from layermatch.data.sources import STL10, Digits, Folder, ImageSet, Source, Sou
 from layermatch.data.steps import RawBatch
 from layermatch.data.storage import AUTO_CACHE_BYTES, STORAGES, Storage, reads_files
 from layermatch.errors import UserError
+from layermatch.training import SemiSupervisedModule
 
 SIZE = 12
 
@@ -80,7 +80,8 @@ def loaded(data: SemiSupervisedData, count: int) -> list[Batch]:
 
 
 def tensors(batch: Batch) -> list[Tensor]:
-    return [*batch.labelled, *(batch.unlabelled or ())]
+    parts = [batch.labelled] if batch.unlabelled is None else [batch.labelled, batch.unlabelled]
+    return [tensor for part in parts for tensor in (*part.views.values(), *part[1:])]
 
 
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
@@ -116,7 +117,8 @@ def test_pictures_give_the_same_batches_from_every_storage(
 @pytest.mark.parametrize("use_unlabelled", [True, False])
 def test_stl10_gives_the_same_batches_from_every_storage(storage: str, use_unlabelled: bool, tmp_path: Path) -> None:
     stand_ins.write_stl10(tmp_path, num_labelled=60, num_unlabelled=40)
-    changes = {"val_from": "labelled", "num_val": 10, "use_unlabelled": use_unlabelled}
+    views = Views(unlabelled={"weak": "weak", "strong": "strong"} if use_unlabelled else {})
+    changes = {"val_from": "labelled", "num_val": 10, "views": views}
     source = STL10(root=tmp_path, verify=False)
     plain, data = ready(source, "lazy", **changes), ready(source, storage, tmp_path / "cache", **changes)
     assert_equal(loaded(data, 3), [plain.batch_of_step(step) for step in range(3)])
@@ -144,15 +146,16 @@ def test_each_rank_gets_its_own_images_from_the_device(rank: int, monkeypatch: p
     assert raw.labelled.images.shape == (0, 1, 8, 8)
     batch = data.on_after_batch_transfer(raw, 0)
     half = slice(4 * rank, 4 * rank + 4)
-    assert torch.equal(batch.labelled.image, alone.labelled.image[half])
+    assert torch.equal(batch.labelled.views["weak"], alone.labelled.views["weak"][half])
     assert batch.unlabelled is not None
     assert alone.unlabelled is not None
-    assert torch.equal(batch.unlabelled.strong, alone.unlabelled.strong[12 * rank : 12 * rank + 12])
+    whole = alone.unlabelled.views["strong"]
+    assert torch.equal(batch.unlabelled.views["strong"], whole[12 * rank : 12 * rank + 12])
 
 
 def test_training_from_the_device_ends_with_the_same_weights(
     make_data: Callable[..., SemiSupervisedData],
-    make_algorithm: Callable[..., Algorithm],
+    make_algorithm: Callable[..., SemiSupervisedModule],
     train: Callable[..., Trainer],
     tmp_path: Path,
 ) -> None:

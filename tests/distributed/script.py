@@ -12,21 +12,21 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.conftest import digits_data, small_algorithm
 
 from layermatch.callbacks import FeatureClustering, TestPredictions
-from layermatch.layerwise import LayerMatch, Uniform
+from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.trainer import make_trainer
 
 RULES = {
     "uniform": Uniform,
-    "layermatch": LayerMatch,
-    "ema_outputs": lambda: LayerMatch(avg_clustering="ema_outputs"),
-    "ema_centroids": lambda: LayerMatch(avg_clustering="ema_centroids"),
-    "ema_teacher": lambda: LayerMatch(avg_clustering="ema_teacher"),
-    "conflict": lambda: LayerMatch(grad_relu="conflict"),
-    "scaled": lambda: Uniform(gradient_scale={"extractor.groups.0": 0.5, "classifier": 0.0}),
-    "accumulate": LayerMatch,
-    "shared": LayerMatch,
-    "split": LayerMatch,
-    "unmeasured": LayerMatch,  # as `layermatch`, without layers/*
+    "layermatch": SeparateLosses,
+    "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
+    "ema_centroids": lambda: SeparateLosses(avg_clustering="ema_centroids"),
+    "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
+    "conflict": lambda: SeparateLosses(grad_relu="conflict"),
+    "scaled": Uniform,
+    "accumulate": SeparateLosses,
+    "shared": SeparateLosses,
+    "split": SeparateLosses,
+    "unmeasured": SeparateLosses,  # as `layermatch`, without layers/*
 }
 
 
@@ -34,8 +34,9 @@ def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
     data = digits_data(batch_size=batch_size, num_val=49)  # 49: no world size but 1 and 7 divides it
     accumulate = 2 if rule == "accumulate" else 1
     every = 0 if rule == "unmeasured" else 2
+    scale = {"extractor.groups.0": 0.5, "classifier": 0.0} if rule == "scaled" else None
     algorithm = small_algorithm(
-        data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0, log_every=2,
+        data, RULES[rule](), threshold=0.11, accumulate=accumulate, clip_norm=5.0, log_every=2, gradient_scale=scale,
         layer_gradients_every=every, forward=rule if rule in {"shared", "split"} else "joint",
     )  # fmt: skip
     predictions = TestPredictions()
@@ -52,7 +53,7 @@ def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
     found = {
         "state": algorithm.state_dict(),
         "latest": algorithm.latest,
-        "confusion": algorithm.test_confusion,
+        "confusion": algorithm.evaluation.test_confusion,
         "predictions": predictions.table._asdict(),
     }
     torch.save(found, out / f"{rule}-{trainer.world_size}-{trainer.global_rank}.pt")

@@ -112,9 +112,9 @@ def parts_of(state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
     names = {
         "weights": [name for name in state if name.startswith("network.")],
         "EMA": [name for name in state if name.startswith("ema.")],
-        "centres": [name for name in state if name.startswith("rule.")],
+        "centres": [name for name in state if name.startswith("method.rule.")],
     }
-    rest = [name for name in state if name.split(".")[0] not in {"network", "ema", "rule"}]
+    rest = [name for name in state if not name.startswith(("network.", "ema.", "method.rule."))]
     return names | {"policy and metrics": rest}
 
 
@@ -127,10 +127,10 @@ def test_two_processes_share_the_batches_of_one(cell: Callable[..., None]) -> No
     data = digits_data(batch_size=4)
 
     def batch(step: int, rank: int, world_size: int, batch_size: int) -> RawBatch:
-        draws = (data.weak.num_draws, data.strong.num_draws)
+        weak, strong = (data.kinds[kind].num_draws for kind in ("weak", "strong"))
         return TrainingSteps(
             data.labelled, data.unlabelled, batch_size=batch_size, mu=2, seed=0, rank=rank, world_size=world_size,
-            draws=draws,
+            draws=([weak], [weak, strong]),
         )[step]  # fmt: skip
 
     for part in ("labelled", "unlabelled"):

@@ -34,7 +34,7 @@ ALGORITHMS = {
     "layermatch, ema_teacher": (*PSEUDO, "layerwise.avg_clustering=ema_teacher"),
     "layermatch, decoupled": (*PSEUDO, "layerwise.decoupled=true"),
     "layermatch, conflict": (*PSEUDO, "layerwise.grad_relu=conflict"),
-    "layermatch, gradient_scale": (*PSEUDO, "layerwise.gradient_scale={extractor.groups.0: 0.5}"),
+    "layermatch, gradient_scale": (*PSEUDO, "algorithm.gradient_scale={extractor.groups.0: 0.5}"),
     "layermatch, shared": (*PSEUDO, "algorithm.forward=shared"),
     "layermatch, split": (*PSEUDO, "algorithm.forward=split"),
     "layermatch, skip_masked": (*PSEUDO, "algorithm.forward=split", "algorithm.skip_masked=true"),

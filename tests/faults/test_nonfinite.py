@@ -13,32 +13,32 @@ import torch
 from tests.conftest import digits_data, small_algorithm
 from tests.faults.runs import SMALL, finish, start
 
-from layermatch.algorithms import PseudoLabelling
 from layermatch.checkpoints import read_checkpoint
 from layermatch.data.batch import Batch
 from layermatch.errors import RunError
-from layermatch.layerwise import LayerLosses, LayerMatch
+from layermatch.layerwise import SeparateLosses
 from layermatch.trainer import make_trainer
+from layermatch.training import SemiSupervisedModule
 
 
-class Poisoned(PseudoLabelling):
+class Poisoned(SemiSupervisedModule):
     """Its images are not finite in the steps that are named, counting those that are not applied."""
 
     bad: frozenset[int] = frozenset()
 
-    def losses(self, batch: Batch) -> LayerLosses:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         if self.next_batch // self.accumulate in self.bad:
-            batch.labelled.image[0, 0, 0, 0] = float("nan")
+            batch.labelled.views["weak"][0, 0, 0, 0] = float("nan")
             if batch.unlabelled is not None:
-                batch.unlabelled.weak[1] = float("inf")
-                batch.unlabelled.strong[2] = float("nan")
-        return super().losses(batch)
+                batch.unlabelled.views["weak"][1] = float("inf")
+                batch.unlabelled.views["strong"][2] = float("nan")
+        super().training_step(batch, batch_idx)
 
 
 def train(bad: set[int], *, max_steps: int, out: Path, **options: Any) -> Poisoned:
     data = digits_data(num_val=0)
     reading = options.pop("avg_clustering", "ema_classifier")
-    algorithm = small_algorithm(data, LayerMatch(avg_clustering=reading), kind=Poisoned, threshold=0.11, **options)
+    algorithm = small_algorithm(data, SeparateLosses(avg_clustering=reading), kind=Poisoned, threshold=0.11, **options)
     algorithm.bad = frozenset(bad)
     trainer = make_trainer(
         accelerator="cpu", precision="32-true", max_steps=max_steps, eval_every=100, accumulate=algorithm.accumulate,
@@ -64,9 +64,8 @@ def test_a_step_that_is_not_finite_is_not_applied(
     assert all(math.isfinite(value) for value in after.latest.values())  # no NaN in what is shown
     # ... and nothing of the rejected step is in the weights: the batch after it was trained on from where it stood.
     skipped = train_and_skip(before, accumulate=accumulate, out=tmp_path, reading=reading)
-    for name, value in skipped.network.state_dict().items():
-        if "running" not in name or reading != "ema_outputs":
-            assert torch.equal(value, after.network.state_dict()[name]), name
+    for name, value in skipped.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name]), name
     fault(f"one step not finite ({reading}, {accumulate} accumulated)", tried=1, survived=1, lost="that step")
 
 
@@ -74,7 +73,7 @@ def train_and_skip(before: Poisoned, *, accumulate: int, out: Path, reading: str
     """Go on from ``before`` with the batches after the bad one."""
     data = digits_data(num_val=0)
     algorithm = small_algorithm(
-        data, LayerMatch(avg_clustering=reading), kind=Poisoned, threshold=0.11, accumulate=accumulate
+        data, SeparateLosses(avg_clustering=reading), kind=Poisoned, threshold=0.11, accumulate=accumulate
     )
     trainer = make_trainer(
         accelerator="cpu", precision="32-true", max_steps=4, eval_every=100, accumulate=accumulate, run_dir=out,
@@ -118,7 +117,7 @@ def test_resuming_after_a_rejected_step_is_exact(tmp_path: Path) -> None:
     part = train({2}, max_steps=5, out=tmp_path)
     part.trainer.save_checkpoint(tmp_path / "part.ckpt")
     data = digits_data(num_val=0)
-    resumed = small_algorithm(data, LayerMatch(), kind=Poisoned, threshold=0.11)
+    resumed = small_algorithm(data, SeparateLosses(), kind=Poisoned, threshold=0.11)
     trainer = make_trainer(
         accelerator="cpu", precision="32-true", max_steps=8, eval_every=100, accumulate=1, run_dir=tmp_path,
         callbacks=[], loggers=[],

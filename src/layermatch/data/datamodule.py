@@ -407,8 +407,23 @@ class SemiSupervisedData(LightningDataModule):
         return Batch(samples, Unlabelled(views, unlabelled.indices, unlabelled.label))
 
     def _views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+        return {name: self.normalise(view) for name, view in self.raw_views(images, wanted).items()}
+
+    def raw_views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+        """Views before they are normalised.
+
+        Args:
+            images: raw images, and the random numbers of their views.
+            wanted: for each view's name, the kind of augmentation that makes it.
+
+        Returns:
+            ``(N, C, H, W)`` uint8, by name.
+
+        Raises:
+            UserError: The images are too small for a view's ``pad``.
+        """
         pairs = zip(wanted.items(), images.draws, strict=True)
-        return {name: self.normalise(self.kinds[kind](images.images, draws)) for (name, kind), draws in pairs}
+        return {name: self.kinds[kind](images.images, draws) for (name, kind), draws in pairs}
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``.
