@@ -11,10 +11,10 @@ import yaml
 
 from layermatch import UserError, functional
 from layermatch.cli import config_dir
+from layermatch.components import check_keys, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
 from layermatch.networks import wrn_small
 from layermatch.parts import FixedThreshold
-from layermatch.components import check_keys, find_target, make, option_names, section_of_errors
 
 PLUGIN = """
 import os

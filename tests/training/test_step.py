@@ -293,7 +293,9 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     data = make_data()
     found = {}
     for forward in ("shared", "joint", "split"):
-        algorithm = make_algorithm(data, SeparateLosses(), forward=forward, weak_share=1 if forward == "shared" else None)
+        algorithm = make_algorithm(
+            data, SeparateLosses(), forward=forward, weak_share=1 if forward == "shared" else None
+        )
         train(algorithm, data, tmp_path, max_steps=3)
         found[forward] = {name: value for name, value in parameters_of(algorithm).items() if "running" not in name}
     assert all(torch.equal(value, found["joint"][name]) for name, value in found["shared"].items())
@@ -473,7 +475,9 @@ def test_evaluation_counts_live_and_averaged_weights(
             right = (network(images).logits.argmax(dim=1).numpy() == test.labels).mean()
         assert algorithm.latest[name] == pytest.approx(right, abs=1e-6)
     assert algorithm.evaluation.test_confusion.sum() == len(test)
-    assert algorithm.evaluation.test_confusion.diag().sum() == pytest.approx(algorithm.latest["test/accuracy_ema"] * len(test))
+    assert algorithm.evaluation.test_confusion.diag().sum() == pytest.approx(
+        algorithm.latest["test/accuracy_ema"] * len(test)
+    )
     different = [
         n
         for n, p in algorithm.network.named_parameters()
@@ -490,7 +494,11 @@ def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, 
     batch = data.batch_of_step(0)
     algorithm.network.eval()
     with torch.no_grad():
-        accuracy = (algorithm.network(batch.labelled.views["weak"]).logits.argmax(dim=1) == batch.labelled.label).float().mean()
+        accuracy = (
+            (algorithm.network(batch.labelled.views["weak"]).logits.argmax(dim=1) == batch.labelled.label)
+            .float()
+            .mean()
+        )
     assert accuracy == 1
 
 
