@@ -8,7 +8,7 @@ import pytest
 
 from layermatch.figures import read_metrics
 from layermatch.loggers import MetricsCsv
-from layermatch.report.metrics import MetricsFile
+from layermatch.runs.metrics_file import MetricsFile
 
 #: Each of these is a line break to some reader, or has a meaning in CSV.
 NAMES = {

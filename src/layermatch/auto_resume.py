@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from layermatch.checkpoints import FOLDER, newest_checkpoint, newest_run
-from layermatch.dashboards import flatten
+from layermatch.checkpoints import newest_checkpoint, newest_run
 from layermatch.errors import UserError
 from layermatch.paths import expand
+from layermatch.runs.identity import may_change
+from layermatch.runs.layout import PREDICTIONS, RESULTS, checkpoints_in, outputs_in
+from layermatch.runs.reading import read_results
+from layermatch.runs.settings import flatten, stored_settings
 from layermatch.settings import SECTIONS
 
-__all__ = ["OUTPUTS", "check_same_run", "finished_results", "is_left_over", "outputs_in", "resolve_checkpoint"]
-
-#: What a run writes into its directory; none of it may be there before a new run.
-OUTPUTS = (
-    "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
-)  # fmt: skip
-
-#: Settings that say where, how fast and how often, but not what is trained.
-NOT_OF_A_RUN = {
-    "run_dir", "ckpt_path", "name", "plugins", "compile", "checkpoint.every_n_steps", "checkpoint.keep", "data.root",
-    "data.verify", "data.download", "data.storage", "data.cache_dir", "data.num_workers", "data.eval_batch_size",
-    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every",
-    "trainer.wait",
-}  # fmt: skip
-
-
-def outputs_in(run_dir: Path) -> list[str]:
-    """The names of :data:`OUTPUTS` that are in a directory."""
-    try:
-        there = {path.name for path in run_dir.iterdir()}
-    except OSError:  # it is not there, or cannot be looked into
-        return []
-    return [name for name in OUTPUTS if name in there]
+__all__ = ["check_same_run", "finished_results", "is_left_over", "resolve_checkpoint"]
 
 
 def is_left_over(run_dir: Path) -> bool:
     """Whether a directory holds the beginning of a run of ours that left no checkpoint and no results."""
     there = outputs_in(run_dir)
-    if "results.json" in there or "predictions.csv" in there or any((run_dir / FOLDER).glob("*.ckpt")):
+    if RESULTS in there or PREDICTIONS in there or checkpoints_in(run_dir):
         return False
-    return (_config(run_dir) or {}).keys() >= SECTIONS
+    return (stored_settings(run_dir) or {}).keys() >= SECTIONS
 
 
 def resolve_checkpoint(given: object, run_dir: Path, *, is_timed: bool) -> tuple[Path, Path | None]:
@@ -69,8 +46,7 @@ def resolve_checkpoint(given: object, run_dir: Path, *, is_timed: bool) -> tuple
     if given == "auto":
         if is_timed:
             raise UserError("ckpt_path=auto needs a run_dir that is the same each time: give run_dir=runs/NAME")
-        is_begun = any((run_dir / FOLDER).glob("*.ckpt"))
-        return run_dir, newest_checkpoint(run_dir, given="auto") if is_begun else None
+        return run_dir, newest_checkpoint(run_dir, given="auto") if checkpoints_in(run_dir) else None
     return run_dir, expand("ckpt_path", given, "a checkpoint file, last or auto")
 
 
@@ -85,14 +61,14 @@ def finished_results(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, An
         UserError: it was a run of other settings.
     """
     try:
-        results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+        results = read_results(run_dir / RESULTS)
         steps = int(results["steps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if steps < settings["trainer"]["max_steps"]:
         return None
     check_same_run(run_dir, settings)
-    return dict(results)
+    return results
 
 
 def check_same_run(run_dir: Path, settings: Mapping[str, Any], *, swept: Container[str] = ()) -> None:
@@ -108,39 +84,15 @@ def check_same_run(run_dir: Path, settings: Mapping[str, Any], *, swept: Contain
     Raises:
         UserError: what is trained is another thing.
     """
-    old = _config(run_dir)
+    old = stored_settings(run_dir)
     if old is None or not settings:
         return
     before, now = flatten(old), flatten(settings)
     changed = [
         key for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key) and (key in swept or not _may_change(key, before, now))
+        if before.get(key) != now.get(key) and (key in swept or not may_change(key, before, now))
     ]  # fmt: skip
     if changed:
         shown = ", ".join(f"{key}={before.get(key)}, not {now.get(key)}" for key in changed[:3])
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(f"run_dir={run_dir} holds a run with {shown}{more}: give another run_dir")
-
-
-def _may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    old, new = before.get(key), now.get(key)
-    if key == "trainer.max_steps":
-        return isinstance(old, int) and isinstance(new, int) and old < new
-    if key == "data.batch_size":  # of each device
-        return _images_of_all(before) == _images_of_all(now)
-    return key in NOT_OF_A_RUN or key.startswith("logger.")
-
-
-def _images_of_all(settings: Mapping[str, Any]) -> list[Any]:
-    """The factors of the labelled images of a step: 8 on 2 devices are as many as 16 on one."""
-    factors = [settings.get(key) for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes")]
-    whole = [factor for factor in factors if isinstance(factor, int)]
-    return [math.prod(whole)] if len(whole) == len(factors) else factors
-
-
-def _config(run_dir: Path) -> dict[str, Any] | None:
-    try:
-        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return config if isinstance(config, dict) else None

@@ -28,9 +28,9 @@ from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 from layermatch.paths import expand, is_file
+from layermatch.runs.layout import CHECKPOINTS, UNFINISHED, checkpoints_in
 
 __all__ = [
-    "FOLDER",
     "CheckpointFiles",
     "check_fits",
     "newest_checkpoint",
@@ -47,13 +47,6 @@ UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError, AssertionError,
     struct.error,
 )  # fmt: skip
-
-#: The folder of a run directory that holds its checkpoints.
-FOLDER = "checkpoints"
-
-
-#: Ending of a checkpoint that is being written.
-UNFINISHED = ".tmp"
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -117,11 +110,11 @@ def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
     Raises:
         UserError: there is none, or none is valid.
     """
-    found = sorted((run_dir / FOLDER).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    found = sorted(checkpoints_in(run_dir), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if not found:
         raise UserError(
-            f"ckpt_path={given}: there is no checkpoint in {run_dir / FOLDER}: give ckpt_path=FILE or run_dir=DIR, or "
-            f"ckpt_path=auto, which starts where there is none"
+            f"ckpt_path={given}: there is no checkpoint in {run_dir / CHECKPOINTS}: give ckpt_path=FILE or "
+            f"run_dir=DIR, or ckpt_path=auto, which starts where there is none"
         )
     damaged = []
     for path in reversed(found):
@@ -133,7 +126,7 @@ def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
         if damaged and is_rank_zero():
             _log.warning("%s; going on from %s", "; ".join(damaged), path)
         return path
-    raise UserError(f"ckpt_path={given}: no checkpoint in {run_dir / FOLDER} is valid: {'; '.join(damaged)}")
+    raise UserError(f"ckpt_path={given}: no checkpoint in {run_dir / CHECKPOINTS} is valid: {'; '.join(damaged)}")
 
 
 def newest_run(runs: Path) -> Path:
@@ -142,7 +135,7 @@ def newest_run(runs: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [path for path in runs.glob(f"*/{FOLDER}/*.ckpt") if path.is_file()]
+    found = [path for path in runs.glob(f"*/{CHECKPOINTS}/*.ckpt") if path.is_file()]
     if not found:
         raise UserError(
             f"ckpt_path=last: there is no run with a checkpoint in {runs}: give ckpt_path=FILE or run_dir=DIR"

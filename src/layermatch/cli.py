@@ -28,9 +28,6 @@ __all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run
 #: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
 SHARED = "base"
 
-#: Exit status of a run that was refused for what the user gave.
-EXIT_USER_ERROR = 2
-
 #: A launcher ends all processes with the first one that ends: those that are silent let the other speak before.
 SECONDS_TO_SPEAK = 5.0
 
@@ -114,7 +111,7 @@ def one_line_errors() -> Iterator[None]:
             sys.stderr.write(f"error: {explain(error)}\n")
         else:
             time.sleep(SECONDS_TO_SPEAK)
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(UserError.status)
     except RunError as error:
         if is_rank_zero() if error.is_said is None else error.is_said:
             sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")

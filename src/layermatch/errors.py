@@ -18,9 +18,11 @@ class UserError(ValueError):
     """A wrong value, path or combination. The message is one line: what was given, and what is legal.
 
     Attributes:
+        status: of the process.
         is_said: whether the command line says it; False where another process of the run says the same.
     """
 
+    status = 2
     is_said = True
 
 

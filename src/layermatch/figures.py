@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from layermatch.callbacks import PredictionTable
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.figure_text import names_in_figure, save_figure
+from layermatch.runs.metrics_file import MetricsFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,15 +95,9 @@ def read_metrics(path: Path) -> Curves:
     Returns:
         Metric -> (steps, values).
     """
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name != "step" and value:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(float(row["step"]))
-                    values.append(float(value))
-    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in curves.items()}
+    file = MetricsFile(path)
+    file.poll()
+    return {name: (np.array(curve.steps, float), np.array(curve.values)) for name, curve in file.curves.items()}
 
 
 def draw_curves(metrics_csv: Path, folder: Path) -> None:

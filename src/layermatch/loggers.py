@@ -18,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from layermatch.dashboards import CHECKPOINT_CHOICES, TensorBoardDashboard, WandbDashboard, server_address
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice, check_number
-from layermatch.run_directory import replace_text
+from layermatch.runs.directory import replace_text
+from layermatch.runs.layout import METRICS
 
 __all__ = ["MetricsCsv", "csv", "none", "tensorboard", "wandb"]
 
@@ -46,7 +47,7 @@ class MetricsCsv(Logger):
 
     def __init__(self, run_dir: str | Path, *, first_step: int = 0) -> None:
         super().__init__()
-        self.path = Path(run_dir) / "metrics.csv"
+        self.path = Path(run_dir) / METRICS
         self.first_step = first_step
         #: The columns; None until the file has been looked at, which only a run that logs does.
         self._columns: list[str] | None = None

@@ -17,10 +17,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.build import RunParts
 from layermatch.callbacks import CheckpointWriter, PredictionTable
-from layermatch.checkpoints import FOLDER, read_checkpoint
+from layermatch.checkpoints import read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
-from layermatch.run_directory import replace_text
+from layermatch.runs import layout
+from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
@@ -47,7 +48,7 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
     """
     algorithm, data = parts.algorithm, parts.data
     steps = trainer.global_step
-    last = run_dir / FOLDER / f"step-{steps:07d}.ckpt"
+    last = run_dir / layout.CHECKPOINTS / layout.checkpoint_name(steps)
     if not last.exists():  # a run in another directory that had nothing left to train
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
@@ -122,7 +123,7 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
         run_dir: of the run.
     """
     reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
-    replace_text(run_dir / "results.json", _readable_json(results))
+    replace_text(run_dir / layout.RESULTS, _readable_json(results))
     reporter.show(f"run directory: {run_dir}")
 
 
@@ -168,11 +169,11 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
         predictions: of the test images, where there are any.
         run_dir: of the run.
     """
-    data, figures = parts.data, run_dir / "figures"
-    metrics = run_dir / "metrics.csv"
+    data, figures = parts.data, run_dir / layout.FIGURES
+    metrics = run_dir / layout.METRICS
     try:
         if predictions is not None and data.test is not None:
-            predictions.write_csv(run_dir / "predictions.csv", files=data.content.image_ids.get("test"))
+            predictions.write_csv(run_dir / layout.PREDICTIONS, files=data.content.image_ids.get("test"))
             draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
             draw_curves(metrics, figures)

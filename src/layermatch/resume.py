@@ -8,31 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from layermatch.build import RunParts, learning_rate_at
 from layermatch.callbacks import CHECKPOINT_KEY, CheckpointWriter
 from layermatch.checkpoints import check_fits, stored_split
-from layermatch.dashboards.naming import flatten
 from layermatch.data import Split
 from layermatch.errors import UserError
+from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of
+from layermatch.runs.layout import CONFIG
+from layermatch.runs.settings import flatten, stored_settings
 from layermatch.settings import Settings as ParsedSettings
 
 __all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
 
-#: Settings that say where and from what a run goes on.
-_NOT_COMPARED = ("run_dir", "ckpt_path")
-
 #: Settings that say which images are labelled and held out.
-_DRAWN_BY = ("seed", "data.num_labels", "data.num_val", "data.val_from", "data.split", "data.fold")
-
-#: Settings, and sections, that make another run: what was learnt was learnt with them.
-_FIXED = (
-    "algorithm._target_", "algorithm.name", "data.channels", "data.image_size", "data.mean", "data.source", "data.std",
-    "layerwise._target_", "model", "optimizer", "pseudo_labels._target_",
-)  # fmt: skip
-#: Of these sections, what is read anew and may change.
-_FREE = ("optimizer.lr",)
+_DRAWN_BY = tuple(keys_of(Kind.DRAW, Kind.LABELS))
 
 Settings = Mapping[str, Any]
 Checkpoint = Mapping[str, Any]
@@ -83,7 +72,7 @@ def check_resume(
         )
     before = _settings_of(checkpoint)
     _check_images(stored_split(checkpoint, path), parts.data.split, before, settings)
-    its_batch, batch = _images_of_step(before), _images_of_step(settings)
+    its_batch, batch = (images_of_step(flatten(each)) for each in (before, settings))
     if its_batch != batch:
         raise UserError(
             f"ckpt_path={path} is of a run with {its_batch}, this one has {batch}: the number of devices may "
@@ -119,14 +108,11 @@ def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
         settings: what ``config.yaml`` will say.
         step: that the run goes on from.
     """
-    path = run_dir / "config.yaml"
+    path = run_dir / CONFIG
     if not path.is_file():
         return
-    try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        before = None  # whatever it is, it is not lost
-    if isinstance(before, dict) and not _changes(before, settings):
+    before = stored_settings(run_dir)  # None: whatever it is, it is not lost
+    if before is not None and not _changes(before, settings):
         return
     kept, number = run_dir / f"config-until-step-{step:07d}.yaml", 1
     while kept.exists():
@@ -142,7 +128,7 @@ def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
     then, here = flatten(before), flatten(now)
-    names = [name for name in {**then, **here} if name not in _NOT_COMPARED]
+    names = [name for name in {**then, **here} if kind_of(name) is not Kind.OWN]
     return [(name, then.get(name), here.get(name)) for name in names if then.get(name) != here.get(name)]
 
 
@@ -172,19 +158,8 @@ def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> 
         )
 
 
-def _images_of_step(settings: Settings) -> str:
-    """What places a run in its sequence of batches."""
-    processes = settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
-    labelled, mu = settings["data"]["batch_size"] * processes, settings["data"]["mu"]
-    return f"{settings['algorithm']['accumulate']} x {labelled} labelled images a step and mu={mu}"
-
-
 def _check_fixed(before: Settings, now: Settings, *, path: Path) -> None:
-    changed = [
-        (name, then, here)
-        for name, then, here in _changes(before, now)
-        if name not in _FREE and any(name == fixed or name.startswith(f"{fixed}.") for fixed in _FIXED)
-    ]
+    changed = [(name, then, here) for name, then, here in _changes(before, now) if kind_of(name) is Kind.LEARNT]
     if changed:
         its = " ".join(f"{name}={_text(then)}" for name, then, _ in changed)
         ours = " ".join(f"{name}={_text(here)}" for name, _, here in changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from layermatch import __version__, dashboards
-from layermatch.auto_resume import finished_results, is_left_over, outputs_in, resolve_checkpoint
+from layermatch.auto_resume import finished_results, is_left_over, resolve_checkpoint
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
     CheckpointWriter,
@@ -30,7 +30,7 @@ from layermatch.callbacks import (
     TestPredictions,
 )
 from layermatch.callbacks.panels import KeepRunId, Panels
-from layermatch.checkpoints import FOLDER, read_checkpoint
+from layermatch.checkpoints import read_checkpoint
 from layermatch.cli import is_timed, plain, run_app
 from layermatch.console import Reporter, settings_tree, table
 from layermatch.data import Split
@@ -45,7 +45,10 @@ from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
-from layermatch.run_directory import lock_run_dir, replace_text
+from layermatch.runs import layout
+from layermatch.runs.directory import lock_run_dir, replace_text
+from layermatch.runs.layout import is_checkpoint_of, outputs_in
+from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, TrainerSettings
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
@@ -81,15 +84,15 @@ def run(
     starts_again = settings.ckpt_path == "auto"
     _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
     with ExitStack() as held:
-        if _goes_on(run_dir, ckpt_path):
-            held.enter_context(lock_run_dir(run_dir))  # before reading: a run that is here removes old checkpoints
+        if is_checkpoint_of(run_dir, ckpt_path):
+            held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
         parts = build_parts(settings, split=_split_of(checkpoint, settings.raw, ckpt_path))
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
         checkpoint = None  # as large as the network: not to be held while it trains
-        if not _goes_on(run_dir, ckpt_path):
-            held.enter_context(lock_run_dir(run_dir))
+        if not is_checkpoint_of(run_dir, ckpt_path):
+            held.enter_context(_locked(run_dir))
             # Again: it may have been another run's until now.
             _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
         loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
@@ -100,7 +103,7 @@ def run(
         held.enter_context(one_line_failures())
         _start_run_dir(run_dir, settings.raw, parts, first_step=first_step)
         failed = True
-        reporter = Reporter(run_dir / "run.log")
+        reporter = Reporter(run_dir / layout.LOG)
         try:
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
             dashboards.begin(loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id)
@@ -109,7 +112,7 @@ def run(
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
             draw_results(parts, predictions.table, run_dir)
-            dashboards.show_results(loggers, results, run_dir / "figures")
+            dashboards.show_results(loggers, results, run_dir / layout.FIGURES)
             failed = False
         finally:
             for logger in loggers:
@@ -136,7 +139,10 @@ def _train_and_evaluate(
 ) -> dict[str, Any]:
     trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
     reporter.show(settings_tree(settings.raw, title=f"layermatch {__version__}"))
-    reporter.show(table("Plan", plan_rows(settings, parts, trainer)))
+    plan = plan_rows(settings, parts, trainer)
+    reporter.show(table("Plan", plan))
+    if is_rank_zero():
+        write_plan(run_dir, plan)
     trainer.fit(parts.algorithm, datamodule=parts.data, ckpt_path=ckpt_path, weights_only=True)
     return collect_results(settings, parts, trainer, run_dir=run_dir)
 
@@ -157,18 +163,18 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool)
         return
     if os.path.lexists(run_dir) and not is_folder(run_dir):
         raise UserError(f"run_dir={run_dir} is a file: give a directory")
-    if _goes_on(run_dir, ckpt_path) or (starts_again and is_left_over(run_dir)):
+    if is_checkpoint_of(run_dir, ckpt_path) or (starts_again and is_left_over(run_dir)):
         return
     there = outputs_in(run_dir)
     if there:
-        kind = "a finished run" if "results.json" in there else "a run or files of the same names"
+        kind = "a finished run" if layout.RESULTS in there else "a run or files of the same names"
         advice = "" if starts_again else ", or ckpt_path=auto to go on"
         raise UserError(f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir{advice}")
 
 
-def _goes_on(run_dir: Path, ckpt_path: Path | None) -> bool:
-    """Whether the run goes on in its own directory."""
-    return ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve()
+def _locked(run_dir: Path) -> AbstractContextManager[None]:
+    """Keep the directory to this run, of whose processes the first one locks it."""
+    return lock_run_dir(run_dir) if is_rank_zero() else nullcontext()
 
 
 def _split_of(checkpoint: dict[str, Any] | None, settings: dict[str, Any], ckpt_path: Path | None) -> Split | None:
@@ -190,9 +196,14 @@ def _check_resume(
     if checkpoint is None or ckpt_path is None:
         return 0
     # One that was stopped between its last step and its results has its evaluation left.
-    is_finished = not _goes_on(run_dir, ckpt_path) or (run_dir / "results.json").exists()
+    is_finished = not is_checkpoint_of(run_dir, ckpt_path) or (run_dir / layout.RESULTS).exists()
     return check_resume(
-        parts, settings, checkpoint=checkpoint, path=ckpt_path, folder=run_dir / FOLDER, is_finished=is_finished
+        parts,
+        settings,
+        checkpoint=checkpoint,
+        path=ckpt_path,
+        folder=run_dir / layout.CHECKPOINTS,
+        is_finished=is_finished,
     )
 
 
@@ -203,7 +214,7 @@ def _callbacks(settings: Settings, parts: RunParts, run_dir: Path) -> list[Callb
         FeatureClustering(eval_every=settings.eval_every),
         CostMonitor(),
         CheckpointWriter(
-            run_dir / FOLDER,
+            run_dir / layout.CHECKPOINTS,
             every_n_steps=checkpoint.every_n_steps,
             keep=checkpoint.keep,
             track_best=checkpoint.selection == "best_val",
@@ -225,9 +236,9 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
 def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts, *, first_step: int) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     keep_config(run_dir, settings, step=first_step)
-    replace_text(run_dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    parts.data.save_split(run_dir / "split.json")
-    draw_pairs(parts.data, run_dir / "figures" / "views.png")
+    replace_text(run_dir / layout.CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    parts.data.save_split(run_dir / layout.SPLIT)
+    draw_pairs(parts.data, run_dir / layout.FIGURES / "views.png")
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,15 +20,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from layermatch.auto_resume import check_same_run, outputs_in
-from layermatch.cli import EXIT_USER_ERROR, explain, is_timed, one_line_errors, plain, shows_tracebacks
+from layermatch.auto_resume import check_same_run
+from layermatch.cli import explain, is_timed, one_line_errors, plain, shows_tracebacks
 from layermatch.command_line import quoted
 from layermatch.console import Reporter, table
-from layermatch.dashboards import flatten
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.paths import expand
 from layermatch.results import sweep_rows
-from layermatch.run_directory import make_run_dir
+from layermatch.runs.directory import make_run_dir
+from layermatch.runs.identity import differing
+from layermatch.runs.layout import RESULTS, outputs_in
+from layermatch.runs.reading import read_results
+from layermatch.runs.settings import flatten
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
 
@@ -57,7 +59,7 @@ class BeforeSweep(Callback):
                 _check_sweep(config)
         except Exception:  # noqa: BLE001 -- Hydra would make a warning of it, and go on
             traceback.print_exc()
-            sys.exit(EXIT_USER_ERROR)
+            sys.exit(UserError.status)
 
 
 def _check_sweep(config: DictConfig) -> None:
@@ -78,8 +80,7 @@ def _check_sweep(config: DictConfig) -> None:
                 f"{', ...' if len(there) > 5 else ''}): give another run_dir, or ckpt_path=auto to go on"
             )
         return
-    flat = [flatten(settings) for _, settings in jobs]
-    swept = {key for each in flat for key in each if any(other.get(key) != each[key] for other in flat)} - {"run_dir"}
+    swept = set(differing([flatten(settings) for _, settings in jobs])) - {"run_dir"}
     for run_dir, settings in jobs:
         check_same_run(run_dir, settings, swept=swept)
 
@@ -163,7 +164,7 @@ class Sweep:
 
     def _note_failure(self, run_dir: Path, error: Exception) -> None:
         is_explained = isinstance(error, UserError | RunError | HydraException | OmegaConfBaseException)
-        status = error.status if isinstance(error, RunError) else EXIT_USER_ERROR if is_explained else 1
+        status = error.status if isinstance(error, RunError) else UserError.status if is_explained else 1
         why = explain(error) if is_explained else f"{type(error).__name__}: {explain(error)}"
         if not is_explained or shows_tracebacks():
             traceback.print_exc()
@@ -234,8 +235,7 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[
         error = RunError(f"ended with status {status}: see its lines above")
         error.status = status if status > 0 else 1  # a signal's number is negative
         raise error
-    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
-    return results
+    return read_results(run_dir / RESULTS)
 
 
 def _words_of_job(hydra_config: Any) -> Sequence[str]:

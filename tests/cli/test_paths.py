@@ -23,7 +23,7 @@ from layermatch.errors import UserError
 from layermatch.paths import PATHS
 from layermatch.report.__main__ import main as report_main
 from layermatch.run import run
-from layermatch.run_directory import lock_run_dir
+from layermatch.runs.directory import lock_run_dir
 from layermatch.settings import Settings
 
 Cli = Callable[..., None]

@@ -18,6 +18,7 @@ from tests.data import stand_ins
 
 from layermatch.checkpoints import read_checkpoint
 from layermatch.evaluate import evaluate
+from layermatch.runs.plan import read_plan
 
 Cli = Callable[..., None]
 
@@ -36,7 +37,9 @@ def results_of(run_dir: Path) -> dict[str, Any]:
 def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli("run_dir=out", "trainer.max_steps=7", *SMALL)
     out = in_empty_folder / "out"
-    for name in ("config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv"):
+    for name in (
+        "config.yaml", "split.json", "plan.json", "run.log", "metrics.csv", "results.json", "predictions.csv",
+    ):  # fmt: skip
         assert (out / name).stat().st_size > 100, name
     for name in ("views", "curves", "pseudo_labels", "layers", "features", "confusion", "mistakes"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
@@ -92,6 +95,9 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
         "last step",
     ):
         assert text in printed, text
+    plan = read_plan(out / "plan.json")
+    assert plan["steps"] == "7, an evaluation every 3"
+    assert all(name in printed for name in plan)
     assert printed == (out / "run.log").read_text()  # without a terminal both are the same plain lines
     assert "\x1b[" not in printed
     settings = yaml.safe_load((out / "config.yaml").read_text())
@@ -145,6 +151,8 @@ def test_last_goes_on_in_place_and_keeps_the_metrics(cli: Cli, in_empty_folder: 
     cli("run_dir=whole", "trainer.max_steps=9", *options)
     cli("run_dir=out", "trainer.max_steps=3", *options)
     cli("run_dir=out", "trainer.max_steps=9", *options, "ckpt_path=last")
+    plans = [read_plan(in_empty_folder / name / "plan.json") for name in ("whole", "out")]
+    assert plans[0] == plans[1]
     rows = {}
     for name in ("whole", "out"):
         with (in_empty_folder / name / "metrics.csv").open() as file:

@@ -16,8 +16,8 @@ from tests.dashboards.servers import Server, environment_for
 
 from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
-from layermatch.dashboards import flatten
 from layermatch.dashboards.wandb_run import OBJECTIVE
+from layermatch.runs.settings import flatten
 from layermatch.settings import Settings
 
 SWEEP = config_dir() / "sweep" / "wandb.yaml"

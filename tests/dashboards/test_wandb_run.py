@@ -20,8 +20,9 @@ from tests.dashboards.servers import Server, environment_for
 from layermatch import loggers
 from layermatch.callbacks import CHECKPOINT_KEY
 from layermatch.checkpoints import read_checkpoint
-from layermatch.dashboards import RUN_ID, WandbDashboard, flatten
+from layermatch.dashboards import RUN_ID, WandbDashboard, run_group
 from layermatch.errors import UserError
+from layermatch.runs.settings import flatten
 
 OFFLINE = ("logger=wandb", "logger.offline=true", *SMALL)
 
@@ -68,9 +69,9 @@ def test_every_job_of_a_sweep_is_a_run_that_ended(folder: Path, second: WandbFil
 def test_seeds_of_a_setting_are_grouped(folder: Path, second: WandbFile) -> None:
     first = wandb_files(folder / "sweep" / "0")[0]
     assert first.group == second.group
-    assert first.group.startswith("digits layermatch ")
-    assert "optimizer.lr=0.05" in first.group
-    assert "seed" not in first.group
+    settings = yaml.safe_load((folder / "sweep" / "1" / "config.yaml").read_text())
+    assert first.group == run_group(settings)
+    assert first.group.startswith("layermatch Digits ")
     assert first.job_type == second.job_type == "layermatch"
     assert first.name.startswith("layermatch ")
     assert (first.name[-7:], second.name[-7:]) == (" seed=0", " seed=1")
@@ -222,7 +223,7 @@ def test_online_everything_arrives_and_a_resumed_run_is_the_same(tmp_path: Path)
     assert len(asked) == 2
     assert asked[0]["name"] == asked[1]["name"]
     started = server.sent("UpsertBucket")[0]
-    assert started["groupName"].startswith("digits layermatch data.batch_size=8 ")
+    assert started["groupName"].startswith("layermatch Digits ")
     assert (started["jobType"], started["tags"]) == ("layermatch", ["digits", "layermatch"])
     assert {row["_step"] for row in server.history} == {2, 3, 4, 5}
     assert {"loss/features", "val/accuracy_ema", "test/accuracy_ema"} <= {key for row in server.history for key in row}

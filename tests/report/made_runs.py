@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from layermatch import loggers
 from layermatch.cli import config_dir, plain
 from layermatch.console import Reporter, table
+from layermatch.runs.plan import write_plan
 
 DIGITS = tuple(str(number) for number in range(10))
 PLAN = {
@@ -115,7 +116,7 @@ def make_run(
     labelled: Sequence[int] = (1, 2, 3),
     is_finished: bool = True,
 ) -> Path:
-    """A run directory; without classes it is one of an older version."""
+    """A run directory; without classes there is no test set that they are known of."""
     settings = settings_of(f"trainer.max_steps={steps[-1]}", *overrides, seed=seed, run_dir=path)
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -123,6 +124,7 @@ def make_run(
     reporter = Reporter(path / "run.log")
     reporter.log("layermatch 0.1.0")
     reporter.log(table("Plan", PLAN))
+    write_plan(path, PLAN)
     reporter.log("step 10/30  ETA 0:00:02")
     reporter.close()
     write_metrics(path, rows_of(accuracy, steps=steps, classes=classes or ()))

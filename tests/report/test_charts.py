@@ -19,7 +19,7 @@ from layermatch.report.charts import (
     draw_matrix,
 )
 from layermatch.report.curves import mean_curve
-from layermatch.report.metrics import Curve
+from layermatch.runs.metrics_file import Curve
 
 DRAWN = re.compile(r"-?\d+(?:\.\d+)?")
 

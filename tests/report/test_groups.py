@@ -8,8 +8,11 @@ import pytest
 from tests.report.made_runs import make_run
 
 from layermatch.errors import UserError
+from layermatch.report.compare import compare
 from layermatch.report.groups import Group, choose_baseline, differing, group_runs
 from layermatch.report.runs import read_run
+from layermatch.report.tables import seed_table
+from layermatch.runs.identity import Draw
 
 
 def groups_of(*paths: Path) -> list[Group]:
@@ -20,14 +23,43 @@ def seeds(group: Group) -> list[int | None]:
     return [run.seed for run in group.runs]
 
 
-def test_seed_place_and_logger_make_no_setting(tmp_path: Path) -> None:
+def test_seed_place_speed_and_logger_make_no_setting(tmp_path: Path) -> None:
+    moved = ("ckpt_path=last", "data.num_workers=2", "trainer.devices=2", "data.batch_size=4")
     (group,) = groups_of(
-        make_run(tmp_path / "a", seed=2),
-        make_run(tmp_path / "b", "logger=tensorboard", seed=0),
-        make_run(tmp_path / "c", "ckpt_path=last", seed=1),
+        make_run(tmp_path / "a", "data.batch_size=8", seed=2),
+        make_run(tmp_path / "b", "data.batch_size=8", "logger=tensorboard", seed=0),
+        make_run(tmp_path / "c", *moved, seed=1),
     )
     assert seeds(group) == [0, 1, 2]
     assert group.name == "layermatch"
+
+
+def test_noisy_pseudo_labels_are_one_setting_paired_with_another_by_seed(tmp_path: Path) -> None:
+    noisy, plain = groups_of(
+        *(
+            make_run(tmp_path / f"n{seed}", "pseudo_labels=noisy", f"seed={seed}", seed=seed, accuracy=0.5 + seed / 10)
+            for seed in (0, 1, 2)
+        ),
+        make_run(tmp_path / "p", seed=1, accuracy=0.9),
+    )
+    assert noisy.figures("test", "accuracy_ema") == {Draw(0): 0.5, Draw(1): 0.6, Draw(2): 0.7}
+    found = compare(plain.figures("test", "accuracy_ema"), noisy.figures("test", "accuracy_ema"))
+    assert found is not None
+    assert (round(found.difference, 3), found.n) == (0.3, 1)
+
+
+def test_folds_of_one_seed_are_draws_of_one_setting(tmp_path: Path) -> None:
+    paths = [
+        make_run(tmp_path / f"{name}{fold}", f"algorithm={name}", f"data.fold={fold}", accuracy=accuracy + fold / 10)
+        for name, accuracy in (("fixmatch", 0.5), ("layermatch", 0.6))
+        for fold in (0, 1)
+    ]
+    fixmatch, layermatch = groups_of(*paths)
+    assert [str(draw) for draw in fixmatch.figures("test", "accuracy_ema")] == ["0, fold=0", "0, fold=1"]
+    found = compare(layermatch.figures("test", "accuracy_ema"), fixmatch.figures("test", "accuracy_ema"))
+    assert found is not None
+    assert (found.n, found.wins) == (2, 2)
+    assert seed_table([fixmatch, layermatch]).header == ("Setting", "seed 0, fold=0", "seed 0, fold=1")
 
 
 def test_one_other_setting_makes_another_group_with_a_name_of_its_own(tmp_path: Path) -> None:
@@ -44,16 +76,19 @@ def test_one_other_setting_makes_another_group_with_a_name_of_its_own(tmp_path: 
 
 
 def test_names_are_short_and_never_the_same(tmp_path: Path) -> None:
-    changes = ["data.mu=1", "eval_every=5", "optimizer.momentum=0", "model.depth=16", "compile=true", "data.num_val=10"]
+    changes = [
+        "data.mu=1", "algorithm.clip_norm=5", "optimizer.momentum=0", "model.depth=16", "data.val_from=labelled",
+        "data.num_val=10",
+    ]  # fmt: skip
     groups = groups_of(
         make_run(tmp_path / "a"),
         make_run(tmp_path / "b", *changes),
-        make_run(tmp_path / "c", *changes, "trainer.log_every=7"),
+        make_run(tmp_path / "c", *changes, "data.overfit=true"),
     )
     names = [group.name for group in groups]
-    assert names[0] == "layermatch, eval_every=250, compile=false, momentum=0.9, num_val=200, 3 more"
-    assert names[1] == "layermatch, eval_every=5, compile=true, momentum=0, num_val=10, 3 more #2"
-    assert names[2] == "layermatch, eval_every=5, compile=true, momentum=0, num_val=10, 3 more #3"
+    assert names[0] == "layermatch, clip_norm=null, momentum=0.9, num_val=200, val_from=pool, 3 more"
+    assert names[1] == "layermatch, clip_norm=5, momentum=0, num_val=10, val_from=labelled, 3 more #2"
+    assert names[2] == "layermatch, clip_norm=5, momentum=0, num_val=10, val_from=labelled, 3 more #3"
 
 
 def test_a_repetition_is_no_second_sample(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from layermatch.report.charts import COLOURS, DARK_SHADE, DASHES, SHADES
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import render_html, render_markdown
 from layermatch.report.runs import read_run
+from layermatch.runs.plan import write_plan
 
 EVIL = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b' onload='x", "{{ 7 * 7 }}")
 
@@ -68,7 +69,7 @@ def evil_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         results = json.loads((path / "results.json").read_text())
         results["versions"] = {"<s>torch</s>": "<s>2</s>"}
         (path / "results.json").write_text(json.dumps(results))
-        (path / "run.log").write_text("Plan\n┌─┐\n│ <em>device</em> │ <em>GPU</em> │\n└─┘\n")
+        write_plan(path, {"<em>device</em>": "<em>GPU</em>"})
         (path / "metrics.csv").unlink()
         extra = {"loss/<b>part</b>": 1.0, "layers/<b>stem</b>/cosine": 0.5, "<b>own</b>": 1.0}
         write_metrics(path, [row | extra for row in rows_of(0.9, classes=EVIL)])

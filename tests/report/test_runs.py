@@ -10,9 +10,9 @@ import pytest
 import yaml
 from tests.report.made_runs import DIGITS, PLAN, make_run, rows_of, write_metrics
 
-from layermatch.report.runs import Run, find_runs, read_plan, read_run
-from layermatch.report.state import LOCK
+from layermatch.report.runs import Run, read_run
 from layermatch.report.tables import mistake_table
+from layermatch.runs.layout import LOCK
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
@@ -56,7 +56,7 @@ def test_a_whole_run_has_everything_and_no_problem(tmp_path: Path) -> None:
     assert run.seed == 7
     assert run.figure("test", "accuracy_ema") == 0.9
     assert run.curves["val/accuracy_ema"].steps == [10, 20, 30]
-    assert run.plan == {name: " ".join(value.split()) for name, value in PLAN.items()}
+    assert run.plan == PLAN
     assert run.labelled == {1, 2, 3}
     assert run.classes == DIGITS
     assert run.confusion is not None
@@ -74,21 +74,6 @@ def test_mistakes_are_named_by_their_files(tmp_path: Path) -> None:
     (path / "predictions.csv").write_text(rows)
     table = mistake_table(read_run(path))
     assert [row[0] for row in table.rows] == ["test/cat/a.png", "test/dog/line\\break.png"]
-
-
-def test_a_run_of_an_older_version_is_whole_too(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", classes=None)
-    metrics = path / "metrics.csv"
-    metrics.unlink()
-    old = ("pseudo_labels/accuracy", "pseudo_labels/mask_rate", "step")
-    write_metrics(path, [{name: row[name] for name in old} for row in rows_of(0.9) if "pseudo_labels/accuracy" in row])
-    results(pseudo_labels={"mask_rate": 0.5, "accuracy": 0.75})(path)
-    run = read_run(path)
-    assert run.problems == []
-    assert run.is_finished
-    assert "pseudo_labels/accuracy" not in run.curves
-    assert run.curves["pseudo_labels/accuracy_accepted"].values == [0.7] * 3
-    assert run.figure("pseudo_labels", "accuracy_accepted") == 0.75
 
 
 BROKEN = {
@@ -131,6 +116,9 @@ BROKEN = {
         "",
     ),
     "predictions of something else": (text("predictions.csv", "a,b\n1,2\n"), ""),
+    "no plan": (remove("plan.json"), ""),
+    "plan that is a list": (text("plan.json", "[]"), "plan.json cannot be read: it holds no plan"),
+    "plan with numbers": (text("plan.json", '{"steps": 3}'), "plan.json cannot be read: it holds no plan"),
     "log that is no text": (lambda p: (p / "run.log").write_bytes(b"\xff\x00\x1b[2J\nPlan\n"), ""),
 }
 
@@ -175,29 +163,6 @@ def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     results(classes=["one"])(path)
     assert read_run(path).classes == DIGITS
-
-
-def test_runs_of_a_folder_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    for name in ("0", "2", "10", "sub/1"):
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "config.yaml").touch()
-    (tmp_path / "9").mkdir()  # a job that left nothing
-    for name in (".hydra", "wandb/run-1/files"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "config.yaml").touch()
-    (tmp_path / "multirun.yaml").touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_runs(tmp_path)]
-    assert found == ["sub/1", "0", "2", "9", "10"]
-    assert find_runs(tmp_path / "0") == [tmp_path / "0"]
-    assert find_runs(tmp_path / "9") == []
-
-
-def test_the_last_plan_of_a_log_counts() -> None:
-    first = "Plan   \n┌──┐\n│ steps │ 10 │\n└──┘\nstep 5/10\n"
-    second = "Plan\n┌──┐\n│ steps │ 20, │\n│       │ an │ end │\n└──┘\n│ no │ 1 │\n"
-    assert read_plan(first + second) == {"steps": "20, an │ end"}
-    assert read_plan("") == {}
-    assert read_plan("Plan") == {}
 
 
 def test_a_figure_that_is_none_is_none() -> None:

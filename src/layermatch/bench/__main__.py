@@ -12,7 +12,6 @@ import torch
 
 from layermatch.bench import augment, data, step
 from layermatch.bench.report import Section, check_json_path, machine, show, write_json
-from layermatch.cli import EXIT_USER_ERROR
 from layermatch.console import Reporter
 from layermatch.errors import UserError, check_number
 from layermatch.freed_memory import keep_freed_memory
@@ -104,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench(arguments, Reporter())
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from layermatch.bench.report import Figure, Ratio, Section
 from layermatch.bench.timing import alternate, timed
 from layermatch.data import SemiSupervisedData
 from layermatch.functional.streams import shuffled_positions
+from layermatch.runs import layout
+from layermatch.runs.reading import read_results
 
 __all__ = ["STORAGES", "measure", "measure_reading", "measure_start"]
 
@@ -120,10 +121,10 @@ def _first_step(device: torch.device, whole: list[float]) -> float:
         ]  # fmt: skip
         _run(command)
         whole.append(time.time() - started)
-        steps = json.loads((Path(folder) / "run" / "results.json").read_text(encoding="utf-8"))["steps"]
+        steps = read_results(Path(folder) / "run" / layout.RESULTS)["steps"]
         if steps != 1:
             raise RuntimeError(f"a run of one step made {steps}")
-        written = [path.stat().st_mtime for path in (Path(folder) / "run" / "checkpoints").glob("*.ckpt")]
+        written = [path.stat().st_mtime for path in layout.checkpoints_in(Path(folder) / "run")]
         return min(written) - started
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from layermatch.callbacks.stop_signals import StopSignals
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import StoppedError
+from layermatch.runs.layout import BEST_CHECKPOINT, UNFINISHED, checkpoint_name, step_of
 
 __all__ = ["CheckpointWriter"]
 
 _log = logging.getLogger(__name__)
-
-#: No "=" in the name: Hydra could not read it on the command line.
-NAME = "step-{step:07d}.ckpt"
-BEST = "best_val.ckpt"
-PATTERN = re.compile(r"step-(\d{7,})\.ckpt")
 
 
 class CheckpointWriter(Checkpoint):
@@ -53,12 +48,12 @@ class CheckpointWriter(Checkpoint):
         #: Best validation accuracy of the EMA weights so far.
         self.best = -1.0
         #: The checkpoint of that evaluation; of a resumed run it may be in the folder of the run before.
-        self.best_path = self.folder / BEST
+        self.best_path = self.folder / BEST_CHECKPOINT
         self._seen = -1
 
     def path_of(self, step: int) -> Path:
         """The checkpoint of a step."""
-        return self.folder / NAME.format(step=step)
+        return self.folder / checkpoint_name(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals, which Lightning has taken just before, and remove what a kill left behind."""
@@ -68,7 +63,7 @@ class CheckpointWriter(Checkpoint):
 
     @rank_zero_only
     def _remove_unfinished(self) -> None:
-        for path in self.folder.glob("*.ckpt.tmp"):
+        for path in self.folder.glob(f"*.ckpt{UNFINISHED}"):
             path.unlink(missing_ok=True)
 
     def on_train_batch_end(
@@ -88,7 +83,7 @@ class CheckpointWriter(Checkpoint):
         if self.track_best:
             accuracy = float(trainer.callback_metrics["val/accuracy_ema"])
             if accuracy > self.best:
-                self.best, self.best_path = accuracy, self.folder / BEST
+                self.best, self.best_path = accuracy, self.folder / BEST_CHECKPOINT
                 trainer.save_checkpoint(self.best_path)
         self._save_if_due(trainer, pl_module)
 
@@ -108,7 +103,7 @@ class CheckpointWriter(Checkpoint):
 
     @rank_zero_only
     def _remove_old(self, step: int) -> None:
-        steps = [int(match[1]) for path in self.folder.iterdir() if (match := PATTERN.fullmatch(path.name))]
+        steps = [made for path in self.folder.iterdir() if (made := step_of(path.name)) is not None]
         for old in sorted(s for s in steps if s <= step)[: -self.keep]:
             self.path_of(old).unlink(missing_ok=True)
 
@@ -142,7 +137,7 @@ class CheckpointWriter(Checkpoint):
         """
         if state_dict.get("best", -1.0) < 0:
             return None
-        places = (Path(state_dict["best_path"]), folder / BEST)
+        places = (Path(state_dict["best_path"]), folder / BEST_CHECKPOINT)
         return next((path for path in places if path.is_file()), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from layermatch.data.batch import EvalBatch
 from layermatch.data.wording import name_text
 from layermatch.distributed import all_gather_uneven_rows
 from layermatch.functional import hard_pseudo_labels, probabilities
+from layermatch.runs.directory import replace_text
 
 __all__ = ["PredictionTable", "TestPredictions"]
 
@@ -48,12 +50,11 @@ class PredictionTable(NamedTuple):
             header.append("path")
             # A file's name need not be text, but one such name must not make the whole table unreadable.
             columns.append([name_text(files[index]) for index in columns[0]])
-        unfinished = path.with_name(f"{path.name}.tmp")
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(header)
-            rows.writerows(zip(*columns, strict=True))
-        unfinished.replace(path)
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(header)
+        rows.writerows(zip(*columns, strict=True))
+        replace_text(path, text.getvalue())
 
     def worst_mistakes(self, count: int) -> PredictionTable:
         """The wrong predictions with the highest confidence, the highest first.

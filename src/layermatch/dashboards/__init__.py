@@ -1,7 +1,7 @@
 """Loggers that show more than curves: the settings, pictures, and the results of a run."""
 
 from layermatch.dashboards.base import About, Dashboard, begin, close, dashboards_of, show_results
-from layermatch.dashboards.naming import changes_of, flatten, run_group, run_name
+from layermatch.dashboards.naming import changes_of, run_group, run_name
 from layermatch.dashboards.tensorboard_run import TensorBoardDashboard
 from layermatch.dashboards.wandb_run import CHECKPOINT_CHOICES, RUN_ID, WandbDashboard, continued_run, server_address
 
@@ -17,7 +17,6 @@ __all__ = [
     "close",
     "continued_run",
     "dashboards_of",
-    "flatten",
     "run_group",
     "run_name",
     "server_address",

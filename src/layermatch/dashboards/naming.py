@@ -6,47 +6,20 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from layermatch.report.text import printable
+from layermatch.runs.identity import Kind, fingerprint, kind_of
+from layermatch.runs.settings import flatten
+from layermatch.runs.text import printable
 
-__all__ = ["changes_of", "curve_name", "flatten", "run_group", "run_name", "run_tags"]
+__all__ = ["changes_of", "curve_name", "run_group", "run_name", "run_tags"]
 
-#: Settings that say which draw of a setting this is, or where, how fast and how often, but not what is trained; and the
-#: two that are named by themselves. What is below `algorithm.` is a setting.
-NOT_OF_A_GROUP = {
-    "seed", "data.split", "data.fold",
-    "run_dir", "ckpt_path", "plugins", "compile", "eval_every", "checkpoint.every_n_steps", "checkpoint.keep",
-    "data.root", "data.verify", "data.download", "data.storage", "data.cache_dir", "data.num_workers",
-    "data.eval_batch_size", "trainer.accelerator", "trainer.log_every", "trainer.deterministic",
-    "logger", "hydra", "experiment", "algorithm",
-}  # fmt: skip
+#: Choices of the command line that have a place of their own in a name; what is below ``algorithm.`` is a setting.
+NAMED_BY_THEMSELVES = {"experiment", "algorithm"}
 
-#: Sections that are of no group either, with all below them.
-SECTIONS_NOT_OF_A_GROUP = ("logger.", "hydra.", "hydra/")
+#: Kinds of settings that make no other setting.
+NO_SETTING = {Kind.OWN, Kind.APART, Kind.DRAW, Kind.SEED}
 
 #: The longest name, and the longest tag, that W&B takes.
 MAX_NAME, MAX_TAG = 128, 64
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with the keys of the command line.
-
-    A W&B sweep writes its choice under the same key, so that the two are one column.
-
-    Args:
-        settings: section -> key -> value.
-        prefix: put before each key.
-
-    Example:
-        >>> flatten({"seed": 0, "optimizer": {"lr": 0.03}, "layerwise": {}})
-        {'seed': 0, 'optimizer.lr': 0.03, 'layerwise': {}}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -62,7 +35,8 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
     changes = []
     for override in (text.lstrip("+~") for text in overrides):
         key = override.partition("=")[0]
-        if key not in NOT_OF_A_GROUP and not key.startswith(SECTIONS_NOT_OF_A_GROUP):
+        is_hydras = key.partition("/")[0].partition(".")[0] == "hydra"
+        if key not in NAMED_BY_THEMSELVES and not is_hydras and kind_of(key) not in NO_SETTING:
             changes.append(override)
     return tuple(sorted(changes))
 
@@ -82,19 +56,22 @@ def curve_name(name: str) -> str:
     return printable(name).replace("*", "\N{ASTERISK OPERATOR}")
 
 
-def run_group(experiment: str, algorithm: str, changes: Iterable[str]) -> str:
+def run_group(settings: Mapping[str, Any]) -> str:
     """The group of a run: the same for all seeds of a setting, and another for every other setting.
 
+    It is no list of what was changed on the command line: there, the same setting can be written in many ways.
+
     Args:
-        experiment: ``name`` of the configuration.
-        algorithm: ``algorithm.name``.
-        changes: see :func:`changes_of`.
+        settings: the composed configuration.
 
     Example:
-        >>> run_group("digits", "fixmatch", ["optimizer.lr=0.1"])
-        'digits fixmatch optimizer.lr=0.1'
+        >>> settings = {"seed": 1, "algorithm": {"name": "fixmatch"}, "data": {"source": "my.Cats"}}
+        >>> run_group(settings).rpartition(" ")[0], run_group(settings) == run_group(settings | {"seed": 2})
+        ('fixmatch Cats', True)
     """
-    return _shortened(" ".join([experiment, algorithm, *changes]))
+    source = str(flatten(settings).get("data.source")).rpartition(".")[2]
+    words, digits = f"{settings['algorithm']['name']} {source}", f" {fingerprint(settings)}"
+    return words[: MAX_NAME - len(digits)] + digits
 
 
 def run_name(algorithm: str, changes: Iterable[str], *, seed: int) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from layermatch.dashboards.base import About, Dashboard
-from layermatch.dashboards.naming import flatten
+from layermatch.runs.settings import flatten
 
 __all__ = ["TensorBoardDashboard"]
 

@@ -17,12 +17,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.checkpoints import FOLDER, read_checkpoint
+from layermatch.checkpoints import read_checkpoint
 from layermatch.dashboards.base import About, Dashboard
-from layermatch.dashboards.naming import curve_name, flatten, run_group, run_name, run_tags
+from layermatch.dashboards.naming import curve_name, run_group, run_name, run_tags
 from layermatch.dashboards.pictures import class_accuracies
 from layermatch.dashboards.reachable import why_unreachable
 from layermatch.errors import UserError
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, STEP_CHECKPOINTS, is_checkpoint_of
+from layermatch.runs.settings import flatten
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -45,7 +47,7 @@ OBJECTIVE = "objective"
 RUN_ID = "wandb_run"
 
 #: Which checkpoint becomes an artifact, and the files that it may be.
-CHECKPOINT_CHOICES = {"last": "step-*.ckpt", "best": "best_val*.ckpt"}
+CHECKPOINT_CHOICES = {"last": STEP_CHECKPOINTS, "best": BEST_CHECKPOINT}
 
 
 class WandbDashboard(WandbLogger, Dashboard):
@@ -188,7 +190,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         sweep = f"sweep {about.sweep}" if about.sweep else ""
         return {
             "config": flatten(about.settings),
-            "group": self.group or run_group(about.experiment, about.algorithm, about.changes),
+            "group": self.group or run_group(about.settings),
             "job_type": about.algorithm,
             "name": run_name(about.algorithm, about.changes, seed=about.settings["seed"]),
             "tags": run_tags(about.experiment, about.algorithm, sweep, *self.tags),
@@ -242,9 +244,9 @@ class WandbDashboard(WandbLogger, Dashboard):
         import wandb
 
         kind = str(self.log_checkpoint)
-        found = sorted((self.run_dir / FOLDER).glob(CHECKPOINT_CHOICES[kind]))
+        found = sorted((self.run_dir / CHECKPOINTS).glob(CHECKPOINT_CHOICES[kind]))
         if not found:
-            _log.warning("W&B: there is no checkpoint to log in %s", self.run_dir / FOLDER)
+            _log.warning("W&B: there is no checkpoint to log in %s", self.run_dir / CHECKPOINTS)
             return
         metadata = {name: results[name] for name in ("algorithm", "experiment", "seed", "steps", "test")}
         artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata=metadata)
@@ -425,8 +427,11 @@ def continued_run(loggers: Iterable[Logger], *, run_dir: Path, ckpt_path: Path |
         Its id. None where there is none, and where the checkpoint is of another run directory: a branch is a run of its
         own.
     """
-    is_here = ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / FOLDER).resolve()
-    if ckpt_path is None or not is_here or not any(isinstance(logger, WandbDashboard) for logger in loggers):
+    if (
+        ckpt_path is None
+        or not is_checkpoint_of(run_dir, ckpt_path)
+        or not any(isinstance(logger, WandbDashboard) for logger in loggers)
+    ):
         return None
     run_id = read_checkpoint(ckpt_path)[CHECKPOINT_KEY].get(RUN_ID)
     return run_id if isinstance(run_id, str) else None

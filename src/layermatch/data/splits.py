@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from layermatch.errors import UserError, check_choice, check_number
 from layermatch.paths import expand
+from layermatch.runs.directory import replace_text
 
 __all__ = ["Split", "draw_beside_fold", "make_split"]
 
@@ -88,7 +89,7 @@ class Split:
 
     def save(self, path: Path) -> None:
         """Write the split as JSON."""
-        path.write_text(json.dumps(self.plain()) + "\n")
+        replace_text(path, json.dumps(self.plain()) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> Split:

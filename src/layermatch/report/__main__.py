@@ -11,15 +11,16 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError
 from layermatch.output import steady_output, terminal
 from layermatch.paths import argument_path, is_folder
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
-from layermatch.report.runs import find_runs, read_run
+from layermatch.report.runs import read_run
 from layermatch.report.tables import comparison_table, on_terminal, result_table, run_table
-from layermatch.report.text import printable
+from layermatch.runs.directory import replace_text
+from layermatch.runs.layout import find_runs
+from layermatch.runs.text import printable
 
 __all__ = ["main", "report"]
 
@@ -118,10 +119,8 @@ def report(arguments: Sequence[str] | None, console: Console) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise UserError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report(arguments, terminal())
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 __all__ = ["Comparison", "Summary", "compare", "summarise"]
+
+#: What two runs are paired by.
+Seed = TypeVar("Seed", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Comparison:
     n: int
 
 
-def compare(figures: Mapping[int, float], baseline: Mapping[int, float], *, level: float = 0.95) -> Comparison | None:
+def compare(figures: Mapping[Seed, float], baseline: Mapping[Seed, float], *, level: float = 0.95) -> Comparison | None:
     """Compare by seed: seeds that only one of the two has do not count.
 
     Args:
@@ -89,7 +93,7 @@ def compare(figures: Mapping[int, float], baseline: Mapping[int, float], *, leve
         >>> tuple(round(end, 4) for end in result.interval)
         (-0.0213, 0.0546)
     """
-    seeds = sorted(figures.keys() & baseline.keys())
+    seeds = [seed for seed in figures if seed in baseline]
     if not seeds:
         return None
     # As many right images are the same accuracy, whichever way its float was computed.

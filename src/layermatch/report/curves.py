@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layermatch.report.metrics import Curve
+from layermatch.runs.metrics_file import Curve
 
 __all__ = ["MeanCurve", "mean_curve"]
 

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, under one name."""
+"""Runs of one setting under one name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from layermatch.errors import UserError
 from layermatch.report.runs import Run
+from layermatch.runs import identity
+from layermatch.runs.identity import Draw
 
 __all__ = ["Group", "choose_baseline", "differing", "group_runs"]
 
@@ -21,13 +23,15 @@ class Group:
 
     Args:
         name: the algorithm, and what tells it from other settings with the same algorithm.
-        runs: finished, one per seed, in the order of the seeds.
+        runs: finished, one per draw, in the order of the seeds.
         unfinished: all others with these settings.
+        by_seed: whether the seed tells its runs apart, and those of the groups that it is compared with.
     """
 
     name: str
     runs: list[Run] = field(default_factory=list)
     unfinished: list[Run] = field(default_factory=list)
+    by_seed: bool = True
 
     @property
     def example(self) -> Run:
@@ -39,31 +43,39 @@ class Group:
         """The runs whose curves are drawn: the finished ones, or all where none is finished."""
         return self.runs or self.unfinished
 
-    def figures(self, *path: str) -> dict[int, float]:
-        """A figure of ``results.json`` by seed, of the finished runs that have it.
+    def draw_of(self, run: Run) -> Draw | None:
+        """What tells a run from the others of its group, and pairs it with one of another group.
+
+        Args:
+            run: of the group.
+        """
+        return Draw(run.draw.seed) if run.draw is not None and self.by_seed else run.draw
+
+    def figures(self, *path: str) -> dict[Draw, float]:
+        """A figure of ``results.json`` by draw, of the finished runs that have it.
 
         Args:
             *path: as :meth:`Run.figure` takes it.
         """
-        found = {run.seed: run.figure(*path) for run in self.runs}
-        return {seed: value for seed, value in found.items() if seed is not None and value is not None}
+        found = {self.draw_of(run): run.figure(*path) for run in self.runs}
+        return {draw: value for draw, value in found.items() if draw is not None and value is not None}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group runs by all settings but the seed and where they write, in the order in which the settings first come.
+    """Group runs that are repetitions of each other, in the order in which the settings first come.
 
-    A run whose setting and seed another finished run has too is a repetition, no second sample: the later one given
-    is left out, which is noted in its problems. A run whose settings cannot be read is in no group.
+    A run whose setting and draw another finished run has too is no second sample: the later one given is left out,
+    which is noted in its problems. A run whose settings cannot be read is in no group.
 
     Args:
         runs: as read.
     """
-    groups: dict[tuple[tuple[str, str], ...], Group] = {}
+    groups: dict[str, Group] = {}
     for run in runs:
         if not run.settings:
             continue
-        group = groups.setdefault(tuple(sorted(run.settings.items())), Group(""))
-        twin = next((other for other in group.runs if other.seed == run.seed), None)
+        group = groups.setdefault(run.fingerprint, Group(""))
+        twin = next((other for other in group.runs if other.draw == run.draw), None)
         if not run.is_finished:
             group.unfinished.append(run)
         elif twin is not None:
@@ -71,10 +83,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         else:
             group.runs.append(run)
     for group in groups.values():
-        group.runs.sort(key=lambda run: run.seed or 0)
+        group.runs.sort(key=lambda run: run.draw or Draw(0))
     found = [group for group in groups.values() if group.runs or group.unfinished]
+    by_seed = all(len({run.seed for run in group.runs}) == len(group.runs) for group in found)
     for group, name in zip(found, _names(found), strict=True):
-        group.name = name
+        group.name, group.by_seed = name, by_seed
     return found
 
 
@@ -84,9 +97,9 @@ def differing(groups: Sequence[Group]) -> list[str]:
     Args:
         groups: at least one.
     """
-    names = dict.fromkeys(name for group in groups for name in group.example.settings)
-    sections = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    found = [name for name in names if len({group.example.settings.get(name) for group in groups}) > 1]
+    settings = [group.example.settings for group in groups]
+    sections = list(dict.fromkeys(name.partition(".")[0] for each in settings for name in each))
+    found = identity.differing(settings)
     return sorted(found, key=lambda name: sections.index(name.partition(".")[0]))
 
 

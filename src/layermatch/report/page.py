@@ -45,7 +45,7 @@ from layermatch.report.tables import (
     version_table,
     worst_table,
 )
-from layermatch.report.text import printable
+from layermatch.runs.text import printable
 
 __all__ = ["GENERATOR", "render_html", "render_markdown"]
 

@@ -5,38 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from layermatch.report.metrics import Curve, MetricsFile, present_names
-from layermatch.report.state import RunState, judge
-from layermatch.report.text import printable
+from layermatch.runs import layout
+from layermatch.runs.identity import Draw, draw_of, fingerprint, setting_of
+from layermatch.runs.metrics_file import Curve, MetricsFile
+from layermatch.runs.plan import read_plan
+from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
+from layermatch.runs.settings import leaves, read_settings
+from layermatch.runs.state import RunState, judge
+from layermatch.runs.text import printable
 
-__all__ = [
-    "Mistake",
-    "Run",
-    "find_runs",
-    "finite_number",
-    "leaves",
-    "read_plan",
-    "read_results",
-    "read_run",
-    "read_settings",
-]
-
-#: A folder with any of these is a run's.
-MARKS = ("config.yaml", "results.json", "metrics.csv", "split.json", "run.log")
-
-#: No settings of what is learned: runs that differ in nothing else are repetitions of each other.
-NOT_COMPARED = ("seed", "run_dir", "ckpt_path", "logger")
+__all__ = ["Mistake", "Run", "read_run"]
 
 #: More bytes than a picture of a run has; a page of larger ones would be no use on a phone.
 PICTURE_LIMIT = 8 << 20
@@ -48,9 +34,6 @@ MISTAKES = 200
 NO_LOGGER = "layermatch.loggers.none"
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-#: What a broken file can raise.
-UNREADABLE = (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -83,10 +66,11 @@ class Run:
         settings: dotted name -> value of everything that tells this run from one that is not its repetition; empty
             where there is no configuration.
         shown_settings: the same with every setting, for people.
-        seed: None where there is none.
+        fingerprint: of the setting; empty where there is no configuration.
+        draw: which repetition of its setting it is; None where there is no seed.
         results: of ``results.json``; empty without.
         curves: metric -> its values.
-        plan: of the run plan in ``run.log``.
+        plan: what the run said that it would do, name -> text.
         labelled: indices of the labelled images; empty where unknown.
         classes: names; empty where unknown.
         confusion: ``(K, K)`` test counts, rows are true classes; None where unknown.
@@ -99,7 +83,8 @@ class Run:
     problems: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     shown_settings: dict[str, str] = field(default_factory=dict)
-    seed: int | None = None
+    fingerprint: str = ""
+    draw: Draw | None = None
     results: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     plan: dict[str, str] = field(default_factory=dict)
@@ -113,6 +98,11 @@ class Run:
     def name(self) -> str:
         """The directory as the user gave it."""
         return printable(self.path)
+
+    @property
+    def seed(self) -> int | None:
+        """None where there is none."""
+        return None if self.draw is None else self.draw.seed
 
     @property
     def is_finished(self) -> bool:
@@ -141,27 +131,6 @@ class Run:
         return finite_number(value)
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """Every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
-
-    Args:
-        folder: for example of a sweep.
-    """
-    found = []
-    for path, subfolders, files in os.walk(folder):
-        is_empty_job = not (subfolders or files) and Path(path) != folder
-        if is_empty_job or any(mark in files for mark in MARKS):
-            found.append(Path(path))
-            subfolders.clear()  # what is below is the run's own
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "wandb"]
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """``10`` comes after ``9``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.parts]
-
-
 def read_run(path: Path) -> Run:
     """Read a run directory. Whatever is missing or broken is a line in ``problems``, never an error.
 
@@ -182,16 +151,16 @@ class _Reader:
 
     def read(self) -> None:
         run = self.run
-        self._try("config.yaml", self._read_settings, is_required=True)
-        self._try("results.json", self._read_results)
+        self._try(layout.CONFIG, self._read_settings, is_required=True)
+        self._try(layout.RESULTS, self._read_results)
         if run.figure("steps") is None and run.results:
             run.problems.append("results.json does not say how many steps were made")
         is_logged = run.shown_settings.get("logger._target_") != NO_LOGGER
-        self._try("metrics.csv", self._read_metrics, is_required=is_logged)
-        self._try("split.json", self._read_split)
-        self._try("run.log", self._read_log)
-        self._try("predictions.csv", self._read_predictions)
-        self._try("figures/mistakes.png", self._read_picture)
+        self._try(layout.METRICS, self._read_metrics, is_required=is_logged)
+        self._try(layout.SPLIT, self._read_split)
+        self._try(layout.PLAN, self._read_plan)
+        self._try(layout.PREDICTIONS, self._read_predictions)
+        self._try(f"{layout.FIGURES}/mistakes.png", self._read_picture)
         self._judge()
 
     def _try(self, name: str, read: Callable[[Path], None], *, is_required: bool = False) -> None:
@@ -203,23 +172,19 @@ class _Reader:
         try:
             read(path)
         except UNREADABLE as error:
-            self.run.problems.append(f"{name} cannot be read: {_one_line(error)}")
+            self.run.problems.append(f"{name} cannot be read: {reason(error)}")
 
     def _read_settings(self, path: Path) -> None:
         settings = read_settings(path)
-        seed = settings.get("seed")
-        if isinstance(seed, int) and not isinstance(seed, bool):
-            self.run.seed = seed
-        else:
-            self.run.problems.append("config.yaml gives no seed")
-        self.run.shown_settings = leaves(settings)
-        self.run.settings = leaves({key: value for key, value in settings.items() if key not in NOT_COMPARED})
+        run = self.run
+        run.draw = draw_of(settings)
+        if run.draw is None:
+            run.problems.append("config.yaml gives no seed")
+        run.shown_settings = leaves(settings)
+        run.settings, run.fingerprint = leaves(setting_of(settings)), fingerprint(settings)
 
     def _read_results(self, path: Path) -> None:
         results = read_results(path)
-        quality = results.get("pseudo_labels")
-        if isinstance(quality, dict) and "accuracy_accepted" not in quality:
-            quality["accuracy_accepted"] = quality.pop("accuracy", None)  # as in present_names
         self.run.results = results
         classes, confusion = results.get("classes"), results.get("confusion")
         if isinstance(classes, list):
@@ -232,7 +197,7 @@ class _Reader:
     def _read_metrics(self, path: Path) -> None:
         run, file = self.run, MetricsFile(path)
         file.poll()
-        run.curves = present_names(file.curves)
+        run.curves = file.curves
         if not run.curves:
             run.problems.append("metrics.csv has no line")
         if file.bad_lines:
@@ -251,8 +216,8 @@ class _Reader:
             raise ValueError("it lists no labelled images")
         self.run.labelled = frozenset(labelled)
 
-    def _read_log(self, path: Path) -> None:
-        self.run.plan = read_plan(path.read_text(encoding="utf-8", errors="replace"))
+    def _read_plan(self, path: Path) -> None:
+        self.run.plan = read_plan(path)
 
     def _read_predictions(self, path: Path) -> None:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -284,69 +249,6 @@ class _Reader:
             run.curves = {}
 
 
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases: a run writes none, and a few lines of them can stand for more than memory holds."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias")
-        return super().compose_node(parent, index)
-
-
-def read_settings(path: Path) -> dict[Any, Any]:
-    """The configuration of a run.
-
-    Args:
-        path: of ``config.yaml``.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no settings.
-        yaml.YAMLError: it is no YAML, or has aliases.
-    """
-    settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
-    if not isinstance(settings, dict) or not settings:
-        raise ValueError("it holds no settings")
-    return settings
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """What a run ended with.
-
-    Args:
-        path: of ``results.json``.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no results.
-    """
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(results, dict):
-        raise ValueError("it holds no results")
-    return results
-
-
-def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
-    """Dotted name -> value, both as text.
-
-    Args:
-        settings: nested.
-
-    Example:
-        >>> leaves({"data": {"mu": 7, "split": None}, "layerwise": {}})
-        {'data.mu': '7', 'data.split': 'null'}
-    """
-    return dict(_walk(settings, ""))
-
-
-def _walk(settings: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        name = f"{prefix}{printable(key)}"
-        if isinstance(value, Mapping):
-            yield from _walk(value, f"{name}.")
-        else:
-            yield name, printable(value if isinstance(value, str) else json.dumps(value, default=str))
-
-
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
     """None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
     try:
@@ -365,49 +267,3 @@ def _square(confusion: object) -> NDArray[np.float64]:
     if not counts or any(count is None or count < 0 for count in counts):
         raise ValueError("confusion is no square table of counts")
     return np.array(counts, dtype=np.float64).reshape(len(rows), len(rows))
-
-
-def finite_number(value: object) -> float | None:
-    """A number of a JSON file; None for anything else.
-
-    Args:
-        value: as read.
-
-    Example:
-        >>> finite_number(3), finite_number(float("nan")), finite_number("3"), finite_number(True)
-        (3.0, None, None, None)
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if abs(value) < 1e300 else None  # not so for NaN
-
-
-def read_plan(log: str) -> dict[str, str]:
-    """The run plan in a log; the last one of a run that was resumed.
-
-    Args:
-        log: text of ``run.log``.
-
-    Returns:
-        Name -> text; empty if there is none.
-    """
-    lines = log.split("\n")  # a path in it may hold any other kind of line break
-    starts = [number for number, line in enumerate(lines) if line.strip() == "Plan"]
-    plan: dict[str, str] = {}
-    for line in islice(lines, starts[-1] + 2 if starts else len(lines), None):
-        if not line.startswith("│"):  # the lower edge
-            break
-        name, _, text = (printable(part.strip()) for part in line[1:].rstrip("│ ").partition("│"))
-        if name:
-            plan[name] = text
-        elif plan:  # a long text goes on
-            plan[next(reversed(plan))] += f" {text}"
-    return plan
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, OSError):
-        return str(error.strerror or error)
-    return printable(" ".join(str(error).split()))[:200]

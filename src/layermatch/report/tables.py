@@ -15,7 +15,9 @@ from rich.text import Text
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.groups import Group, differing
 from layermatch.report.runs import Run
-from layermatch.report.text import duration, number, percent, printable
+from layermatch.report.text import duration, number, percent
+from layermatch.runs import identity
+from layermatch.runs.text import printable
 
 __all__ = [
     "Table",
@@ -216,8 +218,9 @@ def _points(share: float) -> str:
 
 def _like_with_like(others: Sequence[Group], baseline: Group) -> str:
     """Whether the runs of a pair learned from the same labelled images."""
-    its = {run.seed: run.labelled for run in baseline.runs}
-    pairs = [(run.labelled, its[run.seed]) for group in others for run in group.runs if run.seed in its]
+    its = {baseline.draw_of(run): run.labelled for run in baseline.runs}
+    drawn = [(group.draw_of(run), run.labelled) for group in others for run in group.runs]
+    pairs = [(labelled, its[draw]) for draw, labelled in drawn if draw in its]
     if any(ours and theirs and ours != theirs for ours, theirs in pairs):
         return "Careful: some pairs have different labelled images."
     if pairs and all(ours and theirs for ours, theirs in pairs):
@@ -255,7 +258,8 @@ def difference_table(groups: Sequence[Group]) -> Table:
         "Settings that differ",
         ("Setting", *(group.name for group in groups)),
         tuple(rows),
-        f"{NONE}: the setting has no such part. Seed, run_dir, ckpt_path and logger make no setting of their own.",
+        f"{NONE}: the setting has no such part. What says which draw, where, how fast or how often, but not what is "
+        "trained, makes no setting of its own.",
         is_numeric=False,
     )
 
@@ -266,9 +270,9 @@ def shared_table(groups: Sequence[Group]) -> Table:
     Args:
         groups: at least one.
     """
-    other = set(differing(groups))
-    settings = groups[0].example.settings
-    rows = tuple((name, value) for name, value in settings.items() if name not in other)
+    settings = [run.shown_settings for group in groups for run in (*group.runs, *group.unfinished)]
+    other = set(identity.differing(settings)) | set(identity.keys_of(identity.Kind.OWN))
+    rows = tuple((name, value) for name, value in settings[0].items() if name not in other)
     return Table("Settings of all runs", ("Setting", "Value"), rows, is_numeric=False)
 
 

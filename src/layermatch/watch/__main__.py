@@ -15,11 +15,10 @@ from typing import NoReturn
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from layermatch.cli import EXIT_USER_ERROR
 from layermatch.errors import UserError, check_number
 from layermatch.output import SteadyStream, steady_output, terminal
 from layermatch.paths import argument_path, is_folder
-from layermatch.report.text import printable
+from layermatch.runs.text import printable
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Snapshot, Watcher
 
@@ -134,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         watch(arguments, terminal())
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -12,8 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layermatch.report.metrics import Curve
-from layermatch.report.text import duration, number, percent, printable
+from layermatch.report.text import duration, number, percent
+from layermatch.runs.metrics_file import Curve
+from layermatch.runs.text import printable
 from layermatch.watch.watcher import Snapshot
 
 __all__ = ["draw", "sparkline"]

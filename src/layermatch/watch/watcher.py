@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layermatch.report.metrics import Curve, MetricsFile, present_names
-from layermatch.report.runs import UNREADABLE, finite_number, leaves, read_results, read_settings
-from layermatch.report.state import RunState, judge
-from layermatch.report.text import printable
+from layermatch.runs import layout
+from layermatch.runs.metrics_file import Curve, MetricsFile
+from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
+from layermatch.runs.settings import leaves, read_settings
+from layermatch.runs.state import RunState, judge
+from layermatch.runs.text import printable
 
 __all__ = ["Pace", "Snapshot", "Watcher"]
 
@@ -108,7 +110,7 @@ class Watcher:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self._metrics = MetricsFile(run_dir / "metrics.csv")
+        self._metrics = MetricsFile(run_dir / layout.METRICS)
         self._pace = Pace()
         self._settings: dict[str, str] = {}
         self._results: dict[str, Any] = {}
@@ -119,10 +121,10 @@ class Watcher:
         """Read what is new."""
         state = judge(self.run_dir)
         self._problems = {}
-        self._read("config.yaml", self._read_settings)
+        self._read(layout.CONFIG, self._read_settings)
         self._results = {}
-        self._read("results.json", self._read_results)
-        self._read("metrics.csv", lambda _: self._metrics.poll())
+        self._read(layout.RESULTS, self._read_results)
+        self._read(layout.METRICS, lambda _: self._metrics.poll())
         step = self._metrics.last_step
         if step:
             self._pace.see(step, now=time.monotonic())
@@ -136,7 +138,7 @@ class Watcher:
             max_steps=int(max_steps) if max_steps.isdecimal() else None,
             speed=self._speed(step, is_finished=finished),
             seconds=self._seconds() if finished else None,
-            curves=present_names(self._metrics.curves),
+            curves=self._metrics.curves,
             log=self._log(),
             problems=[f"{name} cannot be read: {error}" for name, error in self._problems.items()],
         )
@@ -149,7 +151,7 @@ class Watcher:
             except FileNotFoundError:  # a resumed run just took it away
                 return
             except UNREADABLE as error:
-                self._problems[name] = printable(" ".join(str(error).split()))[:200]
+                self._problems[name] = reason(error)
 
     def _read_settings(self, path: Path) -> None:
         changed = path.stat().st_mtime
@@ -176,7 +178,7 @@ class Watcher:
         return seconds if seconds is not None and seconds >= 0 else None
 
     def _log(self) -> list[str]:
-        with suppress(OSError), (self.run_dir / "run.log").open("rb") as file:
+        with suppress(OSError), (self.run_dir / layout.LOG).open("rb") as file:
             end = file.seek(0, 2)
             file.seek(max(0, end - LOG_TAIL))
             lines = file.read().decode("utf-8", "replace").split("\n")

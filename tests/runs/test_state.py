@@ -14,8 +14,9 @@ import pytest
 from filelock import FileLock
 from tests.report.made_runs import make_run
 
-from layermatch import run_directory
-from layermatch.report.state import LOCK, judge
+from layermatch.runs.directory import lock_run_dir
+from layermatch.runs.layout import LOCK
+from layermatch.runs.state import judge
 
 HOLD = """
 import sys
@@ -50,8 +51,10 @@ def age(run_dir: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-def test_the_lock_is_that_of_a_run() -> None:
-    assert run_directory.LOCK == LOCK
+def test_the_lock_is_that_of_a_run(tmp_path: Path) -> None:
+    with lock_run_dir(tmp_path / "run"):
+        assert judge(tmp_path / "run").kind == "running"
+    assert judge(tmp_path / "run").kind == "empty"
 
 
 def test_results_make_a_run_finished(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.report.made_runs import rows_of, write_metrics
 
-from layermatch.report.metrics import MetricsFile
+from layermatch.runs.metrics_file import MetricsFile
 
 
 def read(path: Path) -> MetricsFile:

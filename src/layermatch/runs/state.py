@@ -8,13 +8,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from layermatch.runs.layout import CHECKPOINTS, CONFIG, FIGURES, LOCK, LOG, METRICS, RESULTS, SPLIT
+
 __all__ = ["RunState", "judge"]
 
-#: Held by a run while it uses its directory: ``layermatch.run_directory.LOCK``, without importing torch for it.
-LOCK = ".lock"
-
 #: What a run writes to while it is at it.
-SIGNS_OF_LIFE = ("metrics.csv", "run.log", "config.yaml", "split.json", "checkpoints", "figures")
+SIGNS_OF_LIFE = (METRICS, LOG, CONFIG, SPLIT, CHECKPOINTS, FIGURES)
 
 #: Seconds without a sign of life in which a run is not asked about its lock: our asking holds the lock for a moment.
 QUIET = 10.0
@@ -49,10 +48,10 @@ def judge(run_dir: Path, *, now: float | None = None) -> RunState:
     """
     now = time.time() if now is None else now
     times = [time_of for name in SIGNS_OF_LIFE if (time_of := _time(run_dir / name)) is not None]
-    results = _time(run_dir / "results.json")
+    results = _time(run_dir / RESULTS)
     quiet = max(0.0, now - max([*times, results or 0.0])) if times or results is not None else 0.0
     if results is not None:
-        goes_on = (_time(run_dir / "config.yaml") or 0.0) > results and _is_locked(run_dir, quiet) is True
+        goes_on = (_time(run_dir / CONFIG) or 0.0) > results and _is_locked(run_dir, quiet) is True
         return RunState("running" if goes_on else "finished", quiet)
     if not times:
         return RunState("running" if _is_locked(run_dir, STOPPED) else "empty", quiet)

@@ -9,13 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError
+from layermatch.runs.layout import LOCK, UNFINISHED
 
-__all__ = ["LOCK", "lock_run_dir", "make_run_dir", "replace_text"]
-
-#: Held while a run uses its directory; the system frees it when the process ends, however it ends.
-LOCK = ".lock"
+__all__ = ["lock_run_dir", "make_run_dir", "replace_text"]
 
 
 @contextmanager
@@ -23,14 +20,11 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
     """Keep a run directory to this process; the directory is made, and removed again if nothing was put into it.
 
     Args:
-        run_dir: of the run. Only the first process of a run locks.
+        run_dir: of the run, of whose processes only the first one locks.
 
     Raises:
         UserError: another run uses it.
     """
-    if not is_rank_zero():
-        yield
-        return
     make_run_dir(run_dir)
     lock = FileLock(run_dir / LOCK)
     try:
@@ -87,7 +81,7 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written. The old one is still there.
     """
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = path.with_name(path.name + UNFINISHED)
     try:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         unfinished.replace(path)

@@ -1,0 +1,151 @@
+"""What lies where in a run directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = [
+    "BEST_CHECKPOINT",
+    "CHECKPOINTS",
+    "CONFIG",
+    "FIGURES",
+    "LOCK",
+    "LOG",
+    "METRICS",
+    "OUTPUTS",
+    "PLAN",
+    "PREDICTIONS",
+    "RESULTS",
+    "SPLIT",
+    "STEP_CHECKPOINTS",
+    "UNFINISHED",
+    "checkpoint_name",
+    "checkpoints_in",
+    "find_runs",
+    "is_checkpoint_of",
+    "outputs_in",
+    "step_of",
+]
+
+#: The settings, with every interpolation resolved.
+CONFIG = "config.yaml"
+
+#: The images that are labelled, and those that are held out.
+SPLIT = "split.json"
+
+#: What the run said that it would do.
+PLAN = "plan.json"
+
+#: What it told its user.
+LOG = "run.log"
+
+#: A row for each log line.
+METRICS = "metrics.csv"
+
+#: What the run found; it is there once the run is finished.
+RESULTS = "results.json"
+
+#: What the weights make of every test image.
+PREDICTIONS = "predictions.csv"
+
+#: Folders.
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
+
+#: Held while a run uses its directory; the system frees it when the process ends, however it ends.
+LOCK = ".lock"
+
+#: What a run writes into its directory; none of it may be there before a new run.
+OUTPUTS = (CONFIG, SPLIT, PLAN, LOG, METRICS, RESULTS, PREDICTIONS, CHECKPOINTS, FIGURES)
+
+#: A folder with any of these is a run's.
+MARKS = (CONFIG, RESULTS, METRICS, SPLIT, LOG)
+
+#: Ending of a file that is being written, and bears its name only when it is whole.
+UNFINISHED = ".tmp"
+
+#: The checkpoint of the best evaluation, and a pattern of those of the steps, whose order is that of their names.
+BEST_CHECKPOINT, STEP_CHECKPOINTS = "best_val.ckpt", "step-*.ckpt"
+
+_CHECKPOINT = re.compile(r"step-(\d{7,})\.ckpt")
+
+
+def checkpoint_name(step: int) -> str:
+    """The file name of the checkpoint of a step. There is no ``=`` in it: Hydra could not read that.
+
+    Args:
+        step: optimizer steps done.
+
+    Example:
+        >>> checkpoint_name(250)
+        'step-0000250.ckpt'
+    """
+    return f"step-{step:07d}.ckpt"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint; None where the name is no step's.
+
+    Args:
+        name: of a file.
+
+    Example:
+        >>> step_of("step-0000250.ckpt"), step_of("best_val.ckpt")
+        (250, None)
+    """
+    found = _CHECKPOINT.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run directory, in the order of their names.
+
+    Args:
+        run_dir: of the run; it need not exist.
+    """
+    return sorted((run_dir / CHECKPOINTS).glob("*.ckpt"))
+
+
+def is_checkpoint_of(run_dir: Path, ckpt_path: Path | None) -> bool:
+    """Whether a checkpoint lies in a run directory, so that the run goes on in it instead of branching off.
+
+    Args:
+        run_dir: of the run.
+        ckpt_path: what it goes on from; None for a run that starts.
+    """
+    return ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / CHECKPOINTS).resolve()
+
+
+def outputs_in(run_dir: Path) -> list[str]:
+    """The names of :data:`OUTPUTS` that are in a directory.
+
+    Args:
+        run_dir: it may be missing.
+    """
+    try:
+        there = {path.name for path in run_dir.iterdir()}
+    except OSError:  # it is not there, or cannot be looked into
+        return []
+    return [name for name in OUTPUTS if name in there]
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
+
+    Args:
+        folder: for example of a sweep.
+    """
+    found = []
+    for path, subfolders, files in os.walk(folder):
+        is_empty_job = not (subfolders or files) and Path(path) != folder
+        if is_empty_job or any(mark in files for mark in MARKS):
+            found.append(Path(path))
+            subfolders.clear()  # what is below is the run's own
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "wandb"]
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """``10`` comes after ``9``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.parts]

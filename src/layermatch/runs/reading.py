@@ -1,0 +1,68 @@
+"""Reading what a run found: the small files of a run directory, whatever became of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layermatch.runs.text import printable
+
+__all__ = ["UNREADABLE", "finite_number", "read_results", "reason"]
+
+#: What a broken file can raise.
+UNREADABLE = (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError)
+
+#: Characters of an error that are shown.
+REASON_LENGTH = 200
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line.
+
+    Args:
+        error: one of :data:`UNREADABLE`.
+
+    Example:
+        >>> reason(RecursionError("maximum recursion depth exceeded"))
+        'it is nested too deeply'
+    """
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return printable(" ".join(str(error).split()))[:REASON_LENGTH]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a run ended with.
+
+    Args:
+        path: of ``results.json``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no results.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(results, dict):
+        raise ValueError("it holds no results")
+    return results
+
+
+def finite_number(value: object) -> float | None:
+    """A number of a JSON file; None for anything else.
+
+    Args:
+        value: as read.
+
+    Example:
+        >>> finite_number(3), finite_number(float("nan")), finite_number("3"), finite_number(True)
+        (3.0, None, None, None)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < 1e300 else None  # not so for NaN

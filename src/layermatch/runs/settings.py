@@ -1,0 +1,92 @@
+"""Settings by the names of the command line, and how a run directory keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layermatch.runs.layout import CONFIG
+from layermatch.runs.text import printable
+
+__all__ = ["flatten", "leaves", "read_settings", "stored_settings"]
+
+
+def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration with the keys of the command line.
+
+    A W&B sweep writes its choice under the same key, so that the two are one column.
+
+    Args:
+        settings: section -> key -> value.
+        prefix: put before each key.
+
+    Example:
+        >>> flatten({"seed": 0, "optimizer": {"lr": 0.03}, "layerwise": {}})
+        {'seed': 0, 'optimizer.lr': 0.03, 'layerwise': {}}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
+    """Dotted name -> value, both as text for people. An empty section is none.
+
+    Args:
+        settings: nested, or flat already.
+
+    Example:
+        >>> leaves({"data": {"mu": 7, "split": None}, "layerwise": {}})
+        {'data.mu': '7', 'data.split': 'null'}
+    """
+    flat = flatten(settings)
+    return {printable(name): _text(value) for name, value in flat.items() if not isinstance(value, Mapping)}
+
+
+def _text(value: object) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases: a run writes none, and a few lines of them can stand for more than memory holds."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias")
+        return super().compose_node(parent, index)
+
+
+def read_settings(path: Path) -> dict[Any, Any]:
+    """The configuration of a run.
+
+    Args:
+        path: of ``config.yaml``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no settings.
+        yaml.YAMLError: it is no YAML, or has aliases.
+    """
+    settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError("it holds no settings")
+    return settings
+
+
+def stored_settings(run_dir: Path) -> dict[Any, Any] | None:
+    """The configuration in a run directory; None where there is none that can be read.
+
+    Args:
+        run_dir: of the run.
+    """
+    try:
+        return read_settings(run_dir / CONFIG)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
