@@ -14,6 +14,7 @@ from layermatch.build import SECTIONS
 from layermatch.checkpoints import FOLDER, newest_checkpoint, newest_run
 from layermatch.dashboards import flatten
 from layermatch.errors import UserError
+from layermatch.metrics import OWN_METRICS
 from layermatch.paths import expand
 
 __all__ = ["OUTPUTS", "check_same_run", "finished_results", "is_left_over", "outputs_in", "resolve_checkpoint"]
@@ -21,6 +22,7 @@ __all__ = ["OUTPUTS", "check_same_run", "finished_results", "is_left_over", "out
 #: What a run writes into its directory; none of it may be there before a new run.
 OUTPUTS = (
     "config.yaml", "split.json", "run.log", "metrics.csv", "results.json", "predictions.csv", FOLDER, "figures",
+    OWN_METRICS,
 )  # fmt: skip
 
 #: Settings that say where, how fast and how often, but not what is trained.

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from layermatch.metrics import OWN_METRICS, Metric, loads
 from layermatch.report.metrics import Curve, MetricsFile, present_names
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
@@ -86,6 +87,7 @@ class Run:
         seed: None where there is none.
         results: of ``results.json``; empty without.
         curves: metric -> its values.
+        own_metrics: what the run's method says of them beside the catalogue.
         plan: of the run plan in ``run.log``.
         labelled: indices of the labelled images; empty where unknown.
         classes: names; empty where unknown.
@@ -102,6 +104,7 @@ class Run:
     seed: int | None = None
     results: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    own_metrics: tuple[Metric, ...] = ()
     plan: dict[str, str] = field(default_factory=dict)
     labelled: frozenset[int] = frozenset()
     classes: tuple[str, ...] = ()
@@ -188,6 +191,7 @@ class _Reader:
             run.problems.append("results.json does not say how many steps were made")
         is_logged = run.shown_settings.get("logger._target_") != NO_LOGGER
         self._try("metrics.csv", self._read_metrics, is_required=is_logged)
+        self._try(OWN_METRICS, self._read_own_metrics)
         self._try("split.json", self._read_split)
         self._try("run.log", self._read_log)
         self._try("predictions.csv", self._read_predictions)
@@ -243,6 +247,9 @@ class _Reader:
             bad = [s for s, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value)]
             if bad:
                 run.problems.append(f"metrics.csv: {printable(name)} is no finite number from step {bad[0]} on")
+
+    def _read_own_metrics(self, path: Path) -> None:
+        self.run.own_metrics = loads(path.read_text(encoding="utf-8"))
 
     def _read_split(self, path: Path) -> None:
         split = json.loads(path.read_text(encoding="utf-8"))
