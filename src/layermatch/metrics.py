@@ -176,6 +176,11 @@ class Metric:
         """The keys of its figure in ``results.json``: ``("val", "accuracy")``."""
         return tuple(self.name.split("/", 1))
 
+    @property
+    def vector(self) -> str:
+        """What a family is recorded under that has a component for each class: the meter names them."""
+        return self.name.removesuffix("/*")
+
     def of(self, part: str) -> str:
         """Name a member of this family."""
         return self.name.replace("*", part)

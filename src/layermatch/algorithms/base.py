@@ -27,6 +27,17 @@ from layermatch.ema import WeightAverage
 from layermatch.errors import check_number
 from layermatch.functional import constant, relative_change
 from layermatch.layerwise import LayerLosses
+from layermatch.metrics import (
+    DRIFT,
+    LEARNING_RATE,
+    LOSS_CLASSIFIER,
+    LOSS_FEATURES,
+    LOSS_PART,
+    STEPS_NOT_APPLIED,
+    VAL_ACCURACY,
+    VAL_ACCURACY_EMA,
+    accuracies,
+)
 from layermatch.models import Network, NetworkOutput
 
 __all__ = ["Algorithm", "OptimizerFactory", "Schedule"]
@@ -228,8 +239,8 @@ class Algorithm(LightningModule):
 
     def record(self, losses: LayerLosses) -> None:
         """Add one batch's losses to the interval's means."""
-        values = {"loss/features": losses.features, "loss/classifier": losses.classifier}
-        self.meter.add(values | {f"loss/{name}": value for name, value in losses.parts.items()})
+        values = {LOSS_FEATURES.name: losses.features, LOSS_CLASSIFIER.name: losses.classifier}
+        self.meter.add(values | {LOSS_PART.of(name): value for name, value in losses.parts.items()})
 
     def record_layer_gradients(self, losses: LayerLosses) -> None:
         """Add ``layers/*`` of one batch to the interval's means."""
@@ -257,7 +268,7 @@ class Algorithm(LightningModule):
     @torch.no_grad()
     def _record_drift(self) -> None:
         if self._last_centres is not None:
-            self.meter.add({"centres/drift": relative_change(self._last_centres, self.centres())})
+            self.meter.add({DRIFT.name: relative_change(self._last_centres, self.centres())})
         self._last_centres = self.centres().detach().clone()
 
     def _learning_rate(self) -> float:
@@ -268,9 +279,9 @@ class Algorithm(LightningModule):
         self._record_drift()
         self._forget_what_is_unknown()
         means = self.meter.read_out(self.class_names())
-        means["lr"] = self._learning_rate()
+        means[LEARNING_RATE.name] = self._learning_rate()
         if self.guard.num_rejected:
-            means["steps_not_applied"] = float(self.guard.num_rejected)
+            means[STEPS_NOT_APPLIED.name] = float(self.guard.num_rejected)
         self.log_values(means)
 
     def class_names(self) -> tuple[str, ...]:
@@ -322,9 +333,9 @@ class Algorithm(LightningModule):
 
     def _log_accuracies(self, split: str) -> None:
         values = {}
-        for name, weights in ((f"{split}/accuracy", "live"), (f"{split}/accuracy_ema", "ema")):
+        for weights, logged in accuracies(split).items():
             metric = self._metric(split, weights)
-            values[name] = float(metric.compute())
+            values[logged.name] = float(metric.compute())
             metric.reset()
         # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
         self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)
@@ -346,7 +357,7 @@ class Algorithm(LightningModule):
         """Log ``val/accuracy`` and ``val/accuracy_ema``."""
         self._log_accuracies("val")
         if self.trainer.state.fn == "fit":
-            self.evaluations.append((self.latest["val/accuracy"], self.latest["val/accuracy_ema"]))
+            self.evaluations.append((self.latest[VAL_ACCURACY.name], self.latest[VAL_ACCURACY_EMA.name]))
 
     def median_of_last_evaluations(self) -> dict[str, float]:
         """Median accuracy of the last 20 evaluations during training, as FixMatch reports it; empty without any."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from layermatch.distributed import all_reduce_mean_
 from layermatch.functional import cosine_similarity, gradient_gap
 from layermatch.layerwise import LayerLosses
+from layermatch.metrics import GRADIENT_GAP, LAYER_COSINE, LOSS_GAP, NORM_PSEUDO, NORM_SUPERVISED
 from layermatch.models import Network
 
 __all__ = ["measure_clustering", "measure_layer_gradients"]
@@ -57,11 +58,11 @@ def measure_layer_gradients(
         if not names:
             continue  # frozen
         grad_supervised = torch.cat([supervised[name] for name in names])
-        values[f"layers/{group}/grad_norm_supervised"] = grad_supervised.norm()
+        values[NORM_SUPERVISED.of(group)] = grad_supervised.norm()
         if pseudo is not None:
             grad_pseudo = torch.cat([pseudo[name] for name in names])
-            values[f"layers/{group}/grad_norm_pseudo"] = grad_pseudo.norm()
-            values[f"layers/{group}/cosine"] = cosine_similarity(grad_supervised, grad_pseudo)
+            values[NORM_PSEUDO.of(group)] = grad_pseudo.norm()
+            values[LAYER_COSINE.of(group)] = cosine_similarity(grad_supervised, grad_pseudo)
     return values
 
 
@@ -84,8 +85,8 @@ def measure_clustering(losses: LayerLosses) -> dict[str, tuple[Tensor, Tensor]]:
     loss, reference = losses.parts["avg_clustering"], losses.parts["pseudo"]
     gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, features))).sqrt()
     return {
-        "avg_clustering/loss_gap": ((loss - reference).detach().abs(), reference.detach()),
-        "avg_clustering/gradient_gap": (gap, length),
+        LOSS_GAP.name: ((loss - reference).detach().abs(), reference.detach()),
+        GRADIENT_GAP.name: (gap, length),
     }
 
 

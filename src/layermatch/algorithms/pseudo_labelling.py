@@ -16,6 +16,15 @@ from layermatch.distributed import all_reduce_mean_, world_size
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.functional import entropy, probabilities
 from layermatch.layerwise import ForwardPass, LayerLosses, LayerwiseRule
+from layermatch.metrics import (
+    ACCURACY_ACCEPTED,
+    CLASS_COUNTS,
+    CONFIDENCE,
+    MASK_RATE,
+    PSEUDO_ACCURACY,
+    PSEUDO_ENTROPY,
+    THRESHOLDS,
+)
 from layermatch.models import BatchStatistics, Network, NetworkOutput
 from layermatch.pseudo_labels import PseudoLabelPolicy, PseudoLabels
 
@@ -231,15 +240,15 @@ class PseudoLabelling(Algorithm):
         counts = weight @ F.one_hot(label, probs_weak.shape[1]).to(weight.dtype)  # (K,)
         self.meter.add(
             {
-                "pseudo_labels/mask_rate": weight.mean(),
-                "pseudo_labels/confidence": pseudo_labels.confidence.mean(),
-                "pseudo_labels/entropy": entropy(probs_weak).mean(),
+                MASK_RATE.name: weight.mean(),
+                CONFIDENCE.name: pseudo_labels.confidence.mean(),
+                PSEUDO_ENTROPY.name: entropy(probs_weak).mean(),
                 # Of a whole optimizer step: all ranks and accumulated batches.
-                "pseudo_labels/per_class_counts": counts * (world_size() * self.accumulate),
+                CLASS_COUNTS.vector: counts * (world_size() * self.accumulate),
             },
             {
-                "pseudo_labels/accuracy": (right.sum(), known.sum()),
-                "pseudo_labels/accuracy_accepted": ((weight * right).sum(), (weight * known).sum()),
+                PSEUDO_ACCURACY.name: (right.sum(), known.sum()),
+                ACCURACY_ACCEPTED.name: ((weight * right).sum(), (weight * known).sum()),
             },
         )
 
@@ -261,7 +270,7 @@ class PseudoLabelling(Algorithm):
         thresholds = self.policy.thresholds()
         if thresholds is not None:
             named = zip(self.class_names(), thresholds.tolist(), strict=True)
-            self.log_with_next({f"pseudo_labels/thresholds/{name}": value for name, value in named})
+            self.log_with_next({THRESHOLDS.of(name): value for name, value in named})
         super().log_interval()
 
     def centres(self) -> Tensor:
