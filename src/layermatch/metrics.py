@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from layermatch.errors import UserError
+from layermatch.report.text import printable
 
 __all__ = ["CATALOGUE", "Catalogue", "Kind", "Metric", "Panel", "Place", "Section", "accuracies", "own_metrics"]
 
@@ -630,8 +631,8 @@ def own_metrics(algorithm: Any) -> tuple[Metric, ...]:
 
 
 def _check(metric: Metric) -> None:
-    if not metric.name or metric.name.count("*") > 1:
-        raise ValueError("give a name with at most one star")
+    if not all(metric.path) or len(metric.path) < 2 or metric.name.count("*") > 1:
+        raise ValueError("give a name of two parts with at most one star, GROUP/NAME")
     if not metric.title:
         raise ValueError("give a title")
     if KINDS.get(metric.kind.name) != metric.kind:
@@ -668,21 +669,31 @@ def loads(text: str) -> tuple[Metric, ...]:
 def _from_plain(plain: object) -> Metric:
     try:
         given = dict(plain)  # type: ignore[call-overload]
-        kind, panel, places = KINDS[given.pop("kind")], given.pop("panel"), given.pop("places")
-        section = Section(given.pop("section"))
-        metric = Metric(
-            kind=kind,
+        name, kind, panel = _text(given.pop("name")), KINDS[given.pop("kind")], given.pop("panel")
+        if not name:
+            raise ValueError("it has no name")
+        section, places = Section(given.pop("section")), tuple(map(Place, given.pop("places")))
+        return Metric(
+            name,
+            kind,
             section=section,
-            panel=None if panel is None else Panel(**panel),
-            places=tuple(map(Place, places)),
-            **given,
+            places=places,
+            panel=None if panel is None else Panel(**_readable(panel)),
+            **_readable(given),
         )
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError("a metric in it cannot be read") from error
-    texts = (*given.values(), *(() if metric.panel is None else asdict(metric.panel).values()))
-    if not all(isinstance(text, str) for text in texts) or not metric.name:
-        raise ValueError("a metric in it cannot be read")
-    return metric
+
+
+def _readable(texts: Mapping[str, object]) -> dict[str, str]:
+    """Texts that cannot move the cursor of who reads them."""
+    return {key: printable(_text(text)) for key, text in texts.items()}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it is no text")
+    return value
 
 
 # --------------------------------------------------------------------------------------------------------------- page

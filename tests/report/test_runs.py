@@ -76,21 +76,6 @@ def test_mistakes_are_named_by_their_files(tmp_path: Path) -> None:
     assert [row[0] for row in table.rows] == ["test/cat/a.png", "test/dog/line\\break.png"]
 
 
-def test_a_run_of_an_older_version_is_whole_too(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", classes=None)
-    metrics = path / "metrics.csv"
-    metrics.unlink()
-    old = ("pseudo_labels/accuracy", "pseudo_labels/mask_rate", "step")
-    write_metrics(path, [{name: row[name] for name in old} for row in rows_of(0.9) if "pseudo_labels/accuracy" in row])
-    results(pseudo_labels={"mask_rate": 0.5, "accuracy": 0.75})(path)
-    run = read_run(path)
-    assert run.problems == []
-    assert run.is_finished
-    assert "pseudo_labels/accuracy" not in run.curves
-    assert run.curves["pseudo_labels/accuracy_accepted"].values == [0.7] * 3
-    assert run.figure("pseudo_labels", "accuracy_accepted") == 0.75
-
-
 BROKEN = {
     "no configuration": (remove("config.yaml"), "config.yaml is missing"),
     "configuration that is no YAML": (text("config.yaml", "a: [1, 2"), "config.yaml cannot be read"),

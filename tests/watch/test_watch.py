@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.report.made_runs import make_run, write_metrics
+from tests.report.made_runs import make_run
 
 from layermatch.report.state import LOCK
 from layermatch.watch.__main__ import main
@@ -54,14 +54,6 @@ def test_a_finished_run_in_one_frame(tmp_path: Path) -> None:
     assert "9              ██████████████ 10" in shown  # the class with most
     assert "0              █              1" in shown
     assert shown.rstrip().endswith("step 10/30  ETA 0:00:02")
-
-
-def test_a_run_of_an_older_version_calls_its_accuracy_right(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    (path / "metrics.csv").unlink()
-    write_metrics(path, [{"step": 1, "pseudo_labels/accuracy": 0.75}])
-    assert "Of those, right" in text_of(path)
-    assert "Of all, right" not in text_of(path)
 
 
 def test_new_lines_are_seen_and_timed(tmp_path: Path) -> None:

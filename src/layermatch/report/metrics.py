@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Curve", "MetricsFile", "present_names"]
+__all__ = ["Curve", "MetricsFile"]
 
 #: Longer than any first line of names.
 HEADER_LIMIT = 1 << 20
@@ -52,24 +51,6 @@ class Curve:
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
             self.values.append(value)
-
-
-def present_names(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """Curves under the names of this version.
-
-    Older runs call the accuracy of the pseudo-labels that count ``pseudo_labels/accuracy``, which is now that of all.
-    They are told by what they do not log yet.
-
-    Args:
-        curves: metric -> its values.
-
-    Example:
-        >>> list(present_names({"pseudo_labels/accuracy": Curve([1], [0.5])}))
-        ['pseudo_labels/accuracy_accepted']
-    """
-    if "pseudo_labels/entropy" in curves or "pseudo_labels/accuracy_accepted" in curves:
-        return dict(curves)
-    return {name + "_accepted" * (name == "pseudo_labels/accuracy"): curve for name, curve in curves.items()}
 
 
 class MetricsFile:

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from layermatch.metrics import OWN_METRICS, Metric, loads
-from layermatch.report.metrics import Curve, MetricsFile, present_names
+from layermatch.report.metrics import Curve, MetricsFile
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
 
@@ -221,9 +221,6 @@ class _Reader:
 
     def _read_results(self, path: Path) -> None:
         results = read_results(path)
-        quality = results.get("pseudo_labels")
-        if isinstance(quality, dict) and "accuracy_accepted" not in quality:
-            quality["accuracy_accepted"] = quality.pop("accuracy", None)  # as in present_names
         self.run.results = results
         classes, confusion = results.get("classes"), results.get("confusion")
         if isinstance(classes, list):
@@ -236,7 +233,7 @@ class _Reader:
     def _read_metrics(self, path: Path) -> None:
         run, file = self.run, MetricsFile(path)
         file.poll()
-        run.curves = present_names(file.curves)
+        run.curves = file.curves
         if not run.curves:
             run.problems.append("metrics.csv has no line")
         if file.bad_lines:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.metrics import CATALOGUE, OWN_METRICS, PHASE_TIME, Catalogue, loads
-from layermatch.report.metrics import Curve, MetricsFile, present_names
+from layermatch.report.metrics import Curve, MetricsFile
 from layermatch.report.runs import UNREADABLE, finite_number, leaves, read_results, read_settings
 from layermatch.report.state import RunState, judge
 from layermatch.report.text import printable
@@ -139,7 +139,7 @@ class Watcher:
             max_steps=int(max_steps) if max_steps.isdecimal() else None,
             speed=self._speed(step, is_finished=finished),
             seconds=self._seconds() if finished else None,
-            curves=present_names(self._metrics.curves),
+            curves=self._metrics.curves,
             catalogue=self._catalogue,
             log=self._log(),
             problems=[f"{name} cannot be read: {error}" for name, error in self._problems.items()],
