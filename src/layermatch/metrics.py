@@ -531,7 +531,7 @@ NC1 = Metric(
     "features/nc1",
     SIZE,
     "Neural collapse, NC1",
-    "the scatter within classes in units of that between them; 0 is collapsed",
+    "the scatter within classes in units of that between them; 0: collapsed",
     label="NC1",
     over_interval=EVALUATION,
     panel=COLLAPSE,
@@ -554,8 +554,21 @@ DRIFT = Metric(
     panel=MOVEMENT,
 )
 
-PHASE_TIME = Metric("time/*", TIME, "Time of a step: *, s", "how long a step takes in that phase", part="phase")
-MEMORY_USE = Metric("memory/*", MEMORY, "Memory of the *, GiB", part="place", over_interval=NOW)
+PHASE_TIME = Metric(
+    "time/*",
+    TIME,
+    "Time of a step: *, s",
+    "what goes into `data`, `augment`, `network` and `other`; together the time that passed",
+    part="phase",
+)
+MEMORY_USE = Metric(
+    "memory/*",
+    MEMORY,
+    "Memory of the *, GiB",
+    "what the `process` has in memory, and what PyTorch holds of the GPU (`device`)",
+    part="place",
+    over_interval=NOW,
+)
 
 # What only dashboards are sent.
 OBJECTIVE = Metric(
@@ -698,23 +711,27 @@ def _text(value: object) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- page
 
-_HEAD = """# What a run logs
+_HEAD = """# Metrics
 
 Every logger gets the same values; training is the same to the bit whether they are looked at or not. Over the seeds of
-a setting, the report shows mean ± standard deviation (n - 1) and n; shares in per cent, their differences in percentage
+a setting, the report shows mean ± standard deviation (n - 1) and n: shares in per cent, their differences in percentage
 points. `python -m layermatch.metrics` prints this page.
 """
 
 _FOOT = """
 A `*` stands for what only the run knows: a class, a layer, a part of the loss. What a method logs beside these is shown
 under its own name; `metrics` of an algorithm, a policy or a rule, a tuple of `layermatch.metrics.Metric`, gives it
-better words and a place in the figures.
+better words and a place in the figures. `features/*` are measured on validation images, on labelled ones where none are
+held out. A value that is not finite is left out.
+
+A run warns once when no pseudo-label or every one counts for long, when one class takes most of them, when EMA and live
+accuracy part, and when the labelled set is repeated many times a second.
 """
 
 
 def page(catalogue: Catalogue) -> str:
     """The catalogue as Markdown."""
-    head = "| logged | what it says | kind | a log line has | of a run | shown by |"
+    head = "| logged | what it is | kind | in a log line | kept of a run | shown in |"
     rows = [head, "| --- " * 6 + "|", *map(_page_row, catalogue.metrics)]
     return "\n".join([_HEAD, *rows, _FOOT])
 
