@@ -250,6 +250,10 @@ class Catalogue:
         places = places or [place for place, metric in enumerate(self.metrics) if metric.part_of(name) is not None]
         return max(places, key=lambda place: len(self.metrics[place].name), default=len(self.metrics))
 
+    def has(self, name: str) -> bool:
+        """Whether a logged name is one of these metrics, or of one of these families."""
+        return self._index(name) < len(self.metrics)
+
     def find(self, name: str) -> Metric:
         """Describe a logged name, whatever it is.
 
@@ -260,10 +264,9 @@ class Catalogue:
             >>> CATALOGUE.find("loss/features").title, CATALOGUE.find("mine/own").title
             ('Loss of the extractor', 'mine/own')
         """
-        place = self._index(name)
-        if place == len(self.metrics):
+        if not self.has(name):
             return Metric(name, VALUE, title=name, label=name)
-        metric = self.metrics[place]
+        metric = self.metrics[self._index(name)]
         return metric if metric.name == name else metric.member(name)
 
     def arrange(self, names: Iterable[str]) -> list[Metric]:

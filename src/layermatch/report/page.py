@@ -6,6 +6,7 @@ import base64
 import itertools
 import re
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from layermatch import __version__
-from layermatch.metrics import CATALOGUE, LAYER_COSINE, Catalogue, Metric, Section
+from layermatch.metrics import CATALOGUE, LAYER_COSINE, VALUE, Catalogue, Metric, Section
 from layermatch.report.charts import (
     COLOURS,
     DASHES,
@@ -147,8 +148,9 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         lstrip_blocks=True,
     )
     environment.filters["parts"] = _parts
-    catalogue = catalogue_of(runs)
-    metrics = catalogue.arrange(_curve_names(groups))
+    catalogue, names = catalogue_of(runs), _curve_names(groups)
+    crowds = _crowds(catalogue, names)
+    metrics = catalogue.plus(crowds).arrange(names)
     finished = [group for group in groups if group.runs]
     with_confusion = [group for group in groups if confusion_of(group)]
     numbers = itertools.count(1)
@@ -172,6 +174,7 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         per_class=[class_metric_table(groups, family) for family in catalogue.in_section(Section.CLASSES)],
         layers=_layer_charts(groups, catalogue.in_section(Section.LAYERS)),
         others=_charts(groups, metrics, Section.OTHER),
+        crowds=[class_metric_table(groups, family) for family in crowds],
         worst=worst_table(with_confusion) if with_confusion else None,
         classes=_class_views(groups),
         runs=run_table(runs, groups),
@@ -238,6 +241,17 @@ def _curve_notes(groups: Sequence[Group]) -> list[str]:
 def catalogue_of(runs: Sequence[Run]) -> Catalogue:
     """The catalogue, with what the methods of the runs add to it."""
     return CATALOGUE.plus(metric for run in runs for metric in run.own_metrics)
+
+
+def _crowds(catalogue: Catalogue, names: Sequence[str]) -> list[Metric]:
+    """Families for what nobody described, where there are too many for a chart each: one for every class, perhaps."""
+    unknown = [name for name in names if not catalogue.has(name)]
+    counts = Counter(name.rpartition("/")[0] for name in unknown)
+    crowds = [parent for parent, count in counts.items() if count > MAX_LINES and parent and "*" not in parent]
+    return [
+        Metric(f"{parent}/*", VALUE, f"{parent}, at the last log line", part="class", section=Section.NONE)
+        for parent in crowds
+    ]
 
 
 def _curve_names(groups: Sequence[Group]) -> list[str]:
