@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from layermatch.errors import UserError
@@ -246,9 +247,19 @@ class Catalogue:
 
     def _index(self, name: str) -> int:
         """The place of a metric, or of the family that says most of its name; behind all others where there is none."""
-        places = [place for place, metric in enumerate(self.metrics) if metric.name == name]
-        places = places or [place for place, metric in enumerate(self.metrics) if metric.part_of(name) is not None]
-        return max(places, key=lambda place: len(self.metrics[place].name), default=len(self.metrics))
+        if name in self._places:
+            return self._places[name]
+        families = (self._places[family.name] for family in self._families if family.part_of(name) is not None)
+        return next(families, len(self.metrics))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {metric.name: place for place, metric in enumerate(self.metrics)}
+
+    @cached_property
+    def _families(self) -> list[Metric]:
+        families = [metric for metric in self.metrics if "*" in metric.name]
+        return sorted(families, key=lambda family: -len(family.name))
 
     def has(self, name: str) -> bool:
         """Whether a logged name is one of these metrics, or of one of these families."""
