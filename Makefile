@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page lint format bench notebooks \
+.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page metrics-page lint format bench notebooks \
   notebook-pages wheel clean
 
 help: ## List the commands
@@ -47,6 +47,9 @@ faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be 
 
 fault-page: $(VENV)/.installed-dev ## Make docs/what-can-go-wrong.md from tests/faults/catalogue
 	$(BIN)/python -m tests.faults.page
+
+metrics-page: $(VENV)/.installed ## Make docs/metrics.md from src/layermatch/metrics.py
+	$(BIN)/python -m layermatch.metrics > docs/metrics.md
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(BIN)/ruff check

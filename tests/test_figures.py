@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from layermatch.callbacks import PredictionTable
 from layermatch.data.sources import Digits, ImageSet
-from layermatch.figures import FIGURES, draw_curves, draw_mistakes, read_metrics
+from layermatch.figures import draw_curves, draw_mistakes, read_metrics
+from layermatch.metrics import CATALOGUE, VALUE, Metric, Panel
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -21,24 +22,34 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def metric_of(pattern: str) -> str:
-    return pattern.replace("*", "groups.0")
+#: Picture -> names that it shows, a member of each family among them.
+FIGURES: dict[str, list[str]] = {}
+for metric in CATALOGUE.metrics:
+    if metric.panel is not None:
+        FIGURES.setdefault(metric.panel.figure, []).append(metric.of("groups.0"))
 
 
 def test_every_panel_is_drawn_where_there_is_something_of_it(tmp_path: Path) -> None:
-    names = [metric_of(pattern) for panels in FIGURES.values() for panel in panels for pattern in panel.lines]
+    names = [name for each in FIGURES.values() for name in each]
     rows = [{"step": step, **dict.fromkeys(names, 0.5**step)} for step in (1, 5, 9)]
     metrics = write(tmp_path / "metrics.csv", rows)
     assert set(read_metrics(metrics)) == set(names)
     draw_curves(metrics, tmp_path / "whole")
     assert {path.stem for path in (tmp_path / "whole").iterdir()} == set(FIGURES)
-    for name, panels in FIGURES.items():
-        whole = imread(tmp_path / "whole" / f"{name}.png")
-        one = metric_of(next(iter(panels[0].lines)))
-        draw_curves(write(tmp_path / "one.csv", [{"step": 3, one: 0.0}]), tmp_path / name)  # a 0, and on its own
-        (path,) = (tmp_path / name).iterdir()
-        assert path.name == f"{name}.png"
+    assert set(FIGURES) == {"curves", "pseudo_labels", "layers", "features"}
+    for figure, (first, *_) in FIGURES.items():
+        whole = imread(tmp_path / "whole" / f"{figure}.png")
+        draw_curves(write(tmp_path / "one.csv", [{"step": 3, first: 0.0}]), tmp_path / figure)  # a 0, and on its own
+        (path,) = (tmp_path / figure).iterdir()
+        assert path.name == f"{figure}.png"
         assert imread(path).shape[1] < whole.shape[1]
+
+
+def test_a_method_has_a_picture_of_its_own(tmp_path: Path) -> None:
+    own = Metric("bank/age", VALUE, "Age of the bank", panel=Panel("bank", "Age"))
+    metrics = write(tmp_path / "metrics.csv", [{"step": step, "bank/age": step} for step in (1, 2, 3)])
+    draw_curves(metrics, tmp_path / "figures", catalogue=CATALOGUE.plus([own]))
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["bank.png"]
 
 
 def test_nothing_logged_draws_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from layermatch.console import Reporter, table
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError, check_choice
 from layermatch.launch import find_launch, take_rank
+from layermatch.metrics import accuracies
 from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import SECTIONS, Settings
@@ -65,7 +66,7 @@ def evaluate(
     trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
     run = trainer.test if split == "test" else trainer.validate
     run(parts.algorithm, datamodule=parts.data, verbose=False)
-    return {name: parts.algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
+    return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
 
 
 def _settings(
@@ -94,7 +95,8 @@ def _evaluate(config: DictConfig) -> None:
             overrides={section: settings[section] for section in ("data", "trainer")},
             plugins=tuple(settings["plugins"]),
         )
-    rows = {"EMA weights": f"{accuracy['accuracy_ema']:.4%}", "live weights": f"{accuracy['accuracy']:.4%}"}
+    live, averaged = (accuracy[metric.path[-1]] for metric in accuracies(settings["split"]).values())
+    rows = {"EMA weights": f"{averaged:.4%}", "live weights": f"{live:.4%}"}
     Reporter().show(table(f"Accuracy on {settings['split']}: {settings['ckpt_path']}", rows))
 
 

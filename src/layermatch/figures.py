@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from layermatch.callbacks import PredictionTable
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.figure_text import names_in_figure, save_figure
+from layermatch.metrics import CATALOGUE, Catalogue, Metric, Panel
 from layermatch.runs.metrics_file import MetricsFile
 
 if TYPE_CHECKING:
@@ -26,58 +26,6 @@ __all__ = ["draw_confusion", "draw_curves", "draw_mistakes", "draw_pairs", "read
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 Curves = dict[str, Curve]
 
-
-@dataclass(frozen=True)
-class Panel:
-    """One set of axes of a figure of curves.
-
-    Attributes:
-        title: above it.
-        lines: metric -> name in the legend. A metric may be a pattern with one ``*``; its lines are named by what that
-            stands for.
-        scale: ``linear``; ``log`` where the values span more than a decade; ``share`` for what lies in ``[0, 1]``.
-    """
-
-    title: str
-    lines: Mapping[str, str]
-    scale: str = "linear"
-
-
-#: Figure -> its panels.
-FIGURES = {
-    "curves": (
-        Panel("Loss of each layer group", {"loss/features": "extractor", "loss/classifier": "classifier"}),
-        Panel(
-            "Its parts",
-            {"loss/supervised": "supervised", "loss/pseudo": "pseudo-label", "loss/avg_clustering": "Avg-Clustering"},
-        ),
-        Panel("Validation accuracy", {"val/accuracy": "live weights", "val/accuracy_ema": "EMA weights"}, "share"),
-    ),
-    "pseudo_labels": (
-        Panel(
-            "Share of pseudo-labels that count",
-            {"pseudo_labels/mask_rate": "mask rate", "pseudo_labels/confidence": "mean confidence"},
-            "share",
-        ),
-        Panel(
-            "Share of pseudo-labels that are right",
-            {"pseudo_labels/accuracy_accepted": "of those that count", "pseudo_labels/accuracy": "of all"},
-            "share",
-        ),
-        Panel("Accepted per step, by class", {"pseudo_labels/per_class_counts/*": ""}),
-    ),
-    "layers": (
-        Panel("Norm of the supervised gradient", {"layers/*/grad_norm_supervised": ""}, "log"),
-        Panel("Norm of the pseudo-label gradient", {"layers/*/grad_norm_pseudo": ""}, "log"),
-        Panel("Cosine between the two", {"layers/*/cosine": ""}),
-    ),
-    "features": (
-        Panel("Scatter of features", {"features/within": "within classes", "features/between": "between them"}, "log"),
-        Panel("Neural collapse (0: collapsed)", {"features/nc1": "NC1"}, "log"),
-        Panel("Nearest class centre is right", {"features/nearest_centre_accuracy": "accuracy"}, "share"),
-        Panel("Change of centres per log line", {"centres/drift": "relative change"}, "log"),
-    ),
-}
 
 #: More lines than this have no legend: nobody tells them apart.
 MOST_NAMED = 12
@@ -100,61 +48,57 @@ def read_metrics(path: Path) -> Curves:
     return {name: (np.array(curve.steps, float), np.array(curve.values)) for name, curve in file.curves.items()}
 
 
-def draw_curves(metrics_csv: Path, folder: Path) -> None:
-    """Draw each of :data:`FIGURES` that the metrics have something of.
+def draw_curves(metrics_csv: Path, folder: Path, *, catalogue: Catalogue = CATALOGUE) -> None:
+    """Draw each picture that the catalogue has, of what was logged.
 
     Args:
         metrics_csv: of the run.
         folder: where to.
+        catalogue: says which metrics share a panel, and which panels a picture.
     """
     curves = read_metrics(metrics_csv)
-    for name, panels in FIGURES.items():
-        drawn = [(panel, lines) for panel in panels if (lines := _named_curves(curves, panel))]
-        if drawn:
-            _save(_curve_panels(drawn), folder / f"{name}.png")
+    for name, panels in _figures(catalogue.arrange(curves)).items():
+        _save(_curve_panels(panels, curves), folder / f"{name}.png")
 
 
-def _named_curves(curves: Curves, panel: Panel) -> dict[str, Curve]:
-    """The curves of a panel, by their names in the legend."""
-    found = {}
-    for pattern, label in panel.lines.items():
-        start, star, end = pattern.partition("*")
-        for metric, curve in curves.items():
-            if star and metric.startswith(start) and metric.endswith(end):
-                found[metric[len(start) : len(metric) - len(end)]] = curve
-            elif metric == pattern:
-                found[label] = curve
-    return found
+def _figures(metrics: Iterable[Metric]) -> dict[str, dict[Panel, list[Metric]]]:
+    """Picture -> its panels -> the metrics in each."""
+    figures: dict[str, dict[Panel, list[Metric]]] = {}
+    for metric in metrics:
+        if metric.panel is not None:
+            figures.setdefault(metric.panel.figure, {}).setdefault(metric.panel, []).append(metric)
+    return figures
 
 
-def _curve_panels(panels: list[tuple[Panel, dict[str, Curve]]]) -> Figure:
+def _curve_panels(panels: Mapping[Panel, Sequence[Metric]], curves: Curves) -> Figure:
     columns = 2 if len(panels) == 4 else len(panels)
     rows = -(-len(panels) // columns)
     figure, axes = _subplots(rows, columns, size=(4.6 * columns, 3.4 * rows))
     looks: dict[str, int] = {}
-    last = max(float(steps[-1]) for _, lines in panels for steps, _ in lines.values())
-    for axis, (panel, lines) in zip(axes.flat, panels, strict=True):
-        shown = names_in_figure(list(lines), width=NAME_WIDTH)
-        for number, (name, curve) in enumerate(lines.items()):
+    last = max(float(curves[metric.name][0][-1]) for metrics in panels.values() for metric in metrics)
+    for axis, (panel, metrics) in zip(axes.flat, panels.items(), strict=True):
+        shown = names_in_figure([metric.in_legend for metric in metrics], width=NAME_WIDTH)
+        for number, metric in enumerate(metrics):
             # What has one name has one look in every panel.
-            look = looks.setdefault(name, number)
-            _draw_line(axis, curve, shown[number], look=look)
+            look = looks.setdefault(metric.in_legend, number)
+            _draw_line(axis, curves[metric.name], shown[number], look=look)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.set_xlim(0, 1.04 * last)
         axis.grid(alpha=0.3)
-        if panel.scale == "share":
+        scale = metrics[0].kind.scale
+        if scale == "share":
             axis.set_ylim(-0.02, 1.02)
-        elif panel.scale == "log" and _spans_a_decade(lines):
+        elif scale == "log" and _spans_a_decade([curves[metric.name] for metric in metrics]):
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-        if len(lines) <= MOST_NAMED:
-            axis.legend(fontsize=8, ncols=2 if len(lines) > 6 else 1)
+        if len(metrics) <= MOST_NAMED:
+            axis.legend(fontsize=8, ncols=2 if len(metrics) > 6 else 1)
     return figure
 
 
-def _spans_a_decade(lines: dict[str, Curve]) -> bool:
-    values = np.concatenate([values for _, values in lines.values()])
+def _spans_a_decade(curves: Iterable[Curve]) -> bool:
+    values = np.concatenate([values for _, values in curves])
     values = values[values > 0]
     return len(values) > 0 and float(values.max() / values.min()) > 10
 

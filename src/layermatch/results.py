@@ -20,6 +20,20 @@ from layermatch.callbacks import CheckpointWriter, PredictionTable
 from layermatch.checkpoints import read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
+from layermatch.metrics import (
+    ACCURACY_ACCEPTED,
+    CATALOGUE,
+    END,
+    EVALUATION,
+    MASK_RATE,
+    PSEUDO_ACCURACY,
+    PSEUDO_ENTROPY,
+    TEST_ACCURACY_EMA,
+    VAL_ACCURACY_EMA,
+    Place,
+    accuracies,
+    own_metrics,
+)
 from layermatch.runs import layout
 from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings
@@ -29,8 +43,8 @@ __all__ = ["collect_results", "draw_results", "report_results", "sweep_rows"]
 
 _log = logging.getLogger(__name__)
 
-#: What ``results.json`` says of the pseudo-labels.
-PSEUDO_LABELS = ("mask_rate", "accuracy", "accuracy_accepted", "entropy")
+#: What ``results.json`` says of the pseudo-labels, or says that it does not know.
+PSEUDO_LABELS = (MASK_RATE, ACCURACY_ACCEPTED, PSEUDO_ACCURACY, PSEUDO_ENTROPY)
 LAST_STEP = "last step"
 
 
@@ -52,7 +66,6 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
     if not last.exists():  # a run in another directory that had nothing left to train
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
-    pseudo_labels = {name: algorithm.latest.get(f"pseudo_labels/{name}") for name in PSEUDO_LABELS}
     val = test = None
     if data.validation is not None:
         every = settings.eval_every * settings.algorithm.accumulate
@@ -64,7 +77,7 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
         trainer.test(algorithm, datamodule=data, verbose=False)
         test = _accuracies(algorithm, "test") | {"selection": selection}
     confusion = algorithm.evaluation.test_confusion
-    return {
+    results = {
         "status": "finished",
         "algorithm": settings.algorithm.name,
         "experiment": settings.name,
@@ -73,12 +86,27 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
         "steps": steps,
         "test": test,
         "val": val,
-        "pseudo_labels": pseudo_labels if algorithm.uses_unlabelled else None,
+        "pseudo_labels": None,
+        "loss": None,
         "seconds": 0.0,
         "versions": _versions(),
         "classes": list(data.classes),
         "confusion": None if confusion is None else confusion.tolist(),
     }
+    means = _last_steps(algorithm)
+    return results | {section: figures for section, figures in means.items() if results.get(section) is None}
+
+
+def _last_steps(algorithm: SemiSupervisedModule) -> dict[str, dict[str, float | None]]:
+    """What is known of the last steps, by section and key of ``results.json``; None for what they do not tell."""
+    expected = PSEUDO_LABELS if algorithm.uses_unlabelled else ()
+    names = dict.fromkeys([*(metric.name for metric in expected), *algorithm.latest])
+    sections: dict[str, dict[str, float | None]] = {}
+    for metric in CATALOGUE.plus(own_metrics(algorithm)).arrange(names):
+        if Place.RESULTS in metric.places and metric.over_interval not in {EVALUATION, END}:
+            section, key = metric.path
+            sections.setdefault(section, {})[key] = algorithm.latest.get(metric.name)
+    return sections
 
 
 @contextmanager
@@ -100,12 +128,12 @@ def _select(settings: Settings, algorithm: SemiSupervisedModule, trainer: Traine
         if isinstance(callback, CheckpointWriter):
             checkpoint = read_checkpoint(callback.best_path)
             algorithm.load_state_dict(checkpoint["state_dict"])
-            return f"best val/accuracy_ema, step {checkpoint['global_step']}"
+            return f"best {VAL_ACCURACY_EMA.name}, step {checkpoint['global_step']}"
     raise RuntimeError("no evaluation chose a checkpoint")
 
 
 def _accuracies(algorithm: SemiSupervisedModule, split: str) -> dict[str, Any]:
-    return {name: algorithm.latest[f"{split}/{name}"] for name in ("accuracy", "accuracy_ema")}
+    return {metric.path[-1]: algorithm.latest[metric.name] for metric in accuracies(split).values()}
 
 
 def _versions() -> dict[str, str]:
@@ -137,25 +165,21 @@ def _readable_json(results: dict[str, Any]) -> str:
 def _result_rows(results: dict[str, Any]) -> dict[str, str]:
     rows = {"algorithm": f"{results['algorithm']}, {results['num_labels']} labels, seed {results['seed']}"}
     for split in ("test", "val"):
-        accuracy = results[split]
-        if accuracy is not None:
-            rows[f"{split} accuracy"] = (
-                f"EMA weights {accuracy['accuracy_ema']:.2%}, live weights {accuracy['accuracy']:.2%}"
-            )
+        if results[split] is not None:
+            live, averaged = (metric.read(results) for metric in accuracies(split).values())
+            rows[f"{split} accuracy"] = f"EMA weights {averaged:.2%}, live weights {live:.2%}"
     if results["test"] is not None:
         rows["selected by"] = results["test"]["selection"]
-    quality = results["pseudo_labels"]
-    if quality is not None:
-        rows["pseudo-labels"] = _quality_text(quality)
+    if results["pseudo_labels"] is not None:
+        rows["pseudo-labels"] = _quality_text(results)
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
 
 
-def _quality_text(quality: dict[str, float | None]) -> str:
-    mask, all_right, right = (
-        "unknown" if quality[name] is None else f"{quality[name]:.2%}" for name in PSEUDO_LABELS[:3]
-    )
-    if quality["accuracy"] is None:
+def _quality_text(results: dict[str, Any]) -> str:
+    shares = (metric.read(results) for metric in (MASK_RATE, ACCURACY_ACCEPTED, PSEUDO_ACCURACY))
+    mask, right, all_right = ("unknown" if share is None else f"{share:.2%}" for share in shares)
+    if PSEUDO_ACCURACY.read(results) is None:
         return f"{mask} count; accuracy unknown: no class of an unlabelled image is known (last steps)"
     return f"accuracy {right} of the {mask} that count, {all_right} of all (last steps)"
 
@@ -176,7 +200,7 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
             predictions.write_csv(run_dir / layout.PREDICTIONS, files=data.content.image_ids.get("test"))
             draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
         if metrics.is_file():
-            draw_curves(metrics, figures)
+            draw_curves(metrics, figures, catalogue=CATALOGUE.plus(own_metrics(parts.algorithm)))
         if parts.algorithm.evaluation.test_confusion is not None:
             draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, figures / "confusion.png")
     except OSError as error:
@@ -196,7 +220,7 @@ def sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]
     """
     rows = []
     for run_dir, results in jobs:
-        accuracies = [results[split]["accuracy_ema"] if results[split] else None for split in ("test", "val")]
-        shown = ["-" if accuracy is None else f"{accuracy:.2%}" for accuracy in accuracies]
+        found = (metric.read(results) for metric in (TEST_ACCURACY_EMA, VAL_ACCURACY_EMA))
+        shown = ["-" if accuracy is None else f"{accuracy:.2%}" for accuracy in found]
         rows.append((str(run_dir), results["algorithm"], str(results["num_labels"]), str(results["seed"]), *shown))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
 from layermatch.launch import find_launch, take_rank
+from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, Metric, dumps, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
@@ -88,6 +89,7 @@ def run(
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
         parts = build_parts(settings, split=_split_of(checkpoint, settings.raw, ckpt_path))
+        own = own_metrics(parts.algorithm)
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
         checkpoint = None  # as large as the network: not to be held while it trains
@@ -101,12 +103,14 @@ def run(
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         held.enter_context(one_line_failures())
-        _start_run_dir(run_dir, settings.raw, parts, first_step=first_step)
+        _start_run_dir(run_dir, settings.raw, parts, first_step=first_step, own=own)
         failed = True
-        reporter = Reporter(run_dir / layout.LOG)
+        reporter = held.enter_context(closing(Reporter(run_dir / layout.LOG)))
         try:
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
-            dashboards.begin(loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id)
+            dashboards.begin(
+                loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id, catalogue=CATALOGUE.plus(own)
+            )
             _show_changed(changed, reporter, since=first_step)
             results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
             results["seconds"] = round(time.monotonic() - started, 1)
@@ -118,7 +122,6 @@ def run(
             for logger in loggers:
                 logger.finalize("success")
             dashboards.close(loggers, failed=failed)
-            reporter.close()
     return results
 
 
@@ -233,11 +236,17 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
 
 
 @rank_zero_only
-def _start_run_dir(run_dir: Path, settings: dict[str, Any], parts: RunParts, *, first_step: int) -> None:
+def _start_run_dir(
+    run_dir: Path, settings: dict[str, Any], parts: RunParts, *, first_step: int, own: Sequence[Metric]
+) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     keep_config(run_dir, settings, step=first_step)
     replace_text(run_dir / layout.CONFIG, yaml.safe_dump(settings, sort_keys=False))
     parts.data.save_split(run_dir / layout.SPLIT)
+    if own:
+        replace_text(run_dir / layout.OWN_METRICS, dumps(own))
+    else:
+        (run_dir / layout.OWN_METRICS).unlink(missing_ok=True)  # of a run that goes on with another method
     draw_pairs(parts.data, run_dir / layout.FIGURES / "views.png")
 
 
@@ -294,7 +303,8 @@ def main() -> None:
         results = sweep.run(config, run_dir=_run_dir_of(_settings_of(config)))
         if results is None:
             return float("nan")
-        return None if results["val"] is None else float(results["val"]["accuracy_ema"])
+        objective = VAL_ACCURACY_EMA.read(results)
+        return None if objective is None else float(objective)
 
     run_app(job, "run")
     sweep.end()

@@ -58,7 +58,7 @@ class LongRun(Callback):
         trainer.should_stop = trainer.global_step == 2
 
 
-VALUES = "L_feat 9876 L_cls 123.4 mask 100% right 100% val 1.000 ema 0.988"
+VALUES = "L_feat 9876 L_cls 123.4 mask 100% right 100% ema 0.988 val 1.000"
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -50,8 +50,8 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
 
     results = results_of(out)
     assert set(results) == {
-        "status", "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "seconds",
-        "versions", "classes", "confusion",
+        "status", "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "loss",
+        "seconds", "versions", "classes", "confusion",
     }  # fmt: skip
     assert results["status"] == "finished"
     assert results["classes"] == [str(digit) for digit in range(10)]
@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
     assert set(results["test"]) == {"accuracy", "accuracy_ema", "selection"}
     assert results["test"]["selection"] == "last step"
     assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy", "accuracy_accepted", "entropy"}
+    assert set(results["loss"]) == {"features", "classifier", "supervised", "pseudo", "avg_clustering"}
     assert results["val"]["num_evaluations"] == 2
     assert 0 < results["pseudo_labels"]["mask_rate"] <= 1
 

@@ -146,6 +146,19 @@ def test_a_single_seed_has_no_deviation_and_no_comparison(tmp_path: Path) -> Non
     assert 'class="band' not in text
 
 
+def test_what_nobody_described_is_shown_too(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "a")
+    (path / "metrics.csv").unlink()
+    many = {f"bank/size/{name}": 1.0 + place for place, name in enumerate(range(30))}
+    write_metrics(path, [{"step": step, "mine/own": step, **many} for step in (10, 30)])
+    parsed = Page(render(path)[0])
+    assert parsed.faults == []
+    assert "mine/own" in parsed.texts  # a chart of its own
+    assert "bank/size, at the last log line" in parsed.texts  # one table for what would be 30 charts
+    assert "bank/size/0" not in parsed.text
+    assert "#curves" in [link.get("href") for link in parsed.all("a")]
+
+
 def test_pairs_with_other_labelled_images_are_told(tmp_path: Path) -> None:
     one = make_run(tmp_path / "a", "algorithm=fixmatch", labelled=(1, 2))
     other = make_run(tmp_path / "b", labelled=(3, 4))

@@ -46,11 +46,11 @@ def test_a_finished_run_in_one_frame(tmp_path: Path) -> None:
     assert "step 30/30" in shown
     assert "100.0 %" in shown
     rows = rows_in(shown)
-    assert rows["val, EMA weights"][:3] == ["90.0 %", "30.0 %", "90.0 %"]
-    assert rows["mask rate"][:3] == ["50.0 %", "16.7 %", "50.0 %"]
-    assert rows["right of those that count"][0] == "90.0 %"
-    assert rows["right of all pseudo-labels"][0] == "70.0 %"
-    assert rows["L_feat"][3] in {"█▅▁", "█▄▁"}
+    assert rows["Validation, EMA weights"][:3] == ["90.0 %", "30.0 %", "90.0 %"]
+    assert rows["Pseudo-labels that count"][:3] == ["50.0 %", "16.7 %", "50.0 %"]
+    assert rows["Of those, right"][0] == "90.0 %"
+    assert rows["Of all, right"][0] == "70.0 %"
+    assert rows["Loss of the extractor"][3] in {"█▅▁", "█▄▁"}
     assert "9              ██████████████ 10" in shown  # the class with most
     assert "0              █              1" in shown
     assert shown.rstrip().endswith("step 10/30  ETA 0:00:02")
@@ -119,8 +119,8 @@ def test_a_broken_file_stops_nothing(tmp_path: Path, name: str, content: bytes) 
 def test_values_that_are_no_number_are_seen(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("loss/features,val/accuracy,step\n1,nan,1\n2,nan,2\nnan,nan,3\n")
     rows = rows_in(text_of(tmp_path))
-    assert rows["L_feat"] == ["nan", "1", "2", "▁█?"]
-    assert rows["val, live weights"] == ["nan", "nan", "nan", "???"]
+    assert rows["Loss of the extractor"] == ["nan", "1", "2", "▁█?"]
+    assert rows["Validation, live weights"] == ["nan", "nan", "nan", "???"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (40, 12), (200, 60)])
@@ -285,7 +285,7 @@ def test_a_real_run_is_followed_to_its_end(tmp_path: Path) -> None:
         assert pipe.wait(timeout=60) == 0
     assert (tmp_path / "err").read_text() == ""
     output = (tmp_path / "out").read_text()
-    for word in ("running", "ETA ", "steps/s", "L_feat", "mask rate"):
+    for word in ("running", "ETA ", "steps/s", "Loss of the extractor", "Pseudo-labels that count"):
         assert word in terminal.text, word
     results = json.loads((path / "results.json").read_text())
     for shown in (terminal.text.rpartition("\x1b[?1049l")[2], output[output.rindex("finished") :]):

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from layermatch.callbacks.stop_signals import StopSignals
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import StoppedError
+from layermatch.metrics import VAL_ACCURACY_EMA
 from layermatch.runs.layout import BEST_CHECKPOINT, UNFINISHED, checkpoint_name, step_of
 
 __all__ = ["CheckpointWriter"]
@@ -81,7 +82,7 @@ class CheckpointWriter(Checkpoint):
         if trainer.state.fn != "fit":
             return
         if self.track_best:
-            accuracy = float(trainer.callback_metrics["val/accuracy_ema"])
+            accuracy = float(trainer.callback_metrics[VAL_ACCURACY_EMA.name])
             if accuracy > self.best:
                 self.best, self.best_path = accuracy, self.folder / BEST_CHECKPOINT
                 trainer.save_checkpoint(self.best_path)

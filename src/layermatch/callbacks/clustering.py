@@ -15,6 +15,7 @@ from layermatch.data.batch import EvalBatch
 from layermatch.data.steps import EvalSteps
 from layermatch.distributed import all_gather_uneven_rows
 from layermatch.functional import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
+from layermatch.metrics import BETWEEN, NC1, NEAREST_CENTRE, WITHIN
 from layermatch.networks import Output
 from layermatch.training import SemiSupervisedModule
 
@@ -124,12 +125,12 @@ def clustering_measures(features: Tensor, label: Tensor) -> dict[str, float]:
     if not bool(features.isfinite().all()):
         return {}
     measures = {
-        "within": within_class_scatter,
-        "between": between_class_scatter,
-        "nc1": nc1,
-        "nearest_centre_accuracy": nearest_centre_accuracy,
+        WITHIN: within_class_scatter,
+        BETWEEN: between_class_scatter,
+        NC1: nc1,
+        NEAREST_CENTRE: nearest_centre_accuracy,
     }
-    return {f"features/{name}": float(measure(features, label)) for name, measure in measures.items()}
+    return {metric.name: float(measure(features, label)) for metric, measure in measures.items()}
 
 
 @contextmanager

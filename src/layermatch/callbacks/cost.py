@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
+from layermatch.metrics import MEMORY_USE, PHASE_TIME
 from layermatch.training import SemiSupervisedModule
 
 __all__ = ["PHASES", "CostMonitor", "StepClock", "process_memory"]
@@ -66,7 +67,7 @@ class CostMonitor(Callback):
         is_step = (batch_idx + 1) % algorithm.accumulate == 0
         if is_step and (trainer.global_step + 1) % algorithm.log_every == 0:
             times = {} if self._clock is None else self._clock.read_out()
-            seconds = {f"time/{phase}": seconds * algorithm.accumulate for phase, seconds in times.items()}
+            seconds = {PHASE_TIME.of(phase): seconds * algorithm.accumulate for phase, seconds in times.items()}
             algorithm.log_with_next(seconds | _memory(algorithm.device))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -154,9 +155,9 @@ def _seconds(start: Moment, end: Moment) -> float:
 
 
 def _memory(device: torch.device) -> dict[str, float]:
-    values = {"memory/process": process_memory() / GIB}
+    values = {MEMORY_USE.of("process"): process_memory() / GIB}
     if device.type == "cuda":
-        values["memory/device"] = torch.cuda.memory_reserved(device) / GIB
+        values[MEMORY_USE.of("device")] = torch.cuda.memory_reserved(device) / GIB
     return values
 
 

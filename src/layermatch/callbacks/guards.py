@@ -9,11 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layermatch.console import Reporter
 from layermatch.data import SemiSupervisedData
+from layermatch.metrics import ACCURACY_ACCEPTED, CLASS_COUNTS, CONFIDENCE, MASK_RATE
 from layermatch.training import SemiSupervisedModule
 
 __all__ = ["Guards"]
-
-COUNTS = "pseudo_labels/per_class_counts/"
 
 
 class Guards(Callback):
@@ -101,10 +100,10 @@ class Guards(Callback):
     # ------------------------------------------------------------------------------------------------------- what
 
     def _check_mask(self, algorithm: SemiSupervisedModule, step: int, last_step: int, patience: int) -> None:
-        rate = algorithm.latest.get("pseudo_labels/mask_rate")
+        rate = algorithm.latest.get(MASK_RATE.name)
         if rate is None:
             return
-        confidence = algorithm.latest.get("pseudo_labels/confidence", float("nan"))
+        confidence = algorithm.latest.get(CONFIDENCE.name, float("nan"))
         if self._holds("mask_at_0", rate == 0, step, last_step, patience):
             self._say(
                 "mask_at_0",
@@ -120,8 +119,9 @@ class Guards(Callback):
             )
 
     def _check_classes(self, algorithm: SemiSupervisedModule, step: int, last_step: int, patience: int) -> None:
-        counts = {name: value for name, value in algorithm.latest.items() if name.startswith(COUNTS)}
-        rate = algorithm.latest.get("pseudo_labels/mask_rate", 0.0)
+        parts = {CLASS_COUNTS.part_of(name): value for name, value in algorithm.latest.items()}
+        counts = {name: value for name, value in parts.items() if name is not None}
+        rate = algorithm.latest.get(MASK_RATE.name, 0.0)
         if not counts:
             return
         largest = max(counts, key=lambda name: counts[name])
@@ -130,7 +130,7 @@ class Guards(Callback):
         if self._holds("one_class", rate >= self.few and share > limit, step, last_step, patience):
             self._say(
                 "one_class",
-                f"{share:.0%} of the accepted pseudo-labels are of class {largest.removeprefix(COUNTS)!r}, for "
+                f"{share:.0%} of the accepted pseudo-labels are of class {largest!r}, for "
                 f"{patience:,} steps{_accuracy(algorithm)}: unless the images are that uneven, the network collapses "
                 f"to it: raise pseudo_labels.threshold, lower optimizer.lr or layerwise.lambda_u",
             )
@@ -192,5 +192,5 @@ class Guards(Callback):
 
 
 def _accuracy(algorithm: SemiSupervisedModule) -> str:
-    accuracy = algorithm.latest.get("pseudo_labels/accuracy_accepted")
+    accuracy = algorithm.latest.get(ACCURACY_ACCEPTED.name)
     return "" if accuracy is None else f" ({accuracy:.0%} of them are right)"

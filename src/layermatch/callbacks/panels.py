@@ -17,6 +17,7 @@ from layermatch.callbacks.provenance import CHECKPOINT_KEY
 from layermatch.dashboards import RUN_ID, Dashboard, WandbDashboard
 from layermatch.dashboards.pictures import Pairs, views_panel
 from layermatch.data.batch import Batch
+from layermatch.metrics import SHOWN_PAIRS
 from layermatch.parts import Policy, PseudoLabels
 
 __all__ = ["KeepRunId", "Panels"]
@@ -90,7 +91,7 @@ class Panels(Callback):
         step = trainer.global_step
         pixels = views_panel(self._pairs(self._seen), self.classes, title=TITLE.format(step=step))
         for dashboard in self.dashboards:
-            dashboard.show_picture("panels/pseudo_labels", pixels, step=step, caption=f"step {step}")
+            dashboard.show_picture(SHOWN_PAIRS.name, pixels, step=step, caption=f"step {step}")
 
     def _pairs(self, seen: _Seen) -> Pairs:
         labels = seen.labels

@@ -9,18 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from layermatch.console import Reporter
+from layermatch.metrics import CATALOGUE, own_metrics
 
 __all__ = ["ProgressDisplay"]
-
-#: What is shown, in this order, by its short name. The longest line fits 100 columns.
-SHOWN = {
-    "loss/features": "L_feat",
-    "loss/classifier": "L_cls",
-    "pseudo_labels/mask_rate": "mask",
-    "pseudo_labels/accuracy_accepted": "right",
-    "val/accuracy": "val",
-    "val/accuracy_ema": "ema",
-}
 
 
 class ProgressDisplay(Callback):
@@ -43,11 +34,13 @@ class ProgressDisplay(Callback):
         self._task = TaskID(0)
         self._started = self._last_line = 0.0
         self._first_step = 0
+        self._catalogue = CATALOGUE
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and the bar."""
         self._started = self._last_line = time.monotonic()
         self._first_step = trainer.global_step
+        self._catalogue = CATALOGUE.plus(own_metrics(pl_module))
         if self.reporter.is_interactive:
             columns = (
                 MofNCompleteColumn(),
@@ -69,7 +62,7 @@ class ProgressDisplay(Callback):
     ) -> None:
         """Redraw the bar, or write a line when it is time."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, values=_values(pl_module))
+            self._bar.update(self._task, completed=trainer.global_step, values=self._values(pl_module))
         elif time.monotonic() - self._last_line >= self.line_every:
             self._write_line(trainer, pl_module)
 
@@ -82,11 +75,16 @@ class ProgressDisplay(Callback):
         self._last_line = time.monotonic()
         done = trainer.global_step - self._first_step
         left = (trainer.max_steps - trainer.global_step) * (self._last_line - self._started) / max(done, 1)
-        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {_short(round(left))}  {_values(pl_module)}"
+        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {_short(round(left))}  {self._values(pl_module)}"
         if self._bar is None:
             self.reporter.show(line)
         else:
             self.reporter.log(line)
+
+    def _values(self, module: LightningModule) -> str:
+        latest: dict[str, float] = getattr(module, "latest", {})
+        shown = (metric for metric in self._catalogue.metrics if metric.short and metric.name in latest)
+        return " ".join(f"{metric.short} {metric.kind.brief(latest[metric.name])}" for metric in shown)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""
@@ -100,20 +98,6 @@ class ProgressDisplay(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _values(module: LightningModule) -> str:
-    latest: dict[str, float] = getattr(module, "latest", {})
-    shown = {short: (name, latest[name]) for name, short in SHOWN.items() if name in latest}
-    return " ".join(
-        f"{short} {value:.0%}" if name.startswith("pseudo_labels/") else f"{short} {_digits(value)}"
-        for short, (name, value) in shown.items()
-    )
-
-
-def _digits(value: float) -> str:
-    """In five characters, for what is below 10,000."""
-    return f"{value:.3f}"[:5].rstrip(".") if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def _short(seconds: int) -> str:

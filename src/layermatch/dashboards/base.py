@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from layermatch.dashboards.naming import changes_of
 from layermatch.dashboards.pictures import per_class_bars, read_picture
+from layermatch.metrics import CATALOGUE, FIGURE, Catalogue
 
 __all__ = ["About", "Dashboard", "begin", "close", "dashboards_of", "show_results"]
 
@@ -28,12 +29,14 @@ class About:
         changes: see :func:`~layermatch.dashboards.naming.changes_of`.
         sweep: the folder of the sweep that the run is a job of; empty where there is none.
         run_id: of the W&B run that is continued; None starts one.
+        catalogue: says what the curves are.
     """
 
     settings: Mapping[str, Any]
     changes: tuple[str, ...] = ()
     sweep: str = ""
     run_id: str | None = None
+    catalogue: Catalogue = CATALOGUE
 
     @property
     def experiment(self) -> str:
@@ -99,6 +102,7 @@ def begin(
     overrides: Sequence[str] = (),
     sweep: str = "",
     run_id: str | None = None,
+    catalogue: Catalogue = CATALOGUE,
 ) -> None:
     """Start the dashboards among the loggers.
 
@@ -108,8 +112,9 @@ def begin(
         overrides: what the command line changed in it.
         sweep: the folder of the sweep that the run is a job of.
         run_id: of the W&B run that is continued.
+        catalogue: says what the curves are.
     """
-    about = About(settings, changes_of(overrides), sweep, run_id)
+    about = About(settings, changes_of(overrides), sweep, run_id, catalogue)
     for dashboard in dashboards_of(loggers):
         dashboard.begin(about)
 
@@ -126,9 +131,9 @@ def show_results(loggers: Iterable[Logger], results: Mapping[str, Any], figures:
     dashboards = dashboards_of(loggers)
     if not dashboards:
         return
-    pictures = {f"figures/{path.stem}": read_picture(path) for path in sorted(figures.glob("*.png"))}
+    pictures = {FIGURE.of(path.stem): read_picture(path) for path in sorted(figures.glob("*.png"))}
     if results.get("confusion"):
-        pictures["figures/per_class"] = per_class_bars(results["confusion"], results["classes"])
+        pictures[FIGURE.of("per_class")] = per_class_bars(results["confusion"], results["classes"])
     for dashboard in dashboards:
         for name, pixels in pictures.items():
             dashboard.show_picture(name, pixels, step=results["steps"])

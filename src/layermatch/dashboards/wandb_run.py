@@ -23,6 +23,7 @@ from layermatch.dashboards.naming import curve_name, run_group, run_name, run_ta
 from layermatch.dashboards.pictures import class_accuracies
 from layermatch.dashboards.reachable import why_unreachable
 from layermatch.errors import UserError
+from layermatch.metrics import CATALOGUE, CLASS_ACCURACY, CONFUSION, OBJECTIVE, VAL_ACCURACY_EMA, accuracies
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, STEP_CHECKPOINTS, is_checkpoint_of
 from layermatch.runs.settings import flatten
 
@@ -35,13 +36,6 @@ _log = logging.getLogger(__name__)
 
 #: The axis of every curve: optimizer steps, under Lightning's name.
 STEP = "trainer/global_step"
-
-#: Which values of a curve go into the summary, by the start of its name, where it is not the last one alone. The
-#: figures to report are those of `test/*`, of the weights that `test/selection` names.
-SUMMARIES = {"val/": "max,last", "loss/": "min,last", "time/": "mean", "memory/": "max"}
-
-#: What a sweep maximises: what a Hydra sweeper is given too. One number, as a sweep reads no summary of several.
-OBJECTIVE = "objective"
 
 #: Where a checkpoint's section of this package keeps the id of its W&B run.
 RUN_ID = "wandb_run"
@@ -145,8 +139,11 @@ class WandbDashboard(WandbLogger, Dashboard):
 
         One by one: of two patterns that match a name (``*`` and ``loss/*``), W&B takes one at random.
         """
+        catalogue = CATALOGUE if self._about is None else self._about.catalogue
         for name in set(names) - self._defined:
-            summary = next((kind for start, kind in SUMMARIES.items() if name.startswith(start)), None)
+            kept = catalogue.find(name).kind.over_run
+            # The figures to report are those of `test/*`, of the weights that `test/selection` names.
+            summary = None if kept == ("last",) else ",".join(kept)
             run.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
             self._defined.add(name)
 
@@ -382,10 +379,10 @@ def _row(values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
 def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the table of runs shows; accuracies of `val` are in the curves' own summary."""
     shown = {name: results[name] for name in ("num_labels", "steps", "seconds", "status") if name in results}
+    known = {metric.name for metric in accuracies("val").values()}
     for section in ("test", "val", "pseudo_labels"):
-        figures = results.get(section) or {}
-        known = {"accuracy", "accuracy_ema"} if section == "val" else set()
-        shown |= {f"{section}/{name}": value for name, value in figures.items() if name not in known}
+        figures = {f"{section}/{key}": value for key, value in (results.get(section) or {}).items()}
+        shown |= {name: value for name, value in figures.items() if name not in known}
     return shown
 
 
@@ -394,18 +391,19 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
     import wandb
 
     charts: dict[str, Any] = {}
-    if results.get("val"):
-        charts[OBJECTIVE] = results["val"]["accuracy_ema"]
+    objective = VAL_ACCURACY_EMA.read(results)
+    if objective is not None:
+        charts[OBJECTIVE.name] = objective  # one number, as a sweep reads no summary of several
     if not results.get("confusion"):
         return charts
     classes, counts = list(results["classes"]), np.asarray(results["confusion"])
     truth, predicted = (np.repeat(axis, counts.ravel()).tolist() for axis in np.indices(counts.shape).reshape(2, -1))
-    charts["test/confusion"] = wandb.plot.confusion_matrix(
+    charts[CONFUSION.name] = wandb.plot.confusion_matrix(
         y_true=truth, preds=predicted, class_names=classes, title="Test set, EMA weights"
     )
     rows = [list(row) for row in zip(classes, class_accuracies(counts.tolist()), strict=True)]
     table = wandb.Table(columns=["class", "accuracy"], data=rows)
-    charts["test/per_class"] = wandb.plot.bar(table, "class", "accuracy", title="Test accuracy of each class")
+    charts[CLASS_ACCURACY.name] = wandb.plot.bar(table, "class", "accuracy", title="Test accuracy of each class")
     return charts
 
 

@@ -13,6 +13,7 @@ from layermatch.functional import gradient_gap, pseudo_label_loss, supervised_lo
 from layermatch.layerwise.avg_clustering import READINGS, make_avg_clustering
 from layermatch.layerwise.gradient_rule import AgreeingGradients
 from layermatch.layerwise.rule import LayerwiseRule, routed_logits
+from layermatch.metrics import GRADIENT_GAP, LOSS_GAP
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_float32, linear_head
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, PseudoLabels, Term
 
@@ -175,8 +176,8 @@ class SeparateLosses(LayerwiseRule):
         loss, reference = losses["avg_clustering"].value, losses["pseudo"].value
         gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, strong.features))).sqrt()
         return {
-            "avg_clustering/loss_gap": ((loss - reference).detach().abs(), reference.detach()),
-            "avg_clustering/gradient_gap": (gap, length),
+            LOSS_GAP.name: ((loss - reference).detach().abs(), reference.detach()),
+            GRADIENT_GAP.name: (gap, length),
         }
 
     def centres(self, network: Network) -> Tensor:

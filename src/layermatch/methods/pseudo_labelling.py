@@ -14,6 +14,15 @@ from layermatch.functional import entropy, probabilities
 from layermatch.layerwise import GradientRule, LayerwiseRule
 from layermatch.methods.base import Method
 from layermatch.methods.passes import detached, share_statistics, together, without_gradient
+from layermatch.metrics import (
+    ACCURACY_ACCEPTED,
+    CLASS_COUNTS,
+    CONFIDENCE,
+    MASK_RATE,
+    PSEUDO_ACCURACY,
+    PSEUDO_ENTROPY,
+    THRESHOLDS,
+)
 from layermatch.networks import CLASSIFIER, BatchStatistics, Network, Output
 from layermatch.parts import Losses, Policy, Problem, PseudoLabels, Step
 
@@ -178,7 +187,7 @@ class PseudoLabelling(Method):
     def readings(self) -> dict[str, Tensor]:
         """The policy's thresholds as they stand."""
         thresholds = self.policy.thresholds()
-        return {} if thresholds is None else {"pseudo_labels/thresholds": thresholds}
+        return {} if thresholds is None else {THRESHOLDS.vector: thresholds}
 
     def centres(self, network: Network) -> Tensor:
         """The rule's cluster centres; the classifier's rows where it has none."""
@@ -201,15 +210,15 @@ def record_quality(pseudo_labels: PseudoLabels, probs_weak: Tensor, hidden_label
     counts = weight @ F.one_hot(label, probs_weak.shape[1]).to(weight.dtype)  # (K,)
     step.record(
         {
-            "pseudo_labels/mask_rate": weight.mean(),
-            "pseudo_labels/confidence": pseudo_labels.confidence.mean(),
-            "pseudo_labels/entropy": entropy(probs_weak).mean(),
+            MASK_RATE.name: weight.mean(),
+            CONFIDENCE.name: pseudo_labels.confidence.mean(),
+            PSEUDO_ENTROPY.name: entropy(probs_weak).mean(),
             # Of a whole optimizer step: all ranks and accumulated batches.
-            "pseudo_labels/per_class_counts": counts * step.batches,
+            CLASS_COUNTS.vector: counts * step.batches,
         },
         {
-            "pseudo_labels/accuracy": (right.sum(), known.sum()),
-            "pseudo_labels/accuracy_accepted": ((weight * right).sum(), (weight * known).sum()),
+            PSEUDO_ACCURACY.name: (right.sum(), known.sum()),
+            ACCURACY_ACCEPTED.name: ((weight * right).sum(), (weight * known).sum()),
         },
     )
 

@@ -6,7 +6,8 @@ import base64
 import itertools
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from layermatch import __version__
+from layermatch.metrics import CATALOGUE, LAYER_COSINE, VALUE, Catalogue, Metric, Section
 from layermatch.report.charts import (
     COLOURS,
     DASHES,
@@ -51,36 +53,6 @@ __all__ = ["GENERATOR", "render_html", "render_markdown"]
 
 #: Marks our files, so that nothing else is overwritten.
 GENERATOR = "layermatch.report"
-
-#: Section -> metric -> title; in this order. What else begins with the section's prefix follows.
-ACCURACY = {
-    "val/accuracy_ema": "Validation accuracy, EMA weights",
-    "val/accuracy": "Validation accuracy, live weights",
-}
-LOSSES = {
-    "loss/features": "Loss of the extractor",
-    "loss/classifier": "Loss of the classifier",
-    "loss/supervised": "Supervised part",
-    "loss/pseudo": "Pseudo-label part",
-    "loss/avg_clustering": "Avg-Clustering part",
-}
-QUALITY = {
-    "pseudo_labels/mask_rate": "Pseudo-labels that count (mask rate)",
-    "pseudo_labels/accuracy_accepted": "Accuracy of those that count",
-    "pseudo_labels/accuracy": "Accuracy of all pseudo-labels",
-    "pseudo_labels/entropy": "Entropy",
-    "pseudo_labels/confidence": "Confidence",
-}
-PER_CLASS = {
-    "pseudo_labels/per_class_counts/": "Pseudo-labels per step that count, by class, at the last log line",
-    "pseudo_labels/thresholds/": "Threshold by class, at the last log line",
-}
-
-#: In their own section, or figures of the end of a run.
-NOT_OTHER = ("loss/", "pseudo_labels/", "layers/", "val/", "test/")
-
-#: Ends of names whose values are shares in [0, 1].
-SHARES = ("accuracy", "accuracy_ema", "accuracy_accepted", "mask_rate", "confidence")
 
 #: More lines than this in a chart cannot be told apart; another chart takes the rest.
 MAX_LINES = 8
@@ -148,7 +120,7 @@ def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Grou
     """
     tables = []
     if baseline is not None:
-        tables.append(result_table(groups))
+        tables.append(result_table(groups, catalogue=catalogue_of(runs)))
         if len([group for group in groups if group.runs]) > 1:
             tables.append(comparison_table(groups, baseline))
         tables.append(seed_table(groups))
@@ -176,6 +148,9 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         lstrip_blocks=True,
     )
     environment.filters["parts"] = _parts
+    catalogue, names = catalogue_of(runs), _curve_names(groups)
+    crowds = _crowds(catalogue, names)
+    metrics = catalogue.plus(crowds).arrange(names)
     finished = [group for group in groups if group.runs]
     with_confusion = [group for group in groups if confusion_of(group)]
     numbers = itertools.count(1)
@@ -186,19 +161,20 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         written=written.strftime("%Y-%m-%d %H:%M"),
         summary=_summary(runs, groups),
         left_out=sum(not any(run is counted for group in groups for counted in group.runs) for run in runs),
-        results=result_table(groups) if finished else None,
+        results=result_table(groups, catalogue=catalogue) if finished else None,
         comparison=comparison_table(groups, baseline) if baseline is not None and len(finished) > 1 else None,
         by_seed=seed_table(groups) if finished else None,
         differences=difference_table(groups) if len(groups) > 1 else None,
         shared=shared_table(groups) if groups else None,
         legend=_legend(groups),
         curve_notes=_curve_notes(groups),
-        accuracy=_charts(groups, ACCURACY),
-        losses=_charts(groups, _extend(LOSSES, groups, "loss/")),
-        quality=_charts(groups, QUALITY),
-        per_class=[class_metric_table(groups, prefix, caption) for prefix, caption in PER_CLASS.items()],
-        layers=_layer_charts(groups),
-        others=_charts(groups, _other_metrics(groups)),
+        accuracy=_charts(groups, metrics, Section.ACCURACY),
+        losses=_charts(groups, metrics, Section.LOSSES),
+        quality=_charts(groups, metrics, Section.QUALITY),
+        per_class=[class_metric_table(groups, family) for family in catalogue.in_section(Section.CLASSES)],
+        layers=_layer_charts(groups, catalogue.in_section(Section.LAYERS)),
+        others=_charts(groups, metrics, Section.OTHER),
+        crowds=[class_metric_table(groups, family) for family in crowds],
         worst=worst_table(with_confusion) if with_confusion else None,
         classes=_class_views(groups),
         runs=run_table(runs, groups),
@@ -262,29 +238,39 @@ def _curve_notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _extend(titles: Mapping[str, str], groups: Sequence[Group], prefix: str) -> dict[str, str]:
-    return {**titles, **{name: name for name in _metrics(groups) if name.startswith(prefix) and name not in titles}}
+def catalogue_of(runs: Sequence[Run]) -> Catalogue:
+    """The catalogue, with what the methods of the runs add to it."""
+    return CATALOGUE.plus(metric for run in runs for metric in run.own_metrics)
 
 
-def _metrics(groups: Sequence[Group]) -> list[str]:
+def _crowds(catalogue: Catalogue, names: Sequence[str]) -> list[Metric]:
+    """Families for what nobody described, where there are too many for a chart each: one for every class, perhaps."""
+    unknown = [name for name in names if not catalogue.has(name)]
+    counts = Counter(name.rpartition("/")[0] for name in unknown)
+    crowds = [parent for parent, count in counts.items() if count > MAX_LINES and parent and "*" not in parent]
+    return [
+        Metric(f"{parent}/*", VALUE, f"{parent}, at the last log line", part="class", section=Section.NONE)
+        for parent in crowds
+    ]
+
+
+def _curve_names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(name for group in groups for run in group.shown for name in run.curves))
 
 
-def _other_metrics(groups: Sequence[Group]) -> dict[str, str]:
-    return {name: name for name in sorted(_metrics(groups)) if not name.startswith(NOT_OTHER)}
-
-
-def _charts(groups: Sequence[Group], titles: Mapping[str, str]) -> list[LineChart]:
+def _charts(groups: Sequence[Group], metrics: Sequence[Metric], section: Section) -> list[LineChart]:
     styles = {entry.name: entry for entry in _legend(groups)}
     charts = []
-    for metric, title in titles.items():
+    for metric in metrics:
+        if metric.section != section:
+            continue
         curves = []
         for group in groups:
-            mean = mean_curve([run.curves[metric] for run in group.shown if metric in run.curves])
+            mean = mean_curve([run.curves[metric.name] for run in group.shown if metric.name in run.curves])
             if mean is not None:
                 entry = styles[group.name]
                 curves.append(NamedCurve(entry.name, entry.label, entry.style, mean))
-        charts += _in_parts(printable(title), curves, is_share=metric.endswith(SHARES))
+        charts += _in_parts(printable(metric.title), curves, is_share=metric.kind.is_share)
     return charts
 
 
@@ -297,18 +283,20 @@ def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> li
     return [chart for chart in drawn if chart is not None]
 
 
-def _layer_charts(groups: Sequence[Group]) -> list[LineChart]:
-    """For each setting, the cosine of the two gradients in every layer group, which looks the same in all charts."""
-    names = sorted(name for name in _metrics(groups) if name.startswith("layers/") and name.endswith("/cosine"))
+def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[LineChart]:
+    """For each setting, the curves of all layers, which look the same in all charts."""
     charts = []
-    for group in groups:
-        curves = []
-        for style, name in enumerate(names):
-            mean = mean_curve([run.curves[name] for run in group.shown if name in run.curves])
-            layer = printable(name.removeprefix("layers/").removesuffix("/cosine"))
-            if mean is not None:
-                curves.append(NamedCurve(layer, _fit(layer), style, mean))
-        charts += _in_parts(group.name, curves, is_share=False)
+    for family in families:
+        names = sorted(name for name in _curve_names(groups) if family.part_of(name) is not None)
+        for group in groups:
+            curves = []
+            for style, name in enumerate(names):
+                mean = mean_curve([run.curves[name] for run in group.shown if name in run.curves])
+                layer = printable(family.part_of(name))
+                if mean is not None:
+                    curves.append(NamedCurve(layer, _fit(layer), style, mean))
+            title = group.name if family == LAYER_COSINE else f"{group.name}: {family.title.replace('*', family.part)}"
+            charts += _in_parts(title, curves, is_share=family.kind.is_share)
     return charts
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermatch.metrics import Metric, loads
 from layermatch.runs import layout
 from layermatch.runs.identity import Draw, draw_of, fingerprint, setting_of
 from layermatch.runs.metrics_file import Curve, MetricsFile
@@ -70,6 +71,7 @@ class Run:
         draw: which repetition of its setting it is; None where there is no seed.
         results: of ``results.json``; empty without.
         curves: metric -> its values.
+        own_metrics: what the run's method says of them beside the catalogue.
         plan: what the run said that it would do, name -> text.
         labelled: indices of the labelled images; empty where unknown.
         classes: names; empty where unknown.
@@ -87,6 +89,7 @@ class Run:
     draw: Draw | None = None
     results: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    own_metrics: tuple[Metric, ...] = ()
     plan: dict[str, str] = field(default_factory=dict)
     labelled: frozenset[int] = frozenset()
     classes: tuple[str, ...] = ()
@@ -157,6 +160,7 @@ class _Reader:
             run.problems.append("results.json does not say how many steps were made")
         is_logged = run.shown_settings.get("logger._target_") != NO_LOGGER
         self._try(layout.METRICS, self._read_metrics, is_required=is_logged)
+        self._try(layout.OWN_METRICS, self._read_own_metrics)
         self._try(layout.SPLIT, self._read_split)
         self._try(layout.PLAN, self._read_plan)
         self._try(layout.PREDICTIONS, self._read_predictions)
@@ -208,6 +212,9 @@ class _Reader:
             bad = [s for s, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value)]
             if bad:
                 run.problems.append(f"metrics.csv: {printable(name)} is no finite number from step {bad[0]} on")
+
+    def _read_own_metrics(self, path: Path) -> None:
+        self.run.own_metrics = loads(path.read_text(encoding="utf-8"))
 
     def _read_split(self, path: Path) -> None:
         split = json.loads(path.read_text(encoding="utf-8"))

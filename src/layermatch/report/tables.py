@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from layermatch.metrics import (
+    CATALOGUE,
+    TEST_ACCURACY,
+    TEST_ACCURACY_EMA,
+    VAL_ACCURACY,
+    VAL_ACCURACY_EMA,
+    Catalogue,
+    Metric,
+    Place,
+)
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.groups import Group, differing
 from layermatch.report.runs import Run
@@ -41,20 +51,8 @@ __all__ = [
 NONE = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
 
-#: What is compared, by its name and where it is in ``results.json``: the test set, or validation images without one.
-COMPARED = {
-    "test": {"Test, EMA weights": ("test", "accuracy_ema"), "Test, live weights": ("test", "accuracy")},
-    "val": {"Validation, EMA weights": ("val", "accuracy_ema"), "Validation, live weights": ("val", "accuracy")},
-}
-
-#: All shares that a setting is described with.
-SHARES = {
-    **COMPARED["test"],
-    **COMPARED["val"],
-    "Validation, EMA, median": ("val", "median_accuracy_ema"),
-    "Pseudo-labels that count": ("pseudo_labels", "mask_rate"),
-    "Of those, right": ("pseudo_labels", "accuracy_accepted"),
-}
+#: Groups of figures in the table of results, in their order; what a method adds follows.
+FIRST = ("test", "val")
 
 #: Classes with the lowest recall that are shown of each setting.
 WORST = 3
@@ -139,26 +137,27 @@ def markdown_text(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ results
 
 
-def result_table(groups: Sequence[Group], *, is_brief: bool = False) -> Table:
+def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: Catalogue = CATALOGUE) -> Table:
     """Mean, standard deviation and n of every figure.
 
     Args:
         groups: all; those without a finished run are left out.
         is_brief: only what is compared.
+        catalogue: says what the figures are.
     """
     groups = [group for group in groups if group.runs]
-    asked = _compared(groups) if is_brief else SHARES
-    columns = {name: path for name, path in asked.items() if any(group.figures(*path) for group in groups)}
+    asked = _compared(groups) if is_brief else _all_figures(catalogue)
+    columns = [metric for metric in asked if any(group.figures(*metric.path) for group in groups)]
     rows = []
     for group in groups:
         n = len(group.runs)
-        shares = (_share(summarise(group.figures(*path).values()), n=n) for path in columns.values())
+        figures = (_figure(summarise(group.figures(*metric.path).values()), metric, n=n) for metric in columns)
         seconds = summarise(group.figures("seconds").values())
-        rows.append((group.name, str(n), *shares, NONE if seconds is None else duration(seconds.mean)))
+        rows.append((group.name, str(n), *figures, NONE if seconds is None else duration(seconds.mean)))
     selections = dict.fromkeys(group.example.settings.get("checkpoint.selection", "?") for group in groups)
     return Table(
         "Accuracy and pseudo-labels at the end of the runs",
-        ("Setting", "n", *columns, "Time"),
+        ("Setting", "n", *(metric.in_row for metric in columns), "Time"),
         tuple(rows),
         "Mean ± standard deviation over n seeds (n \N{MINUS SIGN} 1 in the denominator) in percentage points; one seed "
         f"has no deviation. Only finished runs count. Tested weights: checkpoint.selection={', '.join(selections)}.",
@@ -173,9 +172,22 @@ def _share(summary: Summary | None, *, n: int | None = None) -> str:
     return f"{percent(summary.mean)}{std}{'' if summary.n == n else f' (n {summary.n})'}"
 
 
-def _compared(groups: Sequence[Group]) -> Mapping[str, tuple[str, str]]:
-    has_test = any(group.figures("test", "accuracy_ema") for group in groups)
-    return COMPARED["test" if has_test else "val"]
+def _figure(summary: Summary | None, metric: Metric, *, n: int) -> str:
+    if summary is None or metric.kind.is_share:
+        return _share(summary, n=n)
+    return _value(summary, n=n)
+
+
+def _all_figures(catalogue: Catalogue) -> list[Metric]:
+    """Those of the evaluations first: they are what a run is for."""
+    metrics = catalogue.in_place(Place.TABLE)
+    return sorted(metrics, key=lambda metric: FIRST.index(metric.path[0]) if metric.path[0] in FIRST else len(FIRST))
+
+
+def _compared(groups: Sequence[Group]) -> tuple[Metric, ...]:
+    """The accuracies of the test set, or of the validation images without one; first those that are reported."""
+    has_test = any(group.figures(*TEST_ACCURACY_EMA.path) for group in groups)
+    return (TEST_ACCURACY_EMA, TEST_ACCURACY) if has_test else (VAL_ACCURACY_EMA, VAL_ACCURACY)
 
 
 def comparison_table(groups: Sequence[Group], baseline: Group) -> Table:
@@ -187,10 +199,10 @@ def comparison_table(groups: Sequence[Group], baseline: Group) -> Table:
     """
     others = [group for group in groups if group.runs and group is not baseline]
     rows = []
-    for name, path in _compared(groups).items():
+    for metric in _compared(groups):
         for group in others:
-            found = compare(group.figures(*path), baseline.figures(*path))
-            rows.append((group.name, name, *_comparison(found)))
+            found = compare(group.figures(*metric.path), baseline.figures(*metric.path))
+            rows.append((group.name, metric.in_row, *_comparison(found)))
     return Table(
         f"Difference to {baseline.name}, paired by seed",
         ("Setting", "Figure", "Difference", f"95{SPACE}% interval", "Better in", "Pairs"),
@@ -234,14 +246,14 @@ def seed_table(groups: Sequence[Group]) -> Table:
     Args:
         groups: all.
     """
-    name, path = next(iter(_compared(groups).items()))
-    figures = {group.name: group.figures(*path) for group in groups if group.runs}
+    metric = _compared(groups)[0]
+    figures = {group.name: group.figures(*metric.path) for group in groups if group.runs}
     seeds = sorted({seed for by_seed in figures.values() for seed in by_seed})
     rows = tuple(
         (group, *(percent(by_seed[seed]) if seed in by_seed else NONE for seed in seeds))
         for group, by_seed in figures.items()
     )
-    return Table(f"{name}, by seed", ("Setting", *(f"seed {seed}" for seed in seeds)), rows)
+    return Table(f"{metric.in_row}, by seed", ("Setting", *(f"seed {seed}" for seed in seeds)), rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
@@ -319,10 +331,10 @@ def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
         groups: made of them.
     """
     names = {id(run): group.name for group in groups for run in (*group.runs, *group.unfinished)}
-    path = next(iter(_compared(groups).values()))
+    metric = _compared(groups)[0]
     rows = []
     for run in runs:
-        share, steps = run.figure(*path), run.figure("steps")
+        share, steps = run.figure(*metric.path), run.figure("steps")
         rows.append(
             (
                 run.name,
@@ -334,29 +346,28 @@ def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
                 "; ".join(run.problems) or "nothing wrong",
             )
         )
-    accuracy = "Test, EMA" if path[0] == "test" else "Validation, EMA"
-    header = ("Directory", "Setting", "Seed", "State", "Steps", accuracy, "What is wrong")
+    header = ("Directory", "Setting", "Seed", "State", "Steps", metric.in_row, "What is wrong")
     return Table("All run directories", header, tuple(rows), is_numeric=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ classes
 
 
-def class_metric_table(groups: Sequence[Group], prefix: str, caption: str) -> Table:
+def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
     """The last values of a metric that there is for each class.
 
     Args:
         groups: all.
-        prefix: of the metrics' names.
-        caption: of the table.
+        family: of the metrics.
     """
     found: dict[str, dict[str, Summary]] = {}
     for group in groups:
-        names = dict.fromkeys(name for run in group.shown for name in run.curves if name.startswith(prefix))
+        names = dict.fromkeys(name for run in group.shown for name in run.curves)
         for name in names:
+            part = family.part_of(name)
             summary = summarise(run.curves[name].values[-1] for run in group.shown if name in run.curves)
-            if summary is not None:
-                found.setdefault(name, {})[group.name] = summary
+            if part is not None and summary is not None:
+                found.setdefault(part, {})[group.name] = summary
     shown = [group.name for group in groups if any(group.name in by_group for by_group in found.values())]
     order = sorted(found, key=lambda name: min(summary.mean for summary in found[name].values()))
     note = ""
@@ -366,17 +377,16 @@ def class_metric_table(groups: Sequence[Group], prefix: str, caption: str) -> Ta
         order[half:-half] = []
     else:
         order = list(found)
-    rows = tuple(
-        (printable(name.removeprefix(prefix)), *(_value(found[name].get(group)) for group in shown)) for name in order
-    )
-    return Table(caption, ("Class", *shown), rows, note)
+    rows = tuple((printable(name), *(_value(found[name].get(group)) for group in shown)) for name in order)
+    return Table(family.title.replace("*", family.part), (family.part.capitalize(), *shown), rows, note)
 
 
-def _value(summary: Summary | None) -> str:
+def _value(summary: Summary | None, *, n: int | None = None) -> str:
+    """With n, unless it is the one that the row begins with."""
     if summary is None:
         return NONE
-    std = "" if summary.std is None else f" ± {number(summary.std, digits=2)}"
-    return f"{number(summary.mean)}{std} (n {summary.n})"
+    std = "" if summary.std is None else f"{SPACE}±{SPACE}{number(summary.std, digits=2)}"
+    return f"{number(summary.mean)}{std}{'' if summary.n == n else f' (n {summary.n})'}"
 
 
 def confusion_of(group: Group) -> list[Run]:

@@ -15,6 +15,7 @@ __all__ = [
     "LOG",
     "METRICS",
     "OUTPUTS",
+    "OWN_METRICS",
     "PLAN",
     "PREDICTIONS",
     "RESULTS",
@@ -44,6 +45,9 @@ LOG = "run.log"
 #: A row for each log line.
 METRICS = "metrics.csv"
 
+#: What its method logs beside the catalogue; there is none where it logs nothing of its own.
+OWN_METRICS = "metrics.json"
+
 #: What the run found; it is there once the run is finished.
 RESULTS = "results.json"
 
@@ -57,7 +61,7 @@ CHECKPOINTS, FIGURES = "checkpoints", "figures"
 LOCK = ".lock"
 
 #: What a run writes into its directory; none of it may be there before a new run.
-OUTPUTS = (CONFIG, SPLIT, PLAN, LOG, METRICS, RESULTS, PREDICTIONS, CHECKPOINTS, FIGURES)
+OUTPUTS = (CONFIG, SPLIT, PLAN, LOG, METRICS, OWN_METRICS, RESULTS, PREDICTIONS, CHECKPOINTS, FIGURES)
 
 #: A folder with any of these is a run's.
 MARKS = (CONFIG, RESULTS, METRICS, SPLIT, LOG)

@@ -9,10 +9,12 @@ from typing import cast
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from layermatch.metrics import accuracies
+
 __all__ = ["WEIGHTS", "Evaluation"]
 
-#: The weights that are evaluated, side by side, and what is added to the name of their accuracy.
-WEIGHTS = {"live": "", "ema": "_ema"}
+#: The weights that are evaluated, side by side.
+WEIGHTS = ("live", "ema")
 
 #: FixMatch reports the median of its last 20 checkpoints.
 NUM_EVALUATIONS = 20
@@ -58,9 +60,9 @@ class Evaluation(nn.Module):
             in_training: Whether they belong to the evaluations that a median is taken of.
         """
         values = {}
-        for weights, suffix in WEIGHTS.items():
+        for weights, logged in accuracies(split).items():
             metric = self._accuracy(split, weights)
-            values[f"{split}/accuracy{suffix}"] = float(metric.compute())
+            values[logged.name] = float(metric.compute())
             metric.reset()
         if in_training:
             live, averaged = values.values()

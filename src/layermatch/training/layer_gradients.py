@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layermatch.distributed import all_reduce_mean_
 from layermatch.functional import cosine_similarity
+from layermatch.metrics import LAYER_COSINE, NORM_PSEUDO, NORM_SUPERVISED
 from layermatch.networks import Network
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses
 
@@ -55,11 +56,11 @@ def measure_layer_gradients(network: Network, losses: Losses, *, combine: Combin
         if not names:
             continue  # frozen
         grad_supervised = torch.cat([supervised[name] for name in names])
-        values[f"layers/{group}/grad_norm_supervised"] = grad_supervised.norm()
+        values[NORM_SUPERVISED.of(group)] = grad_supervised.norm()
         if pseudo is not None:
             grad_pseudo = torch.cat([pseudo[name] for name in names])
-            values[f"layers/{group}/grad_norm_pseudo"] = grad_pseudo.norm()
-            values[f"layers/{group}/cosine"] = cosine_similarity(grad_supervised, grad_pseudo)
+            values[NORM_PSEUDO.of(group)] = grad_pseudo.norm()
+            values[LAYER_COSINE.of(group)] = cosine_similarity(grad_supervised, grad_pseudo)
     return values
 
 

@@ -11,6 +11,7 @@ from lightning.fabric.loggers.logger import Logger
 from torch import Tensor
 
 from layermatch.functional import relative_change
+from layermatch.metrics import DRIFT
 from layermatch.training.meter import IntervalMeter
 
 __all__ = ["LogLines"]
@@ -46,7 +47,7 @@ class LogLines:
         """
         if self._last_centres is not None:
             with torch.no_grad():
-                self.meter.add({"centres/drift": relative_change(self._last_centres, centres)})
+                self.meter.add({DRIFT.name: relative_change(self._last_centres, centres)})
         self._last_centres = centres.detach().clone()
         self._forget_what_is_unknown(class_names)
         return self.meter.read_out(class_names)

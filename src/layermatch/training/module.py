@@ -22,6 +22,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.functional import cosine
 from layermatch.layerwise import GradientRule, ScaledGradients
 from layermatch.methods import Method
+from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
 from layermatch.quiet import quiet_warnings
@@ -341,10 +342,10 @@ class SemiSupervisedModule(LightningModule):
 
     def _record(self, losses: Losses) -> None:
         """Add one batch's losses to the interval's means, and show them to the guard."""
-        values = {"features": losses.reaching(EXTRACTOR), CLASSIFIER: losses.reaching(CLASSIFIER)}
-        values |= {name: term.value for name, term in losses.items()}
-        self.lines.meter.add({f"loss/{name}": value for name, value in values.items()})
-        self.guard.see(values)
+        values = {LOSS_FEATURES.name: losses.reaching(EXTRACTOR), LOSS_CLASSIFIER.name: losses.reaching(CLASSIFIER)}
+        values |= {LOSS_PART.of(name): term.value for name, term in losses.items()}
+        self.lines.meter.add(values)
+        self.guard.see({name.removeprefix("loss/"): value for name, value in values.items()})
 
     def _measure_gradients(self, losses: Losses) -> None:
         """Add ``layers/*`` of one batch to the interval's means, and what the method says of its losses."""
@@ -359,9 +360,9 @@ class SemiSupervisedModule(LightningModule):
         for name, reading in self.method.readings().items():
             parts = zip(names, reading.tolist(), strict=True) if reading.ndim else [("", reading.item())]
             means |= {f"{name}/{part}".rstrip("/"): value for part, value in parts}
-        means["lr"] = self._learning_rate()
+        means[LEARNING_RATE.name] = self._learning_rate()
         if self.guard.num_rejected:
-            means["steps_not_applied"] = float(self.guard.num_rejected)
+            means[STEPS_NOT_APPLIED.name] = float(self.guard.num_rejected)
         self.log_values(means)
 
     def on_train_end(self) -> None:

@@ -12,25 +12,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from layermatch.metrics import CLASS_COUNTS, ROW_LENGTH, Catalogue, Place
 from layermatch.report.text import duration, number, percent
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.text import printable
 from layermatch.watch.watcher import Snapshot
 
 __all__ = ["draw", "sparkline"]
-
-#: The curves, in this order; what else begins with ``loss/`` follows the losses.
-LOSSES = {"loss/features": "L_feat", "loss/classifier": "L_cls"}
-SHARES = {
-    "pseudo_labels/mask_rate": "mask rate",
-    "pseudo_labels/accuracy_accepted": "right of those that count",
-    "pseudo_labels/accuracy": "right of all pseudo-labels",
-    "val/accuracy": "val, live weights",
-    "val/accuracy_ema": "val, EMA weights",
-    "test/accuracy": "test, live weights",
-    "test/accuracy_ema": "test, EMA weights",
-}
-CLASS_COUNTS = "pseudo_labels/per_class_counts/"
 
 #: Most lines of the log that are shown.
 LOG_LINES = 12
@@ -120,7 +108,7 @@ def draw(snapshot: Snapshot, *, width: int, height: int | None, is_ascii: bool =
     signs = ASCII if is_ascii else UNICODE
     parts: list[RenderableType] = [*_head(snapshot, signs, width=width)]
     used = len(parts)
-    curves = _curve_table(snapshot.curves, signs, width=width)
+    curves = _curve_table(snapshot.curves, snapshot.catalogue, signs, width=width)
     if curves is not None:
         parts.append(curves)
         used += curves.row_count + 3
@@ -173,29 +161,29 @@ def _state(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def _curve_table(curves: Mapping[str, Curve], signs: _Signs, *, width: int) -> Table | None:
-    names = {name: title for name, title in LOSSES.items() if name in curves}
-    names |= {name: name for name in curves if name.startswith("loss/") and name not in LOSSES}
-    names |= {name: title for name, title in SHARES.items() if name in curves}
-    if not names:
+def _curve_table(curves: Mapping[str, Curve], catalogue: Catalogue, signs: _Signs, *, width: int) -> Table | None:
+    # Classes have bars of their own.
+    watched = [metric for metric in catalogue.arrange(curves) if Place.WATCH in metric.places]
+    metrics = [metric for metric in watched if CLASS_COUNTS.part_of(metric.name) is None]
+    if not metrics:
         return None
     table = Table(box=signs.lines, pad_edge=False, show_edge=False)
     for header in ("", "last", "lowest", "highest", "course"):
         table.add_column(header, justify="left" if header in {"", "course"} else "right", no_wrap=True)
-    for name, title in names.items():
-        values = curves[name].values
-        write = percent if name in SHARES else number
+    for metric in metrics:
+        values = curves[metric.name].values
+        write = percent if metric.kind.is_share else number
         finite = [value for value in values if math.isfinite(value)] or [math.nan]
         cells = [write(value) if math.isfinite(value) else "nan" for value in (values[-1], min(finite), max(finite))]
         course = sparkline(values, width=max(8, width - CURVE_START), levels=signs.levels, bad=signs.bad)
-        table.add_row(*(signs.text(cell) for cell in (title[:26], *cells)), Text(course))
+        table.add_row(signs.line(metric.in_row, ROW_LENGTH), *map(signs.text, cells), Text(course))
     return table
 
 
 def _class_bars(curves: Mapping[str, Curve], signs: _Signs, *, width: int, rows: int | None) -> list[Text]:
     """The classes with their accepted pseudo-labels per step; of many, those with fewest and with most."""
-    last = {name: curve.values[-1] for name, curve in curves.items() if name.startswith(CLASS_COUNTS)}
-    counts = {name.removeprefix(CLASS_COUNTS): count for name, count in last.items() if math.isfinite(count)}
+    last = {CLASS_COUNTS.part_of(name): curve.values[-1] for name, curve in curves.items()}
+    counts = {name: count for name, count in last.items() if name is not None and math.isfinite(count)}
     if not counts:
         return []
     title = "Accepted pseudo-labels of each class per step"

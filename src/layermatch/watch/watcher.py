@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layermatch.metrics import CATALOGUE, PHASE_TIME, Catalogue, loads
 from layermatch.runs import layout
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
@@ -19,9 +20,6 @@ from layermatch.runs.state import RunState, judge
 from layermatch.runs.text import printable
 
 __all__ = ["Pace", "Snapshot", "Watcher"]
-
-#: Seconds per step of its parts, as a run measures them.
-TIMES = "time/"
 
 #: So many bytes at the end of a log hold the lines that are shown.
 LOG_TAIL = 16_384
@@ -85,6 +83,7 @@ class Snapshot:
         speed: steps per second; None where unknown.
         seconds: the whole run took; None before its end.
         curves: metric -> its values.
+        catalogue: says what they are.
         log: last lines of ``run.log``.
         problems: files that cannot be read, one line each.
     """
@@ -97,6 +96,7 @@ class Snapshot:
     speed: float | None = None
     seconds: float | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    catalogue: Catalogue = CATALOGUE
     log: Sequence[str] = ()
     problems: Sequence[str] = ()
 
@@ -116,6 +116,7 @@ class Watcher:
         self._results: dict[str, Any] = {}
         self._times: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._catalogue = CATALOGUE
 
     def look(self) -> Snapshot:
         """Read what is new."""
@@ -124,6 +125,8 @@ class Watcher:
         self._read(layout.CONFIG, self._read_settings)
         self._results = {}
         self._read(layout.RESULTS, self._read_results)
+        self._catalogue = CATALOGUE
+        self._read(layout.OWN_METRICS, self._read_own_metrics)
         self._read(layout.METRICS, lambda _: self._metrics.poll())
         step = self._metrics.last_step
         if step:
@@ -139,6 +142,7 @@ class Watcher:
             speed=self._speed(step, is_finished=finished),
             seconds=self._seconds() if finished else None,
             curves=self._metrics.curves,
+            catalogue=self._catalogue,
             log=self._log(),
             problems=[f"{name} cannot be read: {error}" for name, error in self._problems.items()],
         )
@@ -162,6 +166,9 @@ class Watcher:
     def _read_results(self, path: Path) -> None:
         self._results = read_results(path)
 
+    def _read_own_metrics(self, path: Path) -> None:
+        self._catalogue = CATALOGUE.plus(loads(path.read_text(encoding="utf-8")))
+
     def _speed(self, step: int, *, is_finished: bool) -> float | None:
         """Of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
         seconds = self._seconds()
@@ -169,7 +176,8 @@ class Watcher:
             return step / seconds if seconds else None
         if self._pace.speed is not None:
             return self._pace.speed
-        parts = [curve.values[-1] for name, curve in self._metrics.curves.items() if name.startswith(TIMES)]
+        curves = self._metrics.curves
+        parts = [curve.values[-1] for name, curve in curves.items() if PHASE_TIME.part_of(name) is not None]
         total = sum(parts)
         return 1 / total if math.isfinite(total) and total > 0 else None
 

@@ -1,0 +1,763 @@
+"""The catalogue of metrics: every name that a run logs, once, with all that is said of it anywhere.
+
+Figures, report, watch, progress line, warnings, ``results.json`` and dashboards look here. A name with a star is a
+family: ``loss/*`` stands for every part of the loss, whatever a method calls it, and what is not in the catalogue at
+all is shown under its own name. So a method logs something new without an edit here. Where it wants better words, or
+a place in the figures, it says so beside its equations::
+
+    class Entropy(PseudoLabelling):
+        metrics = (Metric("bank/age", VALUE, "Age of the memory bank, in steps", panel=Panel("bank", "Age")),)
+
+Nothing is registered: the tuple is an attribute of the algorithm, of its policy or of its rule, and travels with the
+run as ``metrics.json``. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from layermatch.errors import UserError
+from layermatch.runs.text import printable
+
+__all__ = ["CATALOGUE", "Catalogue", "Kind", "Metric", "Panel", "Place", "Section", "accuracies", "own_metrics"]
+
+#: What a log line has of the steps since the one before.
+MEAN, RATIO, NOW, EVALUATION, END = "mean", "ratio of sums", "as it is then", "an evaluation", "none: at the end"
+
+#: Longest name of a row in the narrow tables of terminals.
+ROW_LENGTH = 26
+
+
+class Section(StrEnum):
+    """Where the report's page draws the curves of a metric."""
+
+    NONE = ""
+    ACCURACY = "accuracy"
+    LOSSES = "losses"
+    QUALITY = "pseudo-labels"
+    CLASSES = "pseudo-labels, by class"
+    LAYERS = "layers"
+    OTHER = "everything else"
+
+
+class Place(StrEnum):
+    """What else shows a metric."""
+
+    RESULTS = "results.json"
+    TABLE = "table of results"
+    WATCH = "watch"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the values of a metric are, and how they are written.
+
+    Args:
+        name: the kind is known by it.
+        unit: what is counted; empty for a plain number and for a share.
+        scale: of an axis: ``linear``; ``log`` where values may span decades; ``share`` for what lies in ``[0, 1]``.
+        over_run: what a dashboard keeps of a run's curve: ``last``, ``min``, ``max``, ``mean``.
+        is_rounded: whether a one-line display writes whole per cents.
+    """
+
+    name: str
+    unit: str = ""
+    scale: str = "linear"
+    over_run: tuple[str, ...] = ("last",)
+    is_rounded: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether tables and charts write per cents, and differences in percentage points."""
+        return self.scale == "share"
+
+    def brief(self, value: float) -> str:
+        """Write a value in at most five letters, if it is below 10,000.
+
+        Example:
+            >>> SHARE.brief(0.987), ACCURACY.brief(0.987), LOSS.brief(1234.5), LOSS.brief(123456.0)
+            ('99%', '0.987', '1234', '1e+05')
+        """
+        if self.is_rounded:
+            return f"{value:.0%}"
+        return f"{value:.3f}"[:5].rstrip(".") if abs(value) < 1e4 else f"{value:.0e}"
+
+
+LOSS = Kind("loss", over_run=("min", "last"))
+ACCURACY = Kind("accuracy", scale="share", over_run=("max", "last"))
+SHARE = Kind("share", scale="share", is_rounded=True)
+VALUE = Kind("value")
+RATE = Kind("rate")
+COUNT = Kind("count")
+SIZE = Kind("size", scale="log")
+COSINE = Kind("cosine")
+ENTROPY = Kind("entropy", unit="nats")
+TIME = Kind("time", unit="s per step", over_run=("mean",))
+MEMORY = Kind("memory", unit="GiB", over_run=("max",))
+PICTURE = Kind("picture")
+
+KINDS = {
+    kind.name: kind
+    for kind in (LOSS, ACCURACY, SHARE, VALUE, RATE, COUNT, SIZE, COSINE, ENTROPY, TIME, MEMORY, PICTURE)
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes in a picture of a run.
+
+    Args:
+        figure: the picture is ``figures/FIGURE.png``.
+        title: above the axes.
+    """
+
+    figure: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, or a family of metrics whose name has a star for what only the run knows.
+
+    In the texts of a family, the star stands for the same as in its name.
+
+    Args:
+        name: as it is logged.
+        kind: what its values are.
+        title: what it is, for a chart of its own.
+        meaning: the same in a sentence; empty where the title says it.
+        label: what it is called beside the others in its panel; empty takes the star's part, or the title.
+        row: what it is called in a narrow table, in at most 26 letters; empty takes the title.
+        short: what it is called in a one-line display; only what has one is there.
+        part: what the star stands for: a ``class``, a ``layer`` or another word. Names of classes and layers are
+            shown as they are, others with spaces for underscores.
+        over_interval: what a log line has of the steps since the one before.
+        section: where the report's page draws it.
+        panel: where a run's pictures draw it; None for nowhere.
+        places: what else shows it.
+
+    Example:
+        >>> LOSS_PART.of("fairness"), LOSS_PART.part_of("loss/fairness"), LOSS_PART.part_of("val/accuracy")
+        ('loss/fairness', 'fairness', None)
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    meaning: str = ""
+    label: str = ""
+    row: str = ""
+    short: str = ""
+    part: str = ""
+    over_interval: str = MEAN
+    section: Section = Section.OTHER
+    panel: Panel | None = None
+    places: tuple[Place, ...] = ()
+
+    @property
+    def in_legend(self) -> str:
+        """What it is called beside others in its panel."""
+        return self.label or self.title
+
+    @property
+    def in_row(self) -> str:
+        """What it is called in a narrow table."""
+        return self.row or self.title
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The keys of its figure in ``results.json``: ``("val", "accuracy")``."""
+        return tuple(self.name.split("/", 1))
+
+    @property
+    def vector(self) -> str:
+        """What a family is recorded under that has a component for each class: the meter names them."""
+        return self.name.removesuffix("/*")
+
+    def of(self, part: str) -> str:
+        """Name a member of this family."""
+        return self.name.replace("*", part)
+
+    def part_of(self, name: str) -> str | None:
+        """What the star stands for in a name; None if the name is of no member of this family."""
+        start, star, end = self.name.partition("*")
+        is_member = bool(star) and len(name) > len(start + end) and name.startswith(start) and name.endswith(end)
+        return name[len(start) : len(name) - len(end)] if is_member else None
+
+    def member(self, name: str) -> Metric:
+        """Describe a member of this family, with texts made from its name.
+
+        Args:
+            name: of the member.
+
+        Example:
+            >>> found = LOSS_PART.member("loss/entropy_bonus")
+            >>> found.name, found.title, found.label
+            ('loss/entropy_bonus', 'Entropy bonus part', 'entropy bonus')
+        """
+        part = self.part_of(name) or name
+        words = part if self.part in {"class", "layer"} else part.replace("_", " ")
+        texts = {text: getattr(self, text).replace("*", words) for text in ("title", "meaning", "row", "short")}
+        texts["title"] = texts["title"][:1].upper() + texts["title"][1:]
+        return replace(self, name=name, label=self.label.replace("*", words) or words, **texts)
+
+    def read(self, results: Mapping[str, Any]) -> Any:
+        """Its figure in the content of a ``results.json``; None where there is none.
+
+        Example:
+            >>> VAL_ACCURACY.read({"val": {"accuracy": 0.5}}), VAL_ACCURACY.read({"val": None})
+            (0.5, None)
+        """
+        value: Any = results
+        for key in self.path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Metrics in the order in which they are shown.
+
+    Args:
+        metrics: each name once.
+    """
+
+    metrics: tuple[Metric, ...]
+
+    def plus(self, own: Iterable[Metric]) -> Catalogue:
+        """Add metrics of a method, each before the family that it would be in; what has a name here already is left.
+
+        Args:
+            own: added in their order.
+        """
+        metrics = list(self.metrics)
+        for metric in own:
+            if all(metric.name != other.name for other in metrics):
+                metrics.insert(Catalogue(tuple(metrics))._index(metric.name), metric)
+        return Catalogue(tuple(metrics))
+
+    def _index(self, name: str) -> int:
+        """The place of a metric, or of the family that says most of its name; behind all others where there is none."""
+        if name in self._places:
+            return self._places[name]
+        families = (self._places[family.name] for family in self._families if family.part_of(name) is not None)
+        return next(families, len(self.metrics))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {metric.name: place for place, metric in enumerate(self.metrics)}
+
+    @cached_property
+    def _families(self) -> list[Metric]:
+        families = [metric for metric in self.metrics if "*" in metric.name]
+        return sorted(families, key=lambda family: -len(family.name))
+
+    def has(self, name: str) -> bool:
+        """Whether a logged name is one of these metrics, or of one of these families."""
+        return self._index(name) < len(self.metrics)
+
+    def find(self, name: str) -> Metric:
+        """Describe a logged name, whatever it is.
+
+        Args:
+            name: as it is logged.
+
+        Example:
+            >>> CATALOGUE.find("loss/features").title, CATALOGUE.find("mine/own").title
+            ('Loss of the extractor', 'mine/own')
+        """
+        if not self.has(name):
+            return Metric(name, VALUE, title=name, label=name)
+        metric = self.metrics[self._index(name)]
+        return metric if metric.name == name else metric.member(name)
+
+    def arrange(self, names: Iterable[str]) -> list[Metric]:
+        """Describe logged names, in the order of the catalogue.
+
+        Args:
+            names: what has no place of its own stays in their order.
+        """
+        return [self.find(name) for name in sorted(names, key=self._index)]
+
+    def in_section(self, section: Section) -> list[Metric]:
+        """The metrics that a section of the report's page draws."""
+        return [metric for metric in self.metrics if metric.section == section]
+
+    def in_place(self, place: Place) -> list[Metric]:
+        """The metrics that something shows."""
+        return [metric for metric in self.metrics if place in metric.places]
+
+
+# ---------------------------------------------------------------------------------------------------------- catalogue
+
+GROUP_LOSSES = Panel("curves", "Loss of each layer group")
+LOSS_PARTS = Panel("curves", "Its parts")
+VALIDATION = Panel("curves", "Validation accuracy")
+COUNTING = Panel("pseudo_labels", "Share of pseudo-labels that count")
+RIGHT = Panel("pseudo_labels", "Share of pseudo-labels that are right")
+BY_CLASS = Panel("pseudo_labels", "Accepted per step, by class")
+SUPERVISED_NORM = Panel("layers", "Norm of the supervised gradient")
+PSEUDO_NORM = Panel("layers", "Norm of the pseudo-label gradient")
+ANGLE = Panel("layers", "Cosine between the two")
+SCATTER = Panel("features", "Scatter of features")
+COLLAPSE = Panel("features", "Neural collapse (0: collapsed)")
+NEAREST = Panel("features", "Nearest class centre is right")
+MOVEMENT = Panel("features", "Change of centres per log line")
+
+WATCHED = (Place.RESULTS, Place.WATCH)
+REPORTED = (Place.RESULTS, Place.TABLE, Place.WATCH)
+
+
+def _loss(name: str, title: str, *, label: str = "", short: str = "", panel: Panel = LOSS_PARTS) -> Metric:
+    return Metric(
+        f"loss/{name}",
+        LOSS,
+        title,
+        label=label,
+        short=short,
+        part="part" if name == "*" else "",
+        section=Section.LOSSES,
+        panel=panel,
+        places=WATCHED,
+    )
+
+
+LOSS_FEATURES = _loss("features", "Loss of the extractor", label="extractor", short="L_feat", panel=GROUP_LOSSES)
+LOSS_CLASSIFIER = _loss("classifier", "Loss of the classifier", label="classifier", short="L_cls", panel=GROUP_LOSSES)
+LOSS_SUPERVISED = _loss("supervised", "Supervised part", label="supervised")
+LOSS_PSEUDO = _loss("pseudo", "Pseudo-label part", label="pseudo-label")
+LOSS_AVG_CLUSTERING = _loss("avg_clustering", "Avg-Clustering part", label="Avg-Clustering")
+LOSS_SUPERVISED_HEAD = _loss("supervised_pseudo_head", "Supervised, second head", label="supervised, 2nd head")
+LOSS_PSEUDO_HEAD = _loss("pseudo_pseudo_head", "Pseudo-label, second head", label="pseudo-label, 2nd head")
+LOSS_PART = _loss("*", "* part")
+
+MASK_RATE = Metric(
+    "pseudo_labels/mask_rate",
+    SHARE,
+    "Pseudo-labels that count (mask rate)",
+    "the mean weight of the pseudo-labels",
+    label="mask rate",
+    row="Pseudo-labels that count",
+    short="mask",
+    section=Section.QUALITY,
+    panel=COUNTING,
+    places=REPORTED,
+)
+ACCURACY_ACCEPTED = Metric(
+    "pseudo_labels/accuracy_accepted",
+    SHARE,
+    "Accuracy of those that count",
+    "how many of the pseudo-labels that count are right, where the truth is known and the image is not a labelled one",
+    label="of those that count",
+    row="Of those, right",
+    short="right",
+    over_interval=RATIO,
+    section=Section.QUALITY,
+    panel=RIGHT,
+    places=REPORTED,
+)
+PSEUDO_ACCURACY = Metric(
+    "pseudo_labels/accuracy",
+    SHARE,
+    "Accuracy of all pseudo-labels",
+    "how many of all pseudo-labels are right, where the truth is known and the image is not a labelled one",
+    label="of all",
+    row="Of all, right",
+    over_interval=RATIO,
+    section=Section.QUALITY,
+    panel=RIGHT,
+    places=WATCHED,
+)
+PSEUDO_ENTROPY = Metric(
+    "pseudo_labels/entropy",
+    ENTROPY,
+    "Entropy",
+    "how undecided the network is about the weak views",
+    section=Section.QUALITY,
+    places=(Place.RESULTS,),
+)
+CONFIDENCE = Metric(
+    "pseudo_labels/confidence",
+    SHARE,
+    "Confidence",
+    "how sure the network is of the pseudo-labels: their mean probability",
+    label="mean confidence",
+    section=Section.QUALITY,
+    panel=COUNTING,
+)
+CLASS_COUNTS = Metric(
+    "pseudo_labels/per_class_counts/*",
+    COUNT,
+    "Pseudo-labels per step that count, by class, at the last log line",
+    "how many pseudo-labels of the class count in an optimizer step, of all processes",
+    part="class",
+    section=Section.CLASSES,
+    panel=BY_CLASS,
+    places=(Place.WATCH,),
+)
+THRESHOLDS = Metric(
+    "pseudo_labels/thresholds/*",
+    VALUE,
+    "Threshold by class, at the last log line",
+    "the confidence that a pseudo-label of the class needs to count",
+    part="class",
+    over_interval=NOW,
+    section=Section.CLASSES,
+)
+
+VAL_ACCURACY_EMA = Metric(
+    "val/accuracy_ema",
+    ACCURACY,
+    "Validation accuracy, EMA weights",
+    label="EMA weights",
+    row="Validation, EMA weights",
+    short="ema",
+    over_interval=EVALUATION,
+    section=Section.ACCURACY,
+    panel=VALIDATION,
+    places=REPORTED,
+)
+VAL_ACCURACY = Metric(
+    "val/accuracy",
+    ACCURACY,
+    "Validation accuracy, live weights",
+    label="live weights",
+    row="Validation, live weights",
+    short="val",
+    over_interval=EVALUATION,
+    section=Section.ACCURACY,
+    panel=VALIDATION,
+    places=REPORTED,
+)
+VAL_MEDIAN_EMA = Metric(
+    "val/median_accuracy_ema",
+    SHARE,
+    "Validation accuracy, EMA weights, median of the last 20 evaluations",
+    row="Validation, EMA, median",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS, Place.TABLE),
+)
+VAL_MEDIAN = Metric(
+    "val/median_accuracy",
+    SHARE,
+    "Validation accuracy, live weights, median of the last 20 evaluations",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS,),
+)
+TEST_ACCURACY_EMA = Metric(
+    "test/accuracy_ema",
+    SHARE,
+    "Test accuracy, EMA weights",
+    row="Test, EMA weights",
+    over_interval=EVALUATION,
+    section=Section.NONE,
+    places=REPORTED,
+)
+TEST_ACCURACY = Metric(
+    "test/accuracy",
+    SHARE,
+    "Test accuracy, live weights",
+    row="Test, live weights",
+    over_interval=EVALUATION,
+    section=Section.NONE,
+    places=REPORTED,
+)
+
+LEARNING_RATE = Metric("lr", RATE, "Learning rate", over_interval=NOW)
+STEPS_NOT_APPLIED = Metric(
+    "steps_not_applied",
+    COUNT,
+    "Steps that were not applied",
+    "how many steps so far had a loss or gradient that is not finite; logged from the first one on",
+    over_interval=NOW,
+)
+LOSS_GAP = Metric(
+    "avg_clustering/loss_gap",
+    VALUE,
+    "Avg-Clustering's loss: distance from the pseudo-label loss",
+    "how far the two losses are apart, as a share of the pseudo-label loss",
+    over_interval=RATIO,
+)
+GRADIENT_GAP = Metric(
+    "avg_clustering/gradient_gap",
+    VALUE,
+    "Avg-Clustering's gradient: distance from the pseudo-label gradient",
+    "how far the two gradients at the features are apart, as a share of the pseudo-label gradient's length",
+    over_interval=RATIO,
+)
+
+NORM_SUPERVISED = Metric(
+    "layers/*/grad_norm_supervised",
+    SIZE,
+    "Norm of the supervised gradient, *",
+    "how strongly labels pull the layer",
+    part="layer",
+    section=Section.NONE,
+    panel=SUPERVISED_NORM,
+)
+NORM_PSEUDO = Metric(
+    "layers/*/grad_norm_pseudo",
+    SIZE,
+    "Norm of the pseudo-label gradient, *",
+    "how strongly pseudo-labels pull the layer, as the rule lets them",
+    part="layer",
+    section=Section.NONE,
+    panel=PSEUDO_NORM,
+)
+LAYER_COSINE = Metric(
+    "layers/*/cosine",
+    COSINE,
+    "Cosine of the two gradients, *",
+    "whether labels and pseudo-labels pull the layer the same way: below 0 the two work against each other",
+    part="layer",
+    section=Section.LAYERS,
+    panel=ANGLE,
+)
+
+WITHIN = Metric(
+    "features/within",
+    SIZE,
+    "Scatter of features within classes",
+    label="within classes",
+    over_interval=EVALUATION,
+    panel=SCATTER,
+)
+BETWEEN = Metric(
+    "features/between",
+    SIZE,
+    "Scatter of features between classes",
+    label="between them",
+    over_interval=EVALUATION,
+    panel=SCATTER,
+)
+NC1 = Metric(
+    "features/nc1",
+    SIZE,
+    "Neural collapse, NC1",
+    "the scatter within classes in units of that between them; 0: collapsed",
+    label="NC1",
+    over_interval=EVALUATION,
+    panel=COLLAPSE,
+)
+NEAREST_CENTRE = Metric(
+    "features/nearest_centre_accuracy",
+    SHARE,
+    "Accuracy of the nearest class centre",
+    label="accuracy",
+    over_interval=EVALUATION,
+    panel=NEAREST,
+)
+DRIFT = Metric(
+    "centres/drift",
+    SIZE,
+    "Change of centres per log line",
+    "how far the rule's centres, else the classifier's rows, moved since the last line, as a share of their length",
+    label="relative change",
+    over_interval=NOW,
+    panel=MOVEMENT,
+)
+
+PHASE_TIME = Metric(
+    "time/*",
+    TIME,
+    "Time of a step: *, s",
+    "what goes into `data`, `augment`, `network` and `other`; together the time that passed",
+    part="phase",
+)
+MEMORY_USE = Metric(
+    "memory/*",
+    MEMORY,
+    "Memory of the *, GiB",
+    "what the `process` has in memory, and what PyTorch holds of the GPU (`device`)",
+    part="place",
+    over_interval=NOW,
+)
+
+# What only dashboards are sent.
+OBJECTIVE = Metric(
+    "objective",
+    SHARE,
+    "What a sweep maximises: validation accuracy, EMA weights",
+    over_interval=END,
+    section=Section.NONE,
+)
+SHOWN_PAIRS = Metric(
+    "panels/pseudo_labels", PICTURE, "Weak and strong views, and the pseudo-labels between them", section=Section.NONE
+)
+FIGURE = Metric("figures/*", PICTURE, "The pictures in the run directory, and each class's accuracy", part="picture")
+CONFUSION = Metric("test/confusion", PICTURE, "Confusion matrix of the test set, EMA weights", section=Section.NONE)
+CLASS_ACCURACY = Metric("test/per_class", PICTURE, "Test accuracy of each class", section=Section.NONE)
+
+#: Losses first, as displays show them in this order; of two sets of weights first those that are reported.
+CATALOGUE = Catalogue(
+    (
+        LOSS_FEATURES, LOSS_CLASSIFIER, LOSS_SUPERVISED, LOSS_PSEUDO, LOSS_AVG_CLUSTERING, LOSS_SUPERVISED_HEAD,
+        LOSS_PSEUDO_HEAD, LOSS_PART,
+        MASK_RATE, ACCURACY_ACCEPTED, PSEUDO_ACCURACY, PSEUDO_ENTROPY, CONFIDENCE, CLASS_COUNTS, THRESHOLDS,
+        VAL_ACCURACY_EMA, VAL_ACCURACY, VAL_MEDIAN_EMA, VAL_MEDIAN, TEST_ACCURACY_EMA, TEST_ACCURACY,
+        LEARNING_RATE, STEPS_NOT_APPLIED, LOSS_GAP, GRADIENT_GAP,
+        NORM_SUPERVISED, NORM_PSEUDO, LAYER_COSINE,
+        WITHIN, BETWEEN, NC1, NEAREST_CENTRE, DRIFT,
+        PHASE_TIME, MEMORY_USE,
+        OBJECTIVE, SHOWN_PAIRS, FIGURE, CONFUSION, CLASS_ACCURACY,
+    )
+)  # fmt: skip
+
+#: Weights that are evaluated -> their accuracy on a set of images.
+_ACCURACIES = {
+    "val": {"live": VAL_ACCURACY, "ema": VAL_ACCURACY_EMA},
+    "test": {"live": TEST_ACCURACY, "ema": TEST_ACCURACY_EMA},
+}
+
+
+def accuracies(split: str) -> dict[str, Metric]:
+    """Weights, ``live`` or ``ema``, and their accuracy.
+
+    Args:
+        split: ``val`` or ``test``.
+    """
+    return _ACCURACIES[split]
+
+
+# ------------------------------------------------------------------------------------------------ metrics of a method
+
+
+def own_metrics(algorithm: Any) -> tuple[Metric, ...]:
+    """The metrics that an algorithm adds, and its policy and rule: ``metrics`` of every module in it.
+
+    Args:
+        algorithm: a module with others in it.
+
+    Raises:
+        UserError: one of them cannot be shown, or has a name that is taken.
+    """
+    own: dict[str, Metric] = {}
+    for module in algorithm.modules():
+        added = getattr(module, "metrics", ())
+        for metric in added if isinstance(added, tuple) else ():
+            if isinstance(metric, Metric):
+                where = f"{type(module).__name__}.metrics: {metric.name!r}"
+                try:
+                    _check(metric)
+                except ValueError as error:
+                    raise UserError(f"{where}: {error}") from error
+                if own.setdefault(metric.name, metric) != metric:
+                    raise UserError(f"{where} is there twice with different words: give one of the two another name")
+    return tuple(own.values())
+
+
+def _check(metric: Metric) -> None:
+    if not all(metric.path) or len(metric.path) < 2 or metric.name.count("*") > 1:
+        raise ValueError("give a name of two parts with at most one star, GROUP/NAME")
+    if not metric.title:
+        raise ValueError("give a title")
+    if KINDS.get(metric.kind.name) != metric.kind:
+        raise ValueError(f"kind {metric.kind.name} is not legal: choose one of {', '.join(KINDS)}")
+    if any(metric.name == other.name for other in CATALOGUE.metrics):
+        raise ValueError("the name is taken: give another one")
+
+
+def dumps(metrics: Sequence[Metric]) -> str:
+    """Metrics as the text of a ``metrics.json``."""
+    plain = [asdict(metric) | {"kind": metric.kind.name} for metric in metrics]
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+
+
+def loads(text: str) -> tuple[Metric, ...]:
+    """The metrics in a ``metrics.json``, which may be a stranger's.
+
+    Args:
+        text: of the file.
+
+    Raises:
+        ValueError: it is none.
+
+    Example:
+        >>> loads(dumps([MASK_RATE])) == (MASK_RATE,)
+        True
+    """
+    plain = json.loads(text)
+    if not isinstance(plain, list):
+        raise ValueError("it lists no metrics")
+    return tuple(map(_from_plain, plain))
+
+
+def _from_plain(plain: object) -> Metric:
+    try:
+        given = dict(plain)  # type: ignore[call-overload]
+        name, kind, panel = _text(given.pop("name")), KINDS[given.pop("kind")], given.pop("panel")
+        if not name:
+            raise ValueError("it has no name")
+        section, places = Section(given.pop("section")), tuple(map(Place, given.pop("places")))
+        return Metric(
+            name,
+            kind,
+            section=section,
+            places=places,
+            panel=None if panel is None else Panel(**_readable(panel)),
+            **_readable(given),
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError("a metric in it cannot be read") from error
+
+
+def _readable(texts: Mapping[str, object]) -> dict[str, str]:
+    """Texts that cannot move the cursor of who reads them."""
+    return {key: printable(_text(text)) for key, text in texts.items()}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it is no text")
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+_HEAD = """# Metrics
+
+Every logger gets the same values; training is the same to the bit whether they are looked at or not. Over the seeds of
+a setting, the report shows mean ± standard deviation (n - 1) and n: shares in per cent, their differences in percentage
+points. `python -m layermatch.metrics` prints this page.
+"""
+
+_FOOT = """
+A `*` stands for what only the run knows: a class, a layer, a part of the loss. What a method logs beside these is shown
+under its own name; `metrics` of an algorithm, a policy or a rule, a tuple of `layermatch.metrics.Metric`, gives it
+better words and a place in the figures. `features/*` are measured on validation images, on labelled ones where none are
+held out. A value that is not finite is left out.
+
+A run warns once when no pseudo-label or every one counts for long, when one class takes most of them, when EMA and live
+accuracy part, and when the labelled set is repeated many times a second.
+"""
+
+
+def page(catalogue: Catalogue) -> str:
+    """The catalogue as Markdown."""
+    head = "| logged | what it is | kind | in a log line | kept of a run | shown in |"
+    rows = [head, "| --- " * 6 + "|", *map(_page_row, catalogue.metrics)]
+    return "\n".join([_HEAD, *rows, _FOOT])
+
+
+def _page_row(metric: Metric) -> str:
+    kind = metric.kind.name + (f", {metric.kind.unit}" if metric.kind.unit else "")
+    words = metric.title.replace("*", f"*{metric.part}*")
+    says = f"{words}: {metric.meaning}" if metric.meaning else words
+    shown = [*metric.places, *(["progress"] if metric.short else [])]
+    shown += [f"report: {metric.section}"] if metric.section and metric.kind is not PICTURE else []
+    shown += [f"figures/{metric.panel.figure}.png"] if metric.panel else []
+    is_picture = metric.kind is PICTURE
+    cells = ("", "") if is_picture else (metric.over_interval, ", ".join(metric.kind.over_run))
+    return f"| `{metric.name}` | {says} | {kind} | {' | '.join(cells)} | {', '.join(shown) or 'dashboards'} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(CATALOGUE))
