@@ -17,10 +17,10 @@ __all__ = ["OPERATIONS", "RANDAUGMENT", "Operation", "apply_operation", "rand_au
 class Operation(NamedTuple):
     """A batched operation and the range its magnitude is drawn from.
 
-    Args:
-        function: maps uint8 images (N, C, H, W) and magnitudes (N,) to new uint8 images (N, C, H, W).
-        low: smallest magnitude.
-        high: largest magnitude.
+    Attributes:
+        function: It maps uint8 images (N, C, H, W) and magnitudes (N,) to new uint8 images (N, C, H, W).
+        low: The smallest magnitude.
+        high: The largest magnitude.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]

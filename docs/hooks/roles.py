@@ -1,0 +1,109 @@
+"""Docstrings for Markdown: references as Sphinx has them become links, and equations become what Markdown knows."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(?P<role>class|func|meth|mod|attr|data|exc):`(?P<short>~?)(?P<name>[\w.]+)`")
+_INLINE_MATH = re.compile(r":math:`(?P<tex>[^`]+)`")
+_BLOCK_MATH = re.compile(r"^(?P<indent> *)\.\. math::(?P<first>.*)\n(?P<rest>(?:(?P=indent) +\S.*\n)*)", re.MULTILINE)
+_EXAMPLE = re.compile(r"^(?P<indent> *)Example:$", re.MULTILINE)
+_RETURNS = re.compile(r"^(?P<indent> *)(?:Returns|Yields):\n(?:(?P=indent) +\S.*\n)+", re.MULTILINE)
+_COLON = re.compile(r"(``.*?``)|: ")
+
+logger = griffe.get_logger("layermatch.docs")
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites the docstrings of a package once it is loaded."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:  # noqa: ARG002 -- griffe gives more
+        """Rewrites every docstring of the package.
+
+        Args:
+            pkg: The package.
+            **kwargs: What griffe gives beside it.
+        """
+        for found in _objects(pkg):
+            if found.docstring:
+                found.docstring.value = _linked(_readable(found.docstring.value), found)
+
+
+def _objects(found: Any) -> Iterator[Any]:
+    yield found
+    for member in found.members.values():
+        if not member.is_alias:
+            yield from _objects(member)
+
+
+def _readable(text: str) -> str:
+    r"""Equations between dollars, and examples under the title that griffe knows.
+
+    Example:
+        >>> _readable("With :math:`x`:\n\n.. math:: a\n    = b\n\nExample:\n    >>> 1")
+        'With $x$:\n\n$$\na\n= b\n$$\n\nExamples:\n    >>> 1'
+    """
+    text = _EXAMPLE.sub(r"\g<indent>Examples:", text) + "\n"
+    text = _BLOCK_MATH.sub(_block, _RETURNS.sub(_without_colons, text))
+    return _INLINE_MATH.sub(r"$\g<tex>$", text)[:-1]
+
+
+def _without_colons(match: re.Match[str]) -> str:
+    """What is returned, without the colons that griffe takes for the end of a type: types are in the signature."""
+    return _COLON.sub(lambda found: found[1] or "&#58; ", match[0])
+
+
+def _block(match: re.Match[str]) -> str:
+    lines = [line.strip() for line in (match["first"], *match["rest"].splitlines()) if line.strip()]
+    return "".join(f"{match['indent']}{line}\n" for line in ("$$", *lines, "$$"))
+
+
+def _linked(text: str, where: Any) -> str:
+    def link(match: re.Match[str]) -> str:
+        name = match["name"]
+        shown = name.rpartition(".")[2] if match["short"] else name
+        target = _find(name, where)
+        if target is None and not hasattr(builtins, name):
+            logger.warning("%s: nothing is named %s", where.path, match[0])
+        return f"[`{shown}`][{target.path}]" if target is not None and _has_a_place(target) else f"`{shown}`"
+
+    return _ROLE.sub(link, text)
+
+
+def _find(name: str, where: Any) -> Any:
+    """What a docstring means by a name: of its own class or module, of what surrounds it, or of the package."""
+    scope = where
+    while scope is not None:
+        found = _member(scope, name)
+        if found is not None:
+            return found
+        scope = scope.parent
+    package, _, rest = name.partition(".")
+    return _member(where.package, rest) if package == where.package.name else None
+
+
+def _member(scope: Any, name: str) -> Any:
+    for part in name.split("."):
+        members = scope.all_members if scope.is_class or scope.is_module else {}
+        if part not in members:
+            return None
+        scope = members[part]
+        try:
+            scope = scope.final_target if scope.is_alias else scope
+        except griffe.AliasResolutionError:
+            return None
+    return scope
+
+
+def _has_a_place(found: Any) -> bool:
+    """Whether the reference describes it: it and all around it are public."""
+    while found.parent is not None:
+        if not found.is_public:
+            return False
+        found = found.parent
+    return True
