@@ -12,8 +12,8 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 _EQUATION = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
-# A command that the converter does not know stays in its output as it was written.
-_UNKNOWN = re.compile(r">(\\[A-Za-z]+)")
+# What the converter does not know stays in its output as it was written.
+_UNKNOWN = re.compile(r">(\\[A-Za-z]+|&)<")
 
 logger = logging.getLogger("mkdocs.hooks.equations")
 
@@ -50,5 +50,5 @@ def mathml(tex: str, *, block: bool) -> str:
     """
     tex = re.sub(r"\\arg\b", r"\\operatorname{arg}", tex.strip())
     if "\\begin" not in tex and ("\\\\" in tex or "&" in tex):
-        tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+        tex = rf"\begin{{split}}{tex}\end{{split}}"
     return str(convert(tex, display="block" if block else "inline"))

@@ -62,7 +62,7 @@ class FileImages:
         return self._channels, self._size, self._size
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the images ``indices`` ``(n,)`` to ``(n, C, H, W)``; see :meth:`~layermatch.data.images.Images.read`."""
+        """Decode the images ``indices`` ``(n,)``, see :meth:`~layermatch.data.images.Images.read`."""
         batch, errors = self.read_or_explain(indices)
         for error in errors:
             if self._are_checked:
