@@ -55,7 +55,7 @@ def _readable(text: str) -> str:
 
 def _without_colons(match: re.Match[str]) -> str:
     """What is returned, without the colons that griffe takes for the end of a type: types are in the signature."""
-    return _COLON.sub(lambda found: found[1] or "&#58; ", match[0])
+    return _COLON.sub(lambda found: found[1].replace(": ", ":\N{NO-BREAK SPACE}") if found[1] else "&#58; ", match[0])
 
 
 def _block(match: re.Match[str]) -> str:

@@ -109,7 +109,7 @@ def test_equations_returns_and_examples_are_what_the_reader_of_docstrings_knows(
     sections = docstring.parse("google", returns_named_value=False, warnings=False)
     assert [section.kind.value for section in sections] == ["text", "returns", "examples"]
     (returned,) = sections[1].value
-    assert returned.description == "``{1: 2}``&#58; never less than 0, in $m^2$."
+    assert returned.description == "``{1:\N{NO-BREAK SPACE}2}``&#58; never less than 0, in $m^2$."
 
 
 def test_equations_of_two_lines_are_a_table(hook: Callable[[str], ModuleType]) -> None:
