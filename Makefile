@@ -73,7 +73,7 @@ notebook-pages: notebooks ## Execute them and show text, results and pictures in
 
 # Material's notice about the next MkDocs is for those who choose a theme.
 docs: $(VENV)/.installed-dev ## Make the site of docs/ and the reference in site; fail on a broken link or reference
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(VENV)/.installed-dev ## Build the wheel in dist
 	$(BIN)/python -m build --wheel

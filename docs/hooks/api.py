@@ -8,7 +8,7 @@ from typing import Any
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from roles import Docstrings
+from roles import Docstrings, has_a_place
 
 SOURCE = Path(__file__).parents[2] / "src"
 PACKAGE = "layermatch"
@@ -92,7 +92,11 @@ def _exports(module: Any) -> list[str]:
 
 def _table(title: str, rows: list[tuple[str, Any]]) -> list[str]:
     head = ["", f"## {title}", "", "| name | what it is |", "| --- | --- |"]
-    return head + [f"| [`{name}`][{found.path}] | {_first_line(found)} |" for name, found in rows]
+    return head + [f"| {_name(name, found)} | {_first_line(found)} |" for name, found in rows]
+
+
+def _name(name: str, found: Any) -> str:
+    return f"[`{name}`][{found.path}]" if has_a_place(found) else f"`{name}`"
 
 
 def _first_line(found: Any) -> str:

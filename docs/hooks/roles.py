@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import html
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,11 @@ class Docstrings(griffe.Extension):
             pkg: The package.
             **kwargs: What griffe gives beside it.
         """
-        for found in _objects(pkg):
+        objects = list(_objects(pkg))
+        for found in objects:
+            if found.is_attribute and not found.docstring:
+                found.docstring = _comment_above(found)
+        for found in objects:
             if found.docstring:
                 found.docstring.value = _linked(_readable(found.docstring.value), found)
 
@@ -39,6 +44,17 @@ def _objects(found: Any) -> Iterator[Any]:
     for member in found.members.values():
         if not member.is_alias:
             yield from _objects(member)
+
+
+def _comment_above(found: Any) -> griffe.Docstring | None:
+    """What the lines that begin with ``#:`` say of the value below them."""
+    lines: list[str] = []
+    above = found.lines_collection[found.filepath][: found.lineno - 1]
+    for line in reversed(above):
+        if not line.lstrip().startswith("#:"):
+            break
+        lines.insert(0, line.lstrip().removeprefix("#:").strip())
+    return griffe.Docstring("\n".join(lines), lineno=found.lineno, parent=found) if lines else None
 
 
 def _readable(text: str) -> str:
@@ -55,7 +71,14 @@ def _readable(text: str) -> str:
 
 def _without_colons(match: re.Match[str]) -> str:
     """What is returned, without the colons that griffe takes for the end of a type: types are in the signature."""
-    return _COLON.sub(lambda found: found[1].replace(": ", ":\N{NO-BREAK SPACE}") if found[1] else "&#58; ", match[0])
+    return _COLON.sub(_colon, match[0])
+
+
+def _colon(match: re.Match[str]) -> str:
+    code = match[1]
+    if code is None:
+        return "&#58; "
+    return f"<code>{html.escape(code[2:-2])}</code>".replace(": ", "&#58; ") if ": " in code else code
 
 
 def _block(match: re.Match[str]) -> str:
@@ -70,7 +93,7 @@ def _linked(text: str, where: Any) -> str:
         target = _find(name, where)
         if target is None and not hasattr(builtins, name):
             logger.warning("%s: nothing is named %s", where.path, match[0])
-        return f"[`{shown}`][{target.path}]" if target is not None and _has_a_place(target) else f"`{shown}`"
+        return f"[`{shown}`][{target.path}]" if target is not None and has_a_place(target) else f"`{shown}`"
 
     return _ROLE.sub(link, text)
 
@@ -100,8 +123,14 @@ def _member(scope: Any, name: str) -> Any:
     return scope
 
 
-def _has_a_place(found: Any) -> bool:
-    """Whether the reference describes it: it and all around it are public."""
+def has_a_place(found: Any) -> bool:
+    """Whether the reference describes a thing: it says what it is, and it and all around it are public.
+
+    Args:
+        found: The thing, as griffe has it.
+    """
+    if not (found.is_module or found.docstring):
+        return False
     while found.parent is not None:
         if not found.is_public:
             return False

@@ -24,7 +24,12 @@ NAMES = sorted(path.stem for path in HOOKS.glob("*.py"))
 MODULE = r'''
 """Of :class:`Shape`, :class:`ValueError` and :func:`_hidden`."""
 
-__all__ = ["Shape", "Square"]
+__all__ = ["CORNERS", "SIDES", "Shape", "Square"]
+
+#: How many a :class:`Square`
+#: has.
+SIDES = 4
+CORNERS = 4
 
 
 class Shape:
@@ -46,7 +51,7 @@ class Shape:
 
 
 class Square(Shape):
-    """See :meth:`area`, :meth:`Shape.area` and :class:`~shapes.Shape`."""
+    """See :meth:`area`, :meth:`Shape.area`, :class:`~shapes.Shape`, :data:`SIDES` and :data:`CORNERS`."""
 
 
 def _hidden():
@@ -93,8 +98,10 @@ def text_of(found: griffe.Object | griffe.Alias) -> str:
 
 def test_roles_become_links_where_there_is_a_place_to_go(shapes: griffe.Module) -> None:
     assert text_of(shapes) == "Of [`Shape`][shapes.Shape], `ValueError` and `_hidden`."
-    linked = "See [`area`][shapes.Shape.area], [`Shape.area`][shapes.Shape.area] and [`Shape`][shapes.Shape]."
+    areas = "[`area`][shapes.Shape.area], [`Shape.area`][shapes.Shape.area]"
+    linked = f"See {areas}, [`Shape`][shapes.Shape], [`SIDES`][shapes.SIDES] and `CORNERS`."
     assert text_of(shapes["Square"]) == linked
+    assert text_of(shapes["SIDES"]) == "How many a [`Square`][shapes.Square]\nhas."
 
 
 def test_a_role_that_names_nothing_is_warned_of(shapes: griffe.Module, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,7 +116,7 @@ def test_equations_returns_and_examples_are_what_the_reader_of_docstrings_knows(
     sections = docstring.parse("google", returns_named_value=False, warnings=False)
     assert [section.kind.value for section in sections] == ["text", "returns", "examples"]
     (returned,) = sections[1].value
-    assert returned.description == "``{1:\N{NO-BREAK SPACE}2}``&#58; never less than 0, in $m^2$."
+    assert returned.description == "<code>{1&#58; 2}</code>&#58; never less than 0, in $m^2$."
 
 
 def test_equations_of_two_lines_are_a_table(hook: Callable[[str], ModuleType]) -> None:
