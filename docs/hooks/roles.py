@@ -6,6 +6,7 @@ import builtins
 import html
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import griffe
@@ -91,7 +92,7 @@ def _linked(text: str, where: Any) -> str:
         name = match["name"]
         shown = name.rpartition(".")[2] if match["short"] else name
         target = _find(name, where)
-        if target is None and not hasattr(builtins, name):
+        if target is None and not _is_elsewhere(name):
             logger.warning("%s: nothing is named %s", where.path, match[0])
         return f"[`{shown}`][{target.path}]" if target is not None and has_a_place(target) else f"`{shown}`"
 
@@ -121,6 +122,12 @@ def _member(scope: Any, name: str) -> Any:
         except griffe.AliasResolutionError:
             return None
     return scope
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether it is Python's, or of another package, whose reference is not here."""
+    package, dot, _ = name.partition(".")
+    return hasattr(builtins, name) or bool(dot and find_spec(package))
 
 
 def has_a_place(found: Any) -> bool:

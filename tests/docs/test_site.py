@@ -22,7 +22,7 @@ HOOKS = ROOT / "docs" / "hooks"
 NAMES = sorted(path.stem for path in HOOKS.glob("*.py"))
 
 MODULE = r'''
-"""Of :class:`Shape`, :class:`ValueError` and :func:`_hidden`."""
+"""Of :class:`Shape`, :class:`ValueError`, :class:`pathlib.Path` and :func:`_hidden`."""
 
 __all__ = ["CORNERS", "SIDES", "Shape", "Square"]
 
@@ -97,7 +97,7 @@ def text_of(found: griffe.Object | griffe.Alias) -> str:
 
 
 def test_roles_become_links_where_there_is_a_place_to_go(shapes: griffe.Module) -> None:
-    assert text_of(shapes) == "Of [`Shape`][shapes.Shape], `ValueError` and `_hidden`."
+    assert text_of(shapes) == "Of [`Shape`][shapes.Shape], `ValueError`, `pathlib.Path` and `_hidden`."
     areas = "[`area`][shapes.Shape.area], [`Shape.area`][shapes.Shape.area]"
     linked = f"See {areas}, [`Shape`][shapes.Shape], [`SIDES`][shapes.SIDES] and `CORNERS`."
     assert text_of(shapes["Square"]) == linked
