@@ -64,7 +64,7 @@ def apply_operation(name: str, images: Tensor, magnitude: float | Tensor) -> Ten
         uint8 (N, C, H, W), a new tensor on the same device.
 
     Raises:
-        UserError: The name is unknown, the images are illegal, or the magnitude has another shape or is outside the range.
+        UserError: The name is unknown, the images are illegal, or the magnitude has another shape or is out of range.
 
     Example:
         >>> images = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
