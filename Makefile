@@ -13,8 +13,8 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page metrics-page lint format bench notebooks \
-  notebook-pages wheel clean
+.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page metrics-page lint format bench \
+  notebooks notebook-pages docs wheel clean
 
 help: ## List the commands
 	@echo "make PYTHON=python3.12 ... chooses another interpreter; make demo ARGS='key=value ...' changes the run."
@@ -74,11 +74,15 @@ notebook-pages: notebooks ## Execute them and show text, results and pictures in
 	@$(BIN)/python -c "import pathlib; [page.write_text(page.read_text().replace('.ipynb)', '.md)') \
 	.replace('](../', '](../../')) for page in pathlib.Path('docs/notebooks').glob('*.md')]"
 
+# Material's notice about the next MkDocs is for those who choose a theme.
+docs: $(VENV)/.installed-dev ## Make the site of docs/ and the reference in site; fail on a broken link or reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 wheel: $(VENV)/.installed-dev ## Build the wheel in dist
 	$(BIN)/python -m build --wheel
 
 clean: ## Remove build results and caches; runs, data and .venv stay
-	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find $(wildcard src tests conf benchmarks notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 	  -exec rm -rf {} +
 

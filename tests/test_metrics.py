@@ -13,13 +13,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.dashboards.commands import SMALL, do_runs
@@ -28,11 +26,11 @@ from tests.report.html_page import Page
 from tests.report.made_runs import make_run, rows_of, write_metrics
 
 from layermatch import run
-from layermatch.algorithms import PseudoLabelling
 from layermatch.dashboards.pictures import read_picture
 from layermatch.errors import UserError
 from layermatch.figures import draw_curves
 from layermatch.layerwise import Uniform
+from layermatch.methods import PseudoLabelling
 from layermatch.metrics import (
     ACCURACY,
     CATALOGUE,
@@ -41,7 +39,6 @@ from layermatch.metrics import (
     LOSS,
     LOSS_PART,
     MASK_RATE,
-    OWN_METRICS,
     ROW_LENGTH,
     SHARE,
     VALUE,
@@ -55,11 +52,13 @@ from layermatch.metrics import (
     own_metrics,
     page,
 )
-from layermatch.models import wrn_small
-from layermatch.pseudo_labels import FixedThreshold
+from layermatch.networks import wrn_small
+from layermatch.parts import FixedThreshold
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import render_html
 from layermatch.report.runs import read_run
+from layermatch.runs.layout import OWN_METRICS
+from layermatch.training import SemiSupervisedModule
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Watcher
 
@@ -175,13 +174,11 @@ def test_longer_patterns_say_more() -> None:
 # ------------------------------------------------------------------------------------------------------ own and others
 
 
-def algorithm_with(*metrics: Metric) -> PseudoLabelling:
-    """Whose policy adds metrics, not the algorithm itself."""
+def algorithm_with(*metrics: Metric) -> SemiSupervisedModule:
+    """Whose policy adds metrics, not the method itself."""
     policy = FixedThreshold(threshold=0.9)
     policy.metrics = metrics  # type: ignore[assignment]
-    network = wrn_small(num_classes=10, in_channels=1)
-    optimizer = partial(torch.optim.SGD, lr=0.1)
-    return PseudoLabelling(network, policy=policy, rule=Uniform(), num_unlabelled=10, optimizer=optimizer)
+    return SemiSupervisedModule(wrn_small(in_channels=1), PseudoLabelling(policy=policy, rule=Uniform()))
 
 
 def test_metrics_of_a_policy_are_found() -> None:
@@ -266,7 +263,8 @@ def test_markup_in_a_strangers_metrics_is_text(tmp_path: Path) -> None:
 PLUGIN = '''
 """FixMatch with a loss more, and a share that it wants to be seen."""
 
-from layermatch.algorithms import PseudoLabelling
+from layermatch.methods import PseudoLabelling
+from layermatch.parts import Term
 from layermatch.metrics import SHARE, Metric, Panel, Place
 
 
@@ -278,11 +276,12 @@ class Fair(PseudoLabelling):
         ),
     )
 
-    def losses(self, batch):
-        found = super().losses(batch)
-        bonus = 0.1 * found.parts["supervised"]
-        self.meter.add({"balance/largest": bonus.detach() * 0 + 0.25})
-        return found._replace(supervised=found.supervised + bonus, parts=found.parts | {"entropy_bonus": bonus})
+    def losses(self, batch, step):
+        found = super().losses(batch, step)
+        bonus = 0.1 * found["supervised"].value
+        step.record({"balance/largest": bonus.detach() * 0 + 0.25})
+        found["entropy_bonus"] = Term(bonus)
+        return found
 '''
 
 SETTINGS = (

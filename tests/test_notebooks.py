@@ -117,9 +117,11 @@ def test_imports_resolve(name: str) -> None:
             assert member in found.__all__, f"{module}.{member} is not public"
 
 
-def test_readme_names_every_notebook() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in NAMES if f"(notebooks/{name}.ipynb)" not in readme] == []
+def test_the_page_of_notebooks_names_every_one_and_readme_names_it() -> None:
+    links_of = links((PAGES.parent / "notebooks.md").read_text())
+    assert [name for name in NAMES if f"notebooks/{name}.md" not in links_of] == []
+    assert [name for name in NAMES if f"../notebooks/{name}.ipynb" not in links_of] == []
+    assert "docs/notebooks.md" in links((ROOT / "README.md").read_text())
 
 
 # ---------------------------------------------------------------------------------------------------------------- pages

@@ -57,7 +57,7 @@ def as_typed(override: str) -> str:
     What is quoted, escaped or interpolated already, ``null``, and several values of a sweep stay what they are.
 
     Args:
-        override: a word of the command line.
+        override: A word of the command line.
 
     Example:
         >>> as_typed("run_dir=2024_06_01"), as_typed("data.root=pictures (1)"), as_typed("data.split=null")
@@ -100,7 +100,7 @@ def typed_arguments() -> Iterator[None]:
     """Let Hydra, and the processes that Lightning starts with the same words, see :func:`as_typed` of each.
 
     Raises:
-        UserError: a word begins with ``=``, or is no option of Hydra's.
+        UserError: A word begins with ``=``, or is no option of Hydra's.
     """
     before = sys.argv
     _check_words(before[1:])

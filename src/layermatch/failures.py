@@ -23,7 +23,7 @@ def explain_failure(error: Exception) -> str | None:
     """One line for a failure that neither the settings nor this package caused; None for any other.
 
     Args:
-        error: what a library raised.
+        error: What a library raised.
 
     Example:
         >>> explain_failure(OSError(errno.ENOSPC, "No space left on device", "metrics.csv"))
@@ -43,7 +43,7 @@ def one_line_failures() -> Iterator[None]:
     """Turn failures from outside into :class:`~layermatch.errors.RunError`; let everything else pass.
 
     Raises:
-        RunError: see :func:`explain_failure`.
+        RunError: See :func:`explain_failure`.
     """
     observer = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
     handler, level = _ProcessEnded(), observer.level

@@ -42,13 +42,13 @@ class Launcher:
     """How a program that starts several processes tells each its place.
 
     Attributes:
-        name: for people.
-        sign: set by it alone.
-        is_program: whether a command line, as its arguments, is that program.
-        size: the variable of the number of processes.
-        rank: of the number of this one.
-        local_rank: of its number on this machine.
-        local_size: of the number of processes on this machine.
+        name: What people call it.
+        sign: A variable that it alone sets.
+        is_program: Whether a command line, as its arguments, is that program.
+        size: The variable of the number of processes.
+        rank: The variable with the number of this process.
+        local_rank: The variable with its number on this machine.
+        local_size: The variable with the number of processes on this machine.
     """
 
     name: str
@@ -105,11 +105,11 @@ class Launch:
     """The place of this process among those of a run.
 
     Attributes:
-        by: the launcher; empty where the run starts its processes itself.
-        size: number of processes, over all machines.
-        rank: of this one, from 0.
-        local_rank: of this one on its machine.
-        local_size: number of processes on each machine.
+        by: The launcher; empty where the run starts its processes itself.
+        size: The number of processes, over all machines.
+        rank: The number of this process, from 0.
+        local_rank: The number of this process on its machine.
+        local_size: The number of processes on each machine.
     """
 
     by: str
@@ -128,12 +128,12 @@ def find_launch(*, devices: int, num_nodes: int, is_fixed: bool = False) -> Laun
     """The place of this process in a run.
 
     Args:
-        devices: processes on each machine.
-        num_nodes: machines.
-        is_fixed: whether the user cannot choose these.
+        devices: The number of processes on each machine.
+        num_nodes: The number of machines.
+        is_fixed: Whether the user cannot choose these.
 
     Raises:
-        UserError: a launcher started another number of processes, or what tells the machine's number is not legal.
+        UserError: A launcher started another number of processes, or what tells the machine's number is not legal.
     """
     size = devices * num_nodes
     if _is_of_own(size):
@@ -240,7 +240,7 @@ def take_rank(launch: Launch) -> None:
     """Let this process know its rank: Lightning has taken it from the variables, whosever they were.
 
     Args:
-        launch: the place of this process.
+        launch: The place of this process.
     """
     # A process of a run in several may do something alone in between: it stays what it is.
     if launch.size > 1 or not (number_of(STARTED_BY) and number_of("LOCAL_RANK")):
@@ -254,10 +254,10 @@ def environment_of(launch: Launch) -> ClusterEnvironment:
     """What Lightning asks for the place of a process.
 
     Args:
-        launch: that place.
+        launch: The place of this process among all.
 
     Raises:
-        UserError: the first machine is not known.
+        UserError: The first machine is not known.
     """
     return StartedProcesses(launch) if launch.by else OwnProcesses(launch)
 
@@ -268,7 +268,7 @@ class OwnProcesses(LightningEnvironment):
     Variables that are left over name neither a rank nor, on one machine, an address.
 
     Args:
-        launch: the place of this process.
+        launch: The place of this process.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -310,10 +310,10 @@ class StartedProcesses(ClusterEnvironment):
     """Processes that a launcher has started.
 
     Args:
-        launch: the place of this process.
+        launch: The place of this process.
 
     Raises:
-        UserError: the first machine is not known.
+        UserError: The first machine is not known.
     """
 
     def __init__(self, launch: Launch) -> None:

@@ -36,7 +36,7 @@ class SteadyStream:
     was closed or a file on a full disk, what is written is lost, and ``lost`` says why.
 
     Args:
-        stream: where to.
+        stream: The stream to write to.
 
     Example:
         >>> import io
@@ -95,7 +95,7 @@ def steady(stream: TextIO | None) -> IO[str]:
     """A stream that is a :class:`SteadyStream`, or is made one.
 
     Args:
-        stream: standard output or error as they are now; None where the process was started without.
+        stream: Standard output or error as they are now; None where the process was started without.
     """
     stream = getattr(stream, "rich_proxied_file", stream)  # while a progress bar is on the terminal
     if isinstance(stream, SteadyStream):

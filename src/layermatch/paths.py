@@ -30,9 +30,9 @@ def check_path(name: str, value: object, expected: str) -> None:
     """Refuse a setting that is not a path. Whether anything is there is another question.
 
     Args:
-        name: the setting as the user writes it, for example ``data.root``.
-        value: what was given.
-        expected: what the path should be of, for the message.
+        name: The setting as the user writes it, for example ``data.root``.
+        value: What was given.
+        expected: What the path should be of, for the message.
 
     Raises:
         UserError: ``value`` is not a string or a path, or is empty.
@@ -54,9 +54,9 @@ def expand(name: str, value: object, expected: str) -> Path:
     """A path with the home folder in the place of a leading ``~``.
 
     Args:
-        name: the setting as the user writes it.
-        value: what was given.
-        expected: what the path should be of, for the message.
+        name: The setting as the user writes it.
+        value: What was given.
+        expected: What the path should be of, for the message.
 
     Raises:
         UserError: ``value`` is no path, or there is no such home folder.
@@ -80,7 +80,7 @@ def argument_path(value: str) -> Path:
     """For argparse: a path with ``~`` expanded; the shell does so only where the word begins with it.
 
     Args:
-        value: what was given.
+        value: What was given.
 
     Raises:
         argparse.ArgumentTypeError: there is no such home folder.
@@ -105,8 +105,8 @@ def absolute_paths(settings: Mapping[str, Any], *, base: Path) -> dict[str, Any]
     """Settings whose relative paths are relative to ``base``, whatever the working directory is now.
 
     Args:
-        settings: the composed configuration.
-        base: where the command was given.
+        settings: The composed configuration.
+        base: The folder in which the command was given.
 
     Returns:
         A copy.

@@ -15,9 +15,9 @@ def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str
     """The rows of the run plan.
 
     Args:
-        settings: the composed configuration.
-        parts: data and algorithm.
-        trainer: gives the number of processes and steps.
+        settings: The composed configuration.
+        parts: The data and the algorithm.
+        trainer: It gives the number of processes and steps.
 
     Returns:
         Name to text.

@@ -14,7 +14,7 @@ def number_of(variable: str) -> int | None:
     """The value of an environment variable that counts something; None where it is not there or no such number.
 
     Args:
-        variable: its name.
+        variable: Its name.
 
     Example:
         >>> number_of("NO_SUCH_VARIABLE") is None

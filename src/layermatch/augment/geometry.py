@@ -40,7 +40,7 @@ def crop_and_flip(images: Tensor, *, top: Tensor, left: Tensor, mirror: Tensor, 
         top: int64 (N,), first row of the cut in the padded image, 0 .. 2 * pad[0].
         left: int64 (N,), first column of the cut in the padded image, 0 .. 2 * pad[1].
         mirror: bool (N,), which samples to flip horizontally.
-        pad: pixels added (above and below, left and right), each less than the side.
+        pad: The pixels added (above and below, left and right), each less than the side.
 
     Returns:
         uint8 (N, C, H, W), a new tensor.

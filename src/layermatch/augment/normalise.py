@@ -19,9 +19,9 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ch
 
     Args:
         images: ``(N, C, H, W)`` uint8; is not modified.
-        mean: of each channel, of pixels in [0, 1].
-        std: of each channel, above 0.
-        channels_last: memory layout of the result; its values are the same.
+        mean: The mean of each channel, of pixels in [0, 1].
+        std: The standard deviation of each channel, above 0.
+        channels_last: The memory layout of the result; its values are the same.
 
     Returns:
         ``(N, C, H, W)`` float32, a new tensor on the device of ``images``.

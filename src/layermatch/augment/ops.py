@@ -39,10 +39,10 @@ def check_images(images: Tensor) -> None:
     """Refuse what is not a batch of uint8 images with one or three channels.
 
     Args:
-        images: what was given.
+        images: What was given.
 
     Raises:
-        UserError: not uint8, not four-dimensional, without pixels, or with channels other than 1 or 3.
+        UserError: They are not uint8, not four-dimensional, without pixels, or with channels other than 1 or 3.
 
     Example:
         >>> check_images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))

@@ -17,10 +17,10 @@ __all__ = ["OPERATIONS", "RANDAUGMENT", "Operation", "apply_operation", "rand_au
 class Operation(NamedTuple):
     """A batched operation and the range its magnitude is drawn from.
 
-    Args:
-        function: maps uint8 images (N, C, H, W) and magnitudes (N,) to new uint8 images (N, C, H, W).
-        low: smallest magnitude.
-        high: largest magnitude.
+    Attributes:
+        function: It maps uint8 images (N, C, H, W) and magnitudes (N,) to new uint8 images (N, C, H, W).
+        low: The smallest magnitude.
+        high: The largest magnitude.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -56,15 +56,15 @@ def apply_operation(name: str, images: Tensor, magnitude: float | Tensor) -> Ten
     """Apply one operation to every image of a batch, for a figure or a test.
 
     Args:
-        name: a key of :data:`OPERATIONS`.
+        name: A key of :data:`OPERATIONS`.
         images: uint8 (N, C, H, W), C 1 or 3.
-        magnitude: one number for all samples or a tensor (N,), within the operation's range.
+        magnitude: One number for all samples or a tensor (N,), within the operation's range.
 
     Returns:
         uint8 (N, C, H, W), a new tensor on the same device.
 
     Raises:
-        UserError: unknown name, illegal images, or a magnitude of another shape or outside the range.
+        UserError: The name is unknown, the images are illegal, or the magnitude has another shape or is out of range.
 
     Example:
         >>> images = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
@@ -100,7 +100,7 @@ def rand_augment(images: Tensor, *, choice: Tensor, uniform: Tensor, operations:
         images: uint8 (N, C, H, W), C 1 or 3, contiguous; is modified in place.
         choice: int64 (N, S), which of ``operations`` sample n has in slot s.
         uniform: float (N, S) in [0, 1), mapped to low + (high - low) * u of the operation's range.
-        operations: names, keys of :data:`OPERATIONS`; a name may be repeated to be drawn more often.
+        operations: The names, keys of :data:`OPERATIONS`; a name may be repeated to be drawn more often.
 
     Returns:
         ``images``.

@@ -33,9 +33,9 @@ def measure(*, device: torch.device, quick: bool, num_images: int = NUM_IMAGES) 
     """Both views with normalisation, at 32x32 and 96x96, on one thread; in the full form each operation too.
 
     Args:
-        device: what our views are computed on; PIL's are always on the CPU.
-        quick: whether to leave the single operations out and repeat less.
-        num_images: unlabelled images in a batch.
+        device: What our views are computed on; PIL's are always on the CPU.
+        quick: Whether to leave the single operations out and repeat less.
+        num_images: The number of unlabelled images in a batch.
     """
     rounds = 3 if quick else 9
     section = Section("augment", {"images": num_images, "views": "weak + strong, normalised", "threads": 1})

@@ -19,9 +19,9 @@ def photograph_crops(count: int, *, size: int, seed: int = 0) -> Tensor:
     """Crops of scikit-learn's two photographs, at random places.
 
     Args:
-        count: number of crops, ``N``.
-        size: of a crop, at most 427.
-        seed: of the places.
+        count: The number of crops, ``N``.
+        size: The side of a crop, at most 427.
+        seed: The seed that the places are drawn from.
 
     Returns:
         ``(N, 3, size, size)`` uint8.
@@ -46,9 +46,9 @@ class RandomImages:
     """A source of random pixels with ten classes, to time a step or a reader on.
 
     Args:
-        count: number of images.
-        size: of an image.
-        folder: where a file with the pixels is written, to be mapped; None keeps them in memory.
+        count: The number of images.
+        size: The side of an image.
+        folder: The folder in which a file with the pixels is written, to be mapped; None keeps them in memory.
 
     Example:
         >>> RandomImages(20, size=8).load().labelled.images.shape

@@ -51,9 +51,9 @@ class OwnProcess:
         """What the function returns there; what it raises is raised here.
 
         Args:
-            function: found by its name in its module, as are those among its arguments.
-            args: of the function.
-            kwargs: of the function.
+            function: It is found by its name in its module, as are those among its arguments.
+            args: The function's positional arguments.
+            kwargs: The function's keyword arguments.
         """
         return self._pool.submit(function, *args, **kwargs).result()
 

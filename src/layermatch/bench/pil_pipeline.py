@@ -47,9 +47,9 @@ def crop(image: Image.Image, *, top: int, left: int, pad: tuple[int, int]) -> Im
 
     Args:
         image: PIL image, mode RGB or L.
-        top: first row of the cut in the padded image, 0 .. 2 * pad[0].
-        left: first column of the cut in the padded image, 0 .. 2 * pad[1].
-        pad: pixels added (above and below, left and right).
+        top: The first row of the cut in the padded image, 0 .. 2 * pad[0].
+        left: The first column of the cut in the padded image, 0 .. 2 * pad[1].
+        pad: The pixels added (above and below, left and right).
     """
     width, height = image.size
     padded: Image.Image = transforms.pad(image, [pad[1], pad[0]], padding_mode="reflect")
@@ -61,9 +61,9 @@ def cutout(image: Image.Image, *, size: float, x: float, y: float) -> Image.Imag
 
     Args:
         image: PIL image, mode RGB or L.
-        size: side of the box as a fraction of the image's width.
-        x: horizontal centre as a fraction of the width.
-        y: vertical centre as a fraction of the height.
+        size: The side of the box as a fraction of the image's width.
+        x: The horizontal centre as a fraction of the width.
+        y: The vertical centre as a fraction of the height.
     """
     if size <= 0:
         return image
@@ -81,11 +81,11 @@ class PilPipeline:
     """Weak and strong views of one PIL image, from the same draws as the batched views.
 
     Args:
-        flip: whether to flip horizontally with probability one half.
-        pad: padding as a fraction of the side.
-        num_ops: operations per strong view.
-        cutout: largest side of the grey box as a fraction of the width, 0 for none.
-        operations: names to draw from; the default is the 14 of TorchSSL and USB.
+        flip: Whether to flip horizontally with probability one half.
+        pad: The padding as a fraction of the side.
+        num_ops: The number of operations per strong view.
+        cutout: The largest side of the grey box as a fraction of the width, 0 for none.
+        operations: Names to draw from; the default is the 14 of TorchSSL and USB.
     """
 
     def __init__(

@@ -91,8 +91,8 @@ class Section:
     Args:
         name: ``augment``, ``step`` or ``data``.
         settings: what was measured, for people.
-        ratios: of figures that are among ``figures``.
-        figures: with names of their own.
+        ratios: The ratios of figures that are among ``figures``.
+        figures: The figures, each with a name of its own.
     """
 
     name: str
@@ -127,7 +127,7 @@ def check_json_path(path: Path) -> None:
     """Refuse a path that cannot be written, or that holds something else than a bench result.
 
     Args:
-        path: where the result will go.
+        path: The file that the result goes to.
 
     Raises:
         UserError: see above.
@@ -152,9 +152,9 @@ def write_json(path: Path, sections: Sequence[Section], *, about: dict[str, Any]
     """Write everything measured.
 
     Args:
-        path: of the file.
-        sections: in the order measured.
-        about: of :func:`machine`.
+        path: The path of the file.
+        sections: The sections, in the order in which they were measured.
+        about: What :func:`machine` gives.
         quick: whether the short form was measured.
     """
     content = {"format": FORMAT, "quick": quick, "machine": about, "sections": {s.name: _plain(s) for s in sections}}
@@ -183,9 +183,9 @@ def show(sections: Sequence[Section], *, about: dict[str, Any], reporter: Report
     """Print the ratios of all sections, then the absolute figures, then the machine.
 
     Args:
-        sections: in the order measured.
-        about: of :func:`machine`.
-        reporter: where to.
+        sections: The sections, in the order in which they were measured.
+        about: What :func:`machine` gives.
+        reporter: The reporter to show them on.
     """
     ratios: list[tuple[str, ...]] = [
         (s.name, ratio.name, f"{ratio.value:.2f}", ratio.target or "-") for s in sections for ratio in s.ratios

@@ -21,7 +21,7 @@ class Stopwatch:
     The events wait for the host where the GPU does, so time that a GPU idles counts.
 
     Args:
-        device: what computes.
+        device: What computes.
 
     Example:
         >>> watch = Stopwatch(torch.device("cpu"))
@@ -58,8 +58,8 @@ def timed(work: Callable[[], object], device: torch.device) -> Callable[[], floa
     """A function that does ``work`` once and returns the seconds it took.
 
     Args:
-        work: what to measure.
-        device: what computes.
+        work: What to measure.
+        device: What computes.
     """
 
     def run() -> float:
@@ -77,9 +77,9 @@ def alternate(variants: Mapping[str, Callable[[], T]], *, rounds: int, warmups: 
     Every second round goes backwards: none of them always comes first.
 
     Args:
-        variants: name to a function that measures once and returns what it measured.
-        rounds: measurements of each variant, at least 1.
-        warmups: rounds before them that do not count.
+        variants: For each name a function that measures once and returns what it measured.
+        rounds: The number of measurements of each variant, at least 1.
+        warmups: The number of rounds before them that do not count.
 
     Returns:
         The measurements of each variant.
@@ -110,7 +110,7 @@ def peak_mib(device: torch.device, before: int) -> float:
     """The most MiB of the GPU's memory in use since :func:`start_peak`, above what was in use then.
 
     Args:
-        device: what computes; without a GPU the answer is 0.
-        before: what :func:`start_peak` returned.
+        device: What computes; without a GPU the answer is 0.
+        before: What :func:`start_peak` returned.
     """
     return 0.0 if device.type != "cuda" else (torch.cuda.max_memory_allocated() - before) / 2**20

@@ -40,8 +40,8 @@ class PredictionTable(NamedTuple):
         """Write ``predictions.csv``: a row for each image, classes as numbers.
 
         Args:
-            path: of the file.
-            files: of each image of the test set its file, for a column ``path``; None where images are no files.
+            path: The path of the file.
+            files: The file of each image of the test set, for a column ``path``; None where images are no files.
         """
         header = ["index", "label", "prediction", "confidence"]
         columns = [self.indices.tolist(), self.label.tolist(), self.prediction.tolist()]
@@ -60,7 +60,7 @@ class PredictionTable(NamedTuple):
         """The wrong predictions with the highest confidence, the highest first.
 
         Args:
-            count: at most so many.
+            count: The largest number of mistakes that is given.
         """
         wrong = (self.prediction != self.label).nonzero()[:, 0]
         order = self.confidence[wrong].argsort(descending=True, stable=True)[:count]
@@ -71,7 +71,7 @@ class TestPredictions(Callback):
     """Keeps what the averaged weights predict in a test; over all ranks each image is there once.
 
     Attributes:
-        table: of the last test; None before.
+        table: The table of the last test; None before it.
     """
 
     __test__ = False  # pytest: this is no test

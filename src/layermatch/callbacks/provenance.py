@@ -19,9 +19,9 @@ class Provenance(Callback):
     """Adds the configuration, the classes and the labelled images to every checkpoint, as plain containers.
 
     Args:
-        settings: the composed configuration.
-        classes: names of the classes.
-        split: labelled and held-out images.
+        settings: The composed configuration.
+        classes: Names of the classes.
+        split: The labelled and the held-out images.
     """
 
     def __init__(self, *, settings: dict[str, Any], classes: tuple[str, ...], split: Split) -> None:

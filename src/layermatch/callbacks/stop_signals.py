@@ -64,6 +64,6 @@ class StopSignals:
         """Whether any process of the run has received one; all processes must ask together.
 
         Args:
-            device: of the run, for the exchange.
+            device: The run's device, on which the processes tell each other.
         """
         return bool(all_reduce_sum_(torch.tensor(float(self.received is not None), device=device)) > 0)

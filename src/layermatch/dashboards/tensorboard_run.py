@@ -18,13 +18,7 @@ __all__ = ["TensorBoardDashboard"]
 
 
 class TensorBoardDashboard(TensorBoardLogger, Dashboard):
-    """Lightning's TensorBoardLogger, which also takes settings, pictures and results.
-
-    Args:
-        save_dir: of the run.
-        name: a folder in it.
-        version: a folder in that, which holds the event files.
-    """
+    """Lightning's TensorBoardLogger, which also takes settings, pictures and results; it is constructed like that."""
 
     @rank_zero_only
     def begin(self, about: About) -> None:

@@ -26,14 +26,14 @@ class FileImages:
     that happens to be beneath; here both look as they do to a person.
 
     Args:
-        paths: one file an image.
-        size: height and width in pixels, at least 1.
+        paths: One file for each image.
+        size: The height and width in pixels, at least 1.
         channels: 1 or 3.
-        are_checked: whether every file was decoded before, so that one which cannot be has changed since.
+        are_checked: Whether every file was decoded before, so that one which cannot be has changed since.
 
     Raises:
         UserError: ``size`` or ``channels`` is illegal; from :meth:`read`, a file is no readable image.
-        RunError: from :meth:`read`, a checked file cannot be read any more.
+        RunError: A checked file cannot be read any more (from :meth:`read`).
 
     Example:
         >>> FileImages(["cat.png", "dog.jpg"], size=32).shape
@@ -62,7 +62,7 @@ class FileImages:
         return self._channels, self._size, self._size
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the images ``indices`` ``(n,)`` to ``(n, C, H, W)``; see :meth:`Images.read`."""
+        """Decode the images ``indices`` ``(n,)``, see :meth:`~layermatch.data.images.Images.read`."""
         batch, errors = self.read_or_explain(indices)
         for error in errors:
             if self._are_checked:

@@ -32,8 +32,8 @@ def identify(split: Split, content: SourceData) -> Split:
     """Let a split know its images.
 
     Args:
-        split: positions in the training pool of ``content``.
-        content: a data set.
+        split: The positions in the training pool of ``content``.
+        content: A data set.
 
     Returns:
         The split with names (of files) and digests.
@@ -57,14 +57,14 @@ def place(split: Split, content: SourceData) -> tuple[Split, str]:
     """Find the images of a split in a data set, which may have got further files or lost unlabelled ones.
 
     Args:
-        split: drawn from this data set, maybe at another time.
-        content: the data set.
+        split: The split, drawn from this data set, maybe at another time.
+        content: The data set.
 
     Returns:
         The split with its positions in this data set; and what the user should know, on one line, or nothing.
 
     Raises:
-        UserError: some of its images are not there or have other contents; or it does not say which files it is of.
+        UserError: Some of its images are not there or have other contents; or it does not say which files it is of.
     """
     names = content.image_ids.get("labelled", ())
     pool_size = len(content.labelled)

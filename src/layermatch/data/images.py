@@ -67,7 +67,7 @@ class Images(Protocol):
             ``(n, C, H, W)``, C-contiguous, a fresh array that the caller may write to.
 
         Raises:
-            IndexError: an index is outside ``[0, len(self))``.
+            IndexError: An index is outside ``[0, len(self))``.
         """
         ...
 
@@ -84,12 +84,12 @@ class ArrayImages:
         array: ``(N, ., ., .)`` ``uint8``, the last three axes as ``layout`` says. A ``np.memmap`` stays on
             disk, and is pickled as its file name, so that a worker process maps the file again instead of
             receiving the pixels.
-        layout: order of the stored axes: ``"NCHW"``, ``"NHWC"``, or ``"NCWH"`` (each plane column by column,
+        layout: The order of the stored axes: ``"NCHW"``, ``"NHWC"``, or ``"NCWH"`` (each plane column by column,
             as in the files of STL-10 and SVHN). Converted on read.
 
     Raises:
         UserError: ``array`` is not four-dimensional ``uint8``, or ``layout`` is unknown.
-        RunError: from :meth:`read`, the file cannot be read any more.
+        RunError: The file cannot be read any more (from :meth:`read`).
 
     Example:
         >>> stored = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
@@ -154,8 +154,8 @@ class _OpenFile:
     """A file that stays readable when its name is deleted or given to another file.
 
     Args:
-        path: of the file.
-        offset: where its content begins, in bytes.
+        path: The path of the file.
+        offset: The position where its content begins, in bytes.
     """
 
     def __init__(self, path: str, offset: int) -> None:
@@ -196,10 +196,10 @@ class ConcatImages:
     """Several sets of images one after another, without copying.
 
     Args:
-        parts: at least one; all of one ``shape``.
+        parts: At least one part; all have one ``shape``.
 
     Raises:
-        UserError: there is no part, or their shapes differ.
+        UserError: There is no part, or their shapes differ.
 
     Example:
         >>> black, white = np.zeros((2, 1, 4, 4), np.uint8), np.full((3, 1, 4, 4), 255, np.uint8)
@@ -244,11 +244,11 @@ class SubsetImages:
     """Some of the images of a set, in a given order, without copying. Made by :func:`take`.
 
     Args:
-        images: the set.
+        images: The set.
         indices: ``(n,)`` int64 in ``[0, len(images))``; repeats are allowed.
 
     Raises:
-        IndexError: an index is outside the set.
+        IndexError: An index is outside the set.
 
     Example:
         >>> images = ArrayImages(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1))
@@ -293,7 +293,7 @@ def take(images: Images, indices: NDArray[np.int64]) -> SubsetImages:
     """Look at some of the images of a set without copying them.
 
     Args:
-        images: any set of images.
+        images: Any set of images.
         indices: ``(n,)`` int64 in ``[0, len(images))``.
 
     Returns:
@@ -301,7 +301,7 @@ def take(images: Images, indices: NDArray[np.int64]) -> SubsetImages:
         underlying set.
 
     Raises:
-        IndexError: an index is outside the set.
+        IndexError: An index is outside the set.
 
     Example:
         >>> images = ArrayImages(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1))
@@ -315,8 +315,8 @@ def replace_leaves(images: Images, make: Callable[[Images], Images]) -> Images:
     """Put other sets in the place of those that subsets and concatenations are made of.
 
     Args:
-        images: any set of images.
-        make: gives the set to use instead of one that is neither a subset nor a concatenation.
+        images: Any set of images.
+        make: It gives the set to use instead of one that is neither a subset nor a concatenation.
 
     Returns:
         The same images in the same order, read from what ``make`` gave.
@@ -338,7 +338,7 @@ def image_bytes(images: Images) -> int:
     """Bytes of a set of images as uint8.
 
     Args:
-        images: any set of images.
+        images: Any set of images.
 
     Example:
         >>> image_bytes(ArrayImages(np.zeros((5, 3, 8, 8), np.uint8)))
@@ -351,7 +351,7 @@ def chunks_of(images: Images) -> list[NDArray[np.int64]]:
     """All positions of a set in order, as many at a time as make about a megabyte.
 
     Args:
-        images: any set of images.
+        images: Any set of images.
 
     Example:
         >>> [len(rows) for rows in chunks_of(ArrayImages(np.zeros((5, 1, 512, 1024), np.uint8)))]
@@ -365,8 +365,8 @@ def check_channels(name: str, value: object) -> None:
     """Refuse a number of channels other than 1 (grey) and 3 (RGB).
 
     Args:
-        name: the setting as the user writes it, for example ``data.channels``.
-        value: what was given.
+        name: The setting as the user writes it, for example ``data.channels``.
+        value: What was given.
 
     Raises:
         UserError: ``value`` is neither 1 nor 3.
@@ -383,10 +383,10 @@ def check_indices(indices: NDArray[np.int64], length: int) -> None:
 
     Args:
         indices: ``(n,)`` whole numbers.
-        length: of the set.
+        length: The number of images of the set.
 
     Raises:
-        IndexError: an index is outside ``[0, length)``.
+        IndexError: An index is outside ``[0, length)``.
 
     Example:
         >>> check_indices(np.array([0, 4]), 5)

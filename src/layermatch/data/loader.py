@@ -42,7 +42,7 @@ class Guarded(Dataset[Any]):
     """Batches for a :class:`BatchLoader`, which raises their errors.
 
     Args:
-        batches: random access to batches.
+        batches: Random access to batches.
     """
 
     def __init__(self, batches: Batches) -> None:
@@ -69,7 +69,7 @@ class BatchLoader(DataLoader[Any]):
     at another time, torch raises its own error wherever the program is, see :func:`loader_errors`.
 
     Raises:
-        RunError: while iterating, a batch cannot be read, or a worker process ended.
+        RunError: A batch cannot be read, or a worker process ended.
 
     Example:
         >>> import torch
@@ -124,7 +124,7 @@ def explain_loader_error(error: BaseException) -> str | None:
     """One line for torch's error that a process of a DataLoader ended, or for the system's that it can have no more.
 
     Args:
-        error: any exception.
+        error: Any exception.
 
     Returns:
         What happened and what to do; None if ``error`` says something else.
@@ -162,7 +162,7 @@ def loader_errors() -> Iterator[None]:
     So this is for the code around the whole training.
 
     Raises:
-        RunError: such a process ended, or could not start.
+        RunError: Such a process ended, or could not start.
 
     Example:
         >>> with loader_errors():

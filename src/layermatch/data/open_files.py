@@ -31,11 +31,11 @@ def check_open_files(num_workers: int, *, loaders: int) -> None:
     """See that enough files may be opened, before any process is started; raises the soft limit where that is enough.
 
     Args:
-        num_workers: reading processes of each loader.
-        loaders: how many there are, for example of training and of test images.
+        num_workers: The number of reading processes of each loader.
+        loaders: How many there are, for example of training and of test images.
 
     Raises:
-        UserError: the system allows too few.
+        UserError: The system allows too few.
     """
     if resource is None or num_workers == 0:
         return

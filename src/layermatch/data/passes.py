@@ -62,11 +62,11 @@ class BadFiles:
         """Raise the list, if a file is bad.
 
         Args:
-            paths: all files that were looked at.
-            write_list: keeps all lines of a list that is too long for the terminal, and says where.
+            paths: All files that were looked at.
+            write_list: It keeps all lines of a list that is too long for the terminal, and says where.
 
         Raises:
-            UserError: a line that says how many and what to do, and a line for each of the first 20.
+            UserError: A line that says how many and what to do, and a line for each of the first 20.
         """
         if not self._reasons:
             return
@@ -84,7 +84,7 @@ def folder_of(paths: Sequence[str]) -> str:
     """The deepest folder that all files are below, an absolute path.
 
     Args:
-        paths: at least one file.
+        paths: The files, at least one.
 
     Example:
         >>> folder_of(["/pets/cat/1.png", "/pets/dog/1.png"])
@@ -98,13 +98,13 @@ def read_all(images: Images, *, what: str, num_workers: int | None, bad: BadFile
     """All images of a set in order, about a megabyte at a time.
 
     Args:
-        images: the set.
-        what: what is being done, for the bar.
-        num_workers: processes that decode image files; None takes one for each processor, up to 8.
-        bad: gets the files that cannot be decoded; the images are black there.
+        images: The set.
+        what: What is being done, for the bar.
+        num_workers: The number of processes that decode image files; None takes one for each processor, up to 8.
+        bad: It gets the files that cannot be decoded; the images are black there.
 
     Raises:
-        RunError: a process ended, or a file that was there before cannot be read any more.
+        RunError: A process ended, or a file that was there before cannot be read any more.
     """
     chunks = _Chunks(images, chunks_of(images))
     for pixels, _ in _pass(chunks, what=what, num_workers=num_workers, bad=bad):
@@ -115,15 +115,15 @@ def check_all(images: FileImages, *, num_workers: int | None, bad: BadFiles) -> 
     """Decode every file, and forget its pixels.
 
     Args:
-        images: the files.
-        num_workers: as for :func:`read_all`.
-        bad: gets the files that cannot be decoded.
+        images: The files.
+        num_workers: The number of processes, as :func:`read_all` takes it.
+        bad: It gets the files that cannot be decoded.
 
     Yields:
         Positions of files that are whole, some at a time.
 
     Raises:
-        RunError: a process ended.
+        RunError: A process ended.
     """
     parts = math.ceil(len(images) / _CHECKED_AT_ONCE)
     chunks = _Chunks(images, np.array_split(np.arange(len(images)), parts))

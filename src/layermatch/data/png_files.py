@@ -36,13 +36,13 @@ def without_extras(path: str) -> BytesIO | None:
     Texts and colour profiles may be damaged, or larger than Pillow reads, where the pixels are whole.
 
     Args:
-        path: of the file.
+        path: The path of the file.
 
     Returns:
         The file without the rest; None if it is no PNG file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     with Path(path).open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -72,8 +72,8 @@ def give_deep_transparency(image: ImageFile, open_again: Callable[[], ImageFile]
     """Load a PNG file whose transparent colour Pillow does not find, as its bits are not those of Pillow's pixels.
 
     Args:
-        image: an opened file, not loaded yet.
-        open_again: opens the same a second time; for where the lower bytes of the pixels are needed as well.
+        image: An opened file, not loaded yet.
+        open_again: It opens the same a second time; for where the lower bytes of the pixels are needed as well.
 
     Returns:
         The image, loaded. Grey ones of 16 bits still have their transparent colour beside them, of 16 bits as well.

@@ -27,14 +27,15 @@ class Split:
     """Positions in a data set's training pool, and the images that are there.
 
     Attributes:
-        seed: what the split was drawn with.
-        pool_size: images in the pool.
-        labelled: positions whose labels may be learnt from.
-        validation: positions held out; they are in neither the labelled nor the unlabelled images.
-        names: of the labelled, then the validation images: files relative to the root; empty where images are no files.
-        contents: digests of the same images, ``""`` for one that was not looked into; empty where none was.
-        pool: number and digest of the names of all training files; empty where images are no files.
-        origin: the setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
+        seed: What the split was drawn with.
+        pool_size: The number of images in the pool.
+        labelled: The positions whose labels may be learnt from.
+        validation: The positions held out; they are in neither the labelled nor the unlabelled images.
+        names: The names of the labelled, then of the validation images: files relative to the root; empty where images
+            are no files.
+        contents: The digests of the same images, ``""`` for one that was not looked into; empty where none was.
+        pool: The number and digest of the names of all training files; empty where images are no files.
+        origin: The setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
     """
 
     seed: int
@@ -66,8 +67,8 @@ class Split:
         """A split from what :meth:`plain` gave.
 
         Args:
-            fields: may lack names and contents, as those of earlier versions do.
-            origin: see :class:`Split`.
+            fields: The values by name; they may lack names and contents, as those of earlier versions do.
+            origin: See :class:`Split`.
 
         Raises:
             KeyError, TypeError, ValueError: they are not those of a split.
@@ -96,10 +97,10 @@ class Split:
         """Read a split written by :meth:`save`. Whether it fits a data set is to be seen.
 
         Args:
-            path: of the file.
+            path: The path of the file.
 
         Raises:
-            UserError: there is no such file, or it is not a split.
+            UserError: There is no such file, or it is not a split.
         """
         file = expand("data.split", path, "a split.json")
         try:
@@ -111,10 +112,10 @@ class Split:
         """Refuse to be used with a data set that this is not a split of.
 
         Args:
-            pool_size: images in the pool of the data set.
+            pool_size: The number of images in the pool of the data set.
 
         Raises:
-            UserError: the split is of another pool, names an image twice, or has no labelled image.
+            UserError: The split is of another pool, names an image twice, or has no labelled image.
         """
         positions = {*self.labelled, *self.validation}
         if self.pool_size != pool_size or not positions <= set(range(pool_size)):
@@ -144,18 +145,18 @@ def make_split(
     Args:
         labels: ``(N,)`` int64 in ``[0, num_classes)``, of the whole pool.
         num_classes: ``K``.
-        num_labels: labelled images in all, a multiple of ``K``; None takes every image.
-        num_val: images held out for validation, at least 0.
+        num_labels: The number of labelled images in all, a multiple of ``K``; None takes every image.
+        num_val: The number of images held out for validation, at least 0.
         val_from: ``labelled`` takes them from the ``num_labels`` images, so that fewer remain to learn from; ``pool``
             from the rest of the pool (the protocol's budgets are too small to spare any): their labels are used for
             evaluation alone.
-        seed: at least 0.
+        seed: A whole number, at least 0.
 
     Returns:
         The split, positions sorted.
 
     Raises:
-        UserError: the numbers do not fit the pool.
+        UserError: The numbers do not fit the pool.
 
     Example:
         >>> split = make_split(np.arange(20) % 2, num_classes=2, num_labels=4, num_val=4, val_from="pool", seed=0)
@@ -199,14 +200,14 @@ def draw_beside_fold(
         labels: ``(N,)`` int64 in ``[0, num_classes)``, of the whole pool.
         fold: ``(n,)`` int64, positions of the labelled images.
         num_classes: ``K``.
-        num_val: images held out for validation, at least 0.
-        seed: at least 0.
+        num_val: The number of images held out for validation, at least 0.
+        seed: A whole number, at least 0.
 
     Returns:
         The split, positions sorted.
 
     Raises:
-        UserError: there are not so many other images.
+        UserError: There are not so many other images.
 
     Example:
         >>> draw_beside_fold(np.arange(6) % 2, fold=np.array([0, 1]), num_classes=2, num_val=4, seed=0).validation

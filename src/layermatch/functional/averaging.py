@@ -16,8 +16,8 @@ def warmup_decay(decay: float, num_updates: int) -> float:
     Source: TensorFlow's ``ExponentialMovingAverage(num_updates=...)``.
 
     Args:
-        decay: final decay, in ``[0, 1)``.
-        num_updates: updates made so far, ``t``, from 0.
+        decay: The final decay, in ``[0, 1)``.
+        num_updates: The number of updates made so far, ``t``, from 0.
 
     Returns:
         The decay of the next update.
@@ -33,9 +33,9 @@ def ema(average: Tensor, value: Tensor, decay: float | Tensor) -> Tensor:
     r"""One update of an exponential moving average, :math:`\beta a + (1 - \beta) v`.
 
     Args:
-        average: any shape, float: the average so far.
-        value: broadcastable to ``average``: the new value.
-        decay: in ``[0, 1]``, a number or a tensor that broadcasts.
+        average: The average so far, float of any shape.
+        value: The new value, broadcastable to ``average``.
+        decay: A number in ``[0, 1]``, or a tensor of such that broadcasts.
 
     Returns:
         The new average; ``average`` itself is not changed.
@@ -79,7 +79,7 @@ def bias_corrected_ema(average: Tensor, num_updates: Tensor, decay: float) -> Te
     Args:
         average: ``(N, ...)`` float: an EMA that started at 0.
         num_updates: ``(N,)`` int: its updates so far, at least 1.
-        decay: in ``[0, 1)``.
+        decay: A number in ``[0, 1)``.
 
     Returns:
         ``(N, ...)``, the corrected average.

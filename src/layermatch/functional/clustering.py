@@ -82,8 +82,8 @@ def gradient_gap(loss: Tensor, reference: Tensor, features: Tensor) -> tuple[Ten
     Squares, so that batches and ranks can be added before the root of their ratio is taken. Source: ours.
 
     Args:
-        loss: scalar, with its graph, which is kept.
-        reference: the other scalar, likewise.
+        loss: A scalar, with its graph, which is kept.
+        reference: The other scalar, likewise.
         features: ``(N, D)``, what both are losses of; it must be in both graphs.
 
     Returns:

@@ -19,8 +19,8 @@ def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
     Source: ours, for study (``layerwise.grad_relu=conflict``).
 
     Args:
-        grad_pseudo: any shape, float.
-        grad_supervised: the same shape.
+        grad_pseudo: A float tensor of any shape.
+        grad_supervised: The same shape.
 
     Returns:
         The same shape; components that disagree, or where either is 0, are 0.
@@ -43,8 +43,8 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     here that is NaN, which is told apart from a right angle.
 
     Args:
-        first: any shape, float.
-        second: the same shape.
+        first: A float tensor of any shape.
+        second: The same shape.
 
     Returns:
         A scalar in ``[-1, 1]`` up to rounding; NaN where either is 0.
@@ -66,8 +66,8 @@ def scale_for(name: str, scales: Mapping[str, float]) -> float:
     matches ``classifier.weight``. A later pattern overrules an earlier one; without a match the scale is 1.
 
     Args:
-        name: the parameter's name, for example ``extractor.groups.0.0.conv1.weight``.
-        scales: pattern to scale in ``[0, 1]``, in order.
+        name: The parameter's name, for example ``extractor.groups.0.0.conv1.weight``.
+        scales: For each pattern a scale in ``[0, 1]``, in order.
 
     Returns:
         The scale.

@@ -80,7 +80,7 @@ def confidence_mask(confidence: Tensor, threshold: float | Tensor) -> Tensor:
 
     Args:
         confidence: ``(N,)`` float in ``[0, 1]``.
-        threshold: in ``(0, 1]``; one number, or one per sample ``(N,)``.
+        threshold: One number in ``(0, 1]``, or one per sample ``(N,)``.
 
     Returns:
         ``(N,)`` float32 of zeros and ones.

@@ -23,11 +23,11 @@ def uniforms(*, seed: int, stream: int, start: int, count: int, width: int) -> N
     after ``g`` rows.
 
     Args:
-        seed: at least 0.
-        stream: which of the seed's tables, at least 0.
-        start: first row, at least 0.
-        count: rows, at least 0.
-        width: numbers in a row, at least 0.
+        seed: A whole number, at least 0.
+        stream: The number of one of the seed's tables, at least 0.
+        start: The first row, at least 0.
+        count: The number of rows, at least 0.
+        width: The count of numbers in a row, at least 0.
 
     Returns:
         ``(count, width)`` float32 in ``[0, 1)``, multiples of ``2**-24``.
@@ -52,11 +52,11 @@ def shuffled_positions(*, seed: int, stream: int, start: int, count: int, size: 
     Positions ``[e size, (e + 1) size)`` hold every index once, in an order of epoch ``e`` alone.
 
     Args:
-        seed: at least 0.
-        stream: which of the seed's sequences, at least 0.
-        start: first position, at least 0.
-        count: positions, at least 0.
-        size: at least 1.
+        seed: A whole number, at least 0.
+        stream: The number of one of the seed's sequences, at least 0.
+        start: The first position, at least 0.
+        count: The number of positions, at least 0.
+        size: The number of elements, at least 1.
 
     Returns:
         ``(count,)`` int64 in ``[0, size)``.

@@ -24,13 +24,13 @@ class WeightAverage(StepState):
     references (TorchSSL, USB). It is a module of its own: nothing is ever swapped into the live network.
 
     Args:
-        network: the network to follow; copied.
+        network: The network to follow; copied.
         decay: ``beta``, in ``[0, 1)``; 0 makes the average equal to the live network.
-        warmup: whether the decay grows as ``min(beta, (1 + t) / (10 + t))``, for runs too short to forget the random
+        warmup: Whether the decay grows as ``min(beta, (1 + t) / (10 + t))``, for runs too short to forget the random
             start otherwise.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
 
     Example:
         >>> from layermatch.networks import wrn_small
@@ -61,8 +61,8 @@ class WeightAverage(StepState):
         """Move the average towards the live network, after an optimizer step.
 
         Args:
-            network: the live network.
-            num_updates: optimizer steps made before this one.
+            network: The live network.
+            num_updates: The number of optimizer steps made before this one.
         """
         decay = warmup_decay(self.decay, num_updates) if self.warmup else self.decay
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)

@@ -64,19 +64,19 @@ class SourceData:
     """One data set, read (or mapped) from disk and checked.
 
     Args:
-        classes: the names of the classes, at least two; class ``k`` is ``classes[k]``. A name that is no text, as of a
+        classes: The names of the classes, at least two; class ``k`` is ``classes[k]``. A name that is no text, as of a
             folder in another encoding, is made one.
-        labelled: the pool that labels are drawn from: every label is known.
-        unlabelled: further images, or ``None``. Labels are -1, or known and then only for diagnostics.
-        test: the test set, every label known, or ``None``.
-        folds: predefined label sets: each int64 ``(n,)``, indices into ``labelled``. Only STL-10 has them.
-        image_ids: names of images by part (``"labelled"``, ``"unlabelled"``, ``"test"``), in the order of its
+        labelled: The pool that labels are drawn from: every label is known.
+        unlabelled: Further images, or ``None``. Labels are -1, or known and then only for diagnostics.
+        test: The test set, every label known, or ``None``.
+        folds: Predefined label sets: each int64 ``(n,)``, indices into ``labelled``. Only STL-10 has them.
+        image_ids: Names of images by part (``"labelled"``, ``"unlabelled"``, ``"test"``), in the order of its
             images: the file of each image relative to the root. Empty where images have no names.
-        notes: what the user should know of how the data set was read, such as files that are not used: text by a
+        notes: What the user should know of how the data set was read, such as files that are not used: text by a
             name of a word or two.
 
     Raises:
-        UserError: fewer than two classes, a label out of range, parts of different image shapes, a fold that
+        UserError: There are fewer than two classes, a label out of range, parts of different image shapes, a fold that
             points outside the pool, or names that do not fit their part.
 
     Example:
@@ -147,7 +147,7 @@ class Source(Protocol):
         """Read or map the data set.
 
         Raises:
-            UserError: the files are missing, incomplete or not what they should be.
+            UserError: The files are missing, incomplete or not what they should be.
         """
         ...
 
@@ -156,13 +156,13 @@ def check_label_range(what: str, labels: NDArray[np.generic], *, low: int, high:
     """Refuse labels outside ``[low, high]``.
 
     Args:
-        what: what the labels belong to, for the message.
-        labels: any shape, whole numbers.
-        low: smallest legal label.
-        high: largest legal label.
+        what: What the labels belong to, for the message.
+        labels: Whole numbers, in any shape.
+        low: The smallest legal label.
+        high: The largest legal label.
 
     Raises:
-        UserError: a label is outside.
+        UserError: A label is outside.
 
     Example:
         >>> check_label_range("train_y.bin", np.array([0, 1]), low=1, high=10)
@@ -179,7 +179,7 @@ def unknown_labels(count: int) -> NDArray[np.int64]:
     """The labels of ``count`` images of unknown class.
 
     Args:
-        count: number of images.
+        count: The number of images.
 
     Returns:
         ``(count,)`` int64, all -1.
@@ -195,8 +195,8 @@ def shorten(names: list[str], limit: int = 5) -> str:
     """The first few of many names, for a one-line message.
 
     Args:
-        names: any number.
-        limit: how many are spelt out.
+        names: The names, as many as there are.
+        limit: How many are spelt out.
 
     Returns:
         The names with commas, and how many were left out.

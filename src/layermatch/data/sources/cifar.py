@@ -50,13 +50,13 @@ class CIFAR10(PublishedSource):
     licence given.
 
     Args:
-        root: the folder that holds ``cifar-10-batches-py/`` (torchvision's layout).
-        download: whether to fetch missing files into ``root``; files that are there are never replaced.
-        verify: whether every file must have its published MD5 sum. Without, a stand-in of the same format
+        root: The folder that holds ``cifar-10-batches-py/`` (torchvision's layout).
+        download: Whether to fetch missing files into ``root``; files that are there are never replaced.
+        verify: Whether every file must have its published MD5 sum. Without, a stand-in of the same format
             passes.
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, files are missing or not what they should be.
+        UserError: A value is not legal; from :meth:`load`, files are missing or not what they should be.
 
     Example:
         >>> CIFAR10(root="no/such/folder").load()  # doctest: +ELLIPSIS
@@ -112,13 +112,13 @@ class CIFAR100(CIFAR10):
     licence given.
 
     Args:
-        root: the folder that holds ``cifar-100-python/`` (torchvision's layout).
-        download: whether to fetch missing files into ``root``; files that are there are never replaced.
-        verify: whether every file must have its published MD5 sum. Without, a stand-in of the same format
+        root: The folder that holds ``cifar-100-python/`` (torchvision's layout).
+        download: Whether to fetch missing files into ``root``; files that are there are never replaced.
+        verify: Whether every file must have its published MD5 sum. Without, a stand-in of the same format
             passes.
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, files are missing or not what they should be.
+        UserError: A value is not legal; from :meth:`load`, files are missing or not what they should be.
 
     Example:
         >>> CIFAR100(root="no/such/folder").load()  # doctest: +ELLIPSIS

@@ -17,7 +17,7 @@ def composed(name: str) -> str:
     r"""A name with each accented letter as one character (NFC), as most systems and keyboards write it.
 
     Args:
-        name: of a class, as its folder is called.
+        name: The name of a class, as its folder is called.
 
     Example:
         >>> composed("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -33,13 +33,13 @@ def class_folders(folder: Path) -> dict[str, str]:
     :func:`composed` name of its folder, so that a copy of the data on another system has the same classes.
 
     Args:
-        folder: of the part.
+        folder: The folder of the part.
 
     Returns:
         From the name of each class, sorted, to that of its folder.
 
     Raises:
-        UserError: the folder cannot be read, or two of its folders have one name but for the Unicode form.
+        UserError: The folder cannot be read, or two of its folders have one name but for the Unicode form.
 
     Example:
         >>> list(class_folders(Path(__file__).parent.parent))[-1]
@@ -61,7 +61,7 @@ def forms_text(folders: Mapping[str, Mapping[str, str]]) -> str:
     r"""Which classes are written in different ways in different parts.
 
     Args:
-        folders: of each part what :func:`class_folders` gives.
+        folders: What :func:`class_folders` gives, for each part.
 
     Returns:
         A line; empty where there are none.
@@ -88,8 +88,8 @@ def look_alikes_text(first: Iterable[str], second: Iterable[str]) -> list[str]:
     r"""Names that a person may take for one another.
 
     Args:
-        first: names that one part alone has.
-        second: those that another alone has.
+        first: Names that one part alone has.
+        second: Those that another alone has.
 
     Returns:
         A text for each pair.

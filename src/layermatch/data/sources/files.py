@@ -37,8 +37,8 @@ class Unused(NamedTuple):
     """A file or a folder that lies where images are looked for, and is not used.
 
     Attributes:
-        path: relative to where was looked, with ``/``; of a folder it ends so.
-        kind: its ending, or why it is not used.
+        path: The path relative to where was looked, with ``/``; of a folder it ends so.
+        kind: Its ending, or why it is not used.
     """
 
     path: str
@@ -54,8 +54,8 @@ class Found:
     """What is below a folder.
 
     Attributes:
-        images: paths relative to the folder, with ``/``, sorted by name.
-        unused: everything else, sorted likewise.
+        images: The paths relative to the folder, with ``/``, sorted by name.
+        unused: Everything else, sorted likewise.
     """
 
     images: list[str] = field(default_factory=list)
@@ -70,10 +70,10 @@ def find_images(folder: Path) -> Found:
     a folder that they lie in.
 
     Args:
-        folder: where to look, at any depth.
+        folder: The folder in which to look, at any depth.
 
     Raises:
-        UserError: a folder cannot be read.
+        UserError: A folder cannot be read.
 
     Example:
         >>> find_images(Path(__file__).parent).images
@@ -134,7 +134,7 @@ def kind_of(name: str) -> str:
     """The ending of a file's name, in lower case.
 
     Args:
-        name: of a file.
+        name: The name of a file.
 
     Example:
         >>> kind_of("a.HEIC"), kind_of("README")
@@ -147,10 +147,10 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, without hidden names, sorted.
 
     Args:
-        folder: where to look.
+        folder: The folder in which to look.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: It cannot be read.
 
     Example:
         >>> "files.py" in [entry.name for entry in list_entries(Path(__file__).parent)]
@@ -167,7 +167,7 @@ def is_no_class(name: str) -> bool:
     """Whether a folder beside class folders is one that a system made for itself.
 
     Args:
-        name: of the folder.
+        name: The name of the folder.
 
     Example:
         >>> is_no_class("@eaDir"), is_no_class("cat")
@@ -180,12 +180,12 @@ def unused_beside(folder: Path, used: Sequence[str], *, files_are: str = "") -> 
     """What lies in a folder beside the folders that are read.
 
     Args:
-        folder: of a part, or the root.
-        used: the names of the folders that are read.
-        files_are: why files there are not used; empty says what they are.
+        folder: The folder of a part, or the root.
+        used: The names of the folders that are read.
+        files_are: Why files there are not used; empty says what they are.
 
     Raises:
-        UserError: the folder cannot be read.
+        UserError: The folder cannot be read.
 
     Example:
         >>> [unused.path for unused in unused_beside(Path(__file__).parent.parent, ["sources"])][:2]
@@ -207,7 +207,7 @@ def unused_text(unused: Sequence[Unused]) -> str:
     """How many there are of each kind, and the first of them.
 
     Args:
-        unused: at least one.
+        unused: The files that are not used, at least one.
 
     Example:
         >>> unused_text([Unused("train/ant/a.heic", ".heic"), Unused("val/", "folder")])

@@ -33,12 +33,12 @@ class Folder:
     :class:`~layermatch.data.file_images.FileImages` says.
 
     Args:
-        root: the folder that holds ``train/`` or ``labeled/``.
-        image_size: height and width in pixels that images are resized and cropped to.
+        root: The folder that holds ``train/`` or ``labeled/``.
+        image_size: The height and width in pixels that images are resized and cropped to.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, the folder has neither layout (or both), folders
+        UserError: A value is not legal; from :meth:`load`, the folder has neither layout (or both), folders
             are empty or have different classes.
 
     Example:

@@ -28,12 +28,12 @@ class ImageFolder:
     folder ``test`` is ``None``.
 
     Args:
-        root: the folder that holds ``train/``.
-        image_size: height and width in pixels that images are resized and cropped to.
+        root: The folder that holds ``train/``.
+        image_size: The height and width in pixels that images are resized and cropped to.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, folders are missing, empty or have different
+        UserError: A value is not legal; from :meth:`load`, folders are missing, empty or have different
             classes.
 
     Example:

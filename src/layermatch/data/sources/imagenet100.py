@@ -28,14 +28,14 @@ class ImageNet100:
     classes, hence ``class_list``. The validation images are the test set.
 
     Args:
-        root: the folder that holds ``train/<WordNet id>/`` and ``val/<WordNet id>/``. Other class folders are
+        root: The folder that holds ``train/<WordNet id>/`` and ``val/<WordNet id>/``. Other class folders are
             left out.
-        class_list: a text file with one WordNet id a line, 100 in all; relative to the working directory or
+        class_list: A text file with one WordNet id a line, 100 in all; relative to the working directory or
             to ``root``. Classes are sorted by their ids, whatever the order of the file.
-        image_size: height and width in pixels that images are resized and cropped to.
+        image_size: The height and width in pixels that images are resized and cropped to.
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, the list is no such list, or a class or its images
+        UserError: A value is not legal; from :meth:`load`, the list is no such list, or a class or its images
             are missing.
 
     Example:

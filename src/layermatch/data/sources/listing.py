@@ -36,7 +36,7 @@ class Listing:
     Args:
         paths: ``N`` files relative to the root, with ``/``.
         labels: ``(N,)`` int64, -1 where unknown.
-        unused: what lies there and is no image, or where no image is looked for.
+        unused: What lies there and is no image, or where no image is looked for.
 
     Example:
         >>> listing = Listing(("train/cat/1.png", "train/dog/1.png"), np.array([0, 1]))
@@ -58,12 +58,12 @@ def check_folder_settings(root: object, image_size: object, channels: object) ->
     """Refuse settings that no source of image files can have.
 
     Args:
-        root: what was given as ``data.root``: a path.
-        image_size: what was given as ``data.image_size``: pixels, at least 1.
-        channels: what was given as ``data.channels``: 1 or 3.
+        root: What was given as ``data.root``: a path.
+        image_size: What was given as ``data.image_size``: pixels, at least 1.
+        channels: What was given as ``data.channels``: 1 or 3.
 
     Raises:
-        UserError: one of them is not legal.
+        UserError: One of them is not legal.
 
     Example:
         >>> check_folder_settings("data", 32, 3)
@@ -77,14 +77,14 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
     """Refuse a root that is not a folder on disk.
 
     Args:
-        root: what was given as ``data.root``; ``~`` is the home folder.
-        expected: what the folder should hold, for the message.
+        root: What was given as ``data.root``; ``~`` is the home folder.
+        expected: What the folder should hold, for the message.
 
     Returns:
         The root.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: There is no such folder.
 
     Example:
         >>> check_root_folder("no/such/folder", "train/")  # doctest: +ELLIPSIS
@@ -101,14 +101,14 @@ def list_classes(root: Path, part: str) -> tuple[str, ...]:
     """The classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
 
     Args:
-        root: the data set's folder.
-        part: the folder of the part, such as ``"train"``.
+        root: The data set's folder.
+        part: The folder of the part, such as ``"train"``.
 
     Returns:
         At least two names.
 
     Raises:
-        UserError: there is no class folder, or only one, or two with one name.
+        UserError: There is no class folder, or only one, or two with one name.
 
     Example:
         >>> list_classes(Path(__file__).parent, ".")  # doctest: +ELLIPSIS
@@ -127,15 +127,15 @@ def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
     """The images of every class of a part.
 
     Args:
-        root: the data set's folder.
-        part: the folder of the part, such as ``"train"``.
-        classes: the class folders to read, in the order of their labels.
+        root: The data set's folder.
+        part: The folder of the part, such as ``"train"``.
+        classes: The class folders to read, in the order of their labels.
 
     Returns:
         The files of class 0, then of class 1, and so on; each class sorted by name.
 
     Raises:
-        UserError: there are no images, or a class has none.
+        UserError: There are no images, or a class has none.
 
     Example:
         >>> list_labelled(Path("no/such/folder"), "train", ["cat"])  # doctest: +ELLIPSIS
@@ -168,14 +168,14 @@ def list_unlabelled(root: Path, part: str) -> Listing:
     """All images of a part without labels.
 
     Args:
-        root: the data set's folder.
-        part: the folder of the part, such as ``"unlabeled"``; any tree.
+        root: The data set's folder.
+        part: The folder of the part, such as ``"unlabeled"``; any tree.
 
     Returns:
         The files sorted by name; every label is -1.
 
     Raises:
-        UserError: there are no images.
+        UserError: There are no images.
 
     Example:
         >>> list_unlabelled(Path("no/such/folder"), "unlabeled")  # doctest: +ELLIPSIS
@@ -193,12 +193,12 @@ def check_same_classes(root: Path, part: str, other: str) -> None:
     """Refuse two parts, such as labelled images and test set, with different class folders.
 
     Args:
-        root: the data set's folder.
-        part: the folder of one part, such as ``"train"``.
-        other: the folder of the other, such as ``"test"``.
+        root: The data set's folder.
+        part: The folder of one part, such as ``"train"``.
+        other: The folder of the other, such as ``"test"``.
 
     Raises:
-        UserError: the class folders differ, or a part has fewer than two.
+        UserError: The class folders differ, or a part has fewer than two.
 
     Example:
         >>> check_same_classes(Path("no/such/folder"), "train", "test")  # doctest: +ELLIPSIS
@@ -225,19 +225,19 @@ def load_folders(
     """List the image files of a data set.
 
     Args:
-        root: the data set's folder.
-        parts: where its parts lie: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``
+        root: The data set's folder.
+        parts: The places of its parts: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``
             and ``"test"``.
-        classes: the class folders to read in labelled and test parts, in the order of their labels.
-        image_size: height and width in pixels that images are decoded to.
+        classes: The class folders to read in labelled and test parts, in the order of their labels.
+        image_size: The height and width in pixels that images are decoded to.
         channels: 1 or 3.
-        names_others: whether what lies beside the parts is told to the user.
+        names_others: Whether what lies beside the parts is told to the user.
 
     Returns:
         The data set, with the files' names relative to ``root`` as ``image_ids``, and notes of what is not used.
 
     Raises:
-        UserError: a part or a class has no images, or cannot be listed.
+        UserError: A part or a class has no images, or cannot be listed.
 
     Example:
         >>> load_folders(  # doctest: +ELLIPSIS

@@ -37,13 +37,13 @@ class PublishedSource:
     """The settings that every data set of torchvision shares.
 
     Args:
-        root: the folder that holds the data set, as torchvision lays it out.
-        download: whether to fetch missing files into ``root``. Files that are there are never replaced.
-        verify: whether every file must have its published MD5 sum; ``False`` lets a stand-in of the same
+        root: The folder that holds the data set, as torchvision lays it out.
+        download: Whether to fetch missing files into ``root``. Files that are there are never replaced.
+        verify: Whether every file must have its published MD5 sum; ``False`` lets a stand-in of the same
             format pass.
 
     Raises:
-        UserError: a value is not legal.
+        UserError: A value is not legal.
 
     Example:
         >>> PublishedSource(root="data").verify
@@ -71,10 +71,10 @@ class Download:
     """One file to fetch: a data file, or an archive of them.
 
     Args:
-        url: where it comes from.
-        filename: its own name.
-        md5: its own MD5 sum.
-        folder: the folder, relative to the root, that holds the data files; ``""`` for the root itself.
+        url: The address that it comes from.
+        filename: Its own name.
+        md5: Its own MD5 sum.
+        folder: The folder, relative to the root, that holds the data files; ``""`` for the root itself.
         files: MD5 sums of the data files by name; ``None`` where none is published.
 
     Example:
@@ -102,14 +102,14 @@ def provide_files(name: str, root: Path, downloads: tuple[Download, ...], *, dow
     """Make sure that a data set's files are there and, with ``verify``, that they are the published ones.
 
     Args:
-        name: the data set's name, for messages.
-        root: the folder that holds (or will hold) the data set.
-        downloads: what it consists of.
-        download: whether to fetch missing files. What is there is never replaced or removed.
-        verify: whether to compare MD5 sums (reads every file once).
+        name: The data set's name, for messages.
+        root: The folder that holds (or will hold) the data set.
+        downloads: What it consists of.
+        download: Whether to fetch missing files. What is there is never replaced or removed.
+        verify: Whether to compare MD5 sums (reads every file once).
 
     Raises:
-        UserError: the root or a file is missing, fetching failed, or a file is not the published one.
+        UserError: The root or a file is missing, fetching failed, or a file is not the published one.
 
     Example:
         >>> provide_files("Nothing", Path("."), (), download=False, verify=True)

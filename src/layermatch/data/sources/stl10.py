@@ -31,13 +31,13 @@ class STL10(PublishedSource):
     copied.
 
     Args:
-        root: the folder that holds ``stl10_binary/`` (torchvision's layout).
-        download: whether to fetch missing files into ``root``; files that are there are never replaced.
-        verify: whether every file that torchvision has an MD5 sum for must match it (reads all 2.9 GB once).
+        root: The folder that holds ``stl10_binary/`` (torchvision's layout).
+        download: Whether to fetch missing files into ``root``; files that are there are never replaced.
+        verify: Whether every file that torchvision has an MD5 sum for must match it (reads all 2.9 GB once).
             Without, a stand-in passes whose files exist and have fitting sizes.
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, files are missing or not what they should be.
+        UserError: A value is not legal; from :meth:`load`, files are missing or not what they should be.
 
     Example:
         >>> STL10(root="no/such/folder").load()  # doctest: +ELLIPSIS

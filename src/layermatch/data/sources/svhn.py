@@ -29,14 +29,14 @@ class SVHN(PublishedSource):
     do.
 
     Args:
-        root: the folder that holds ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``.
-        download: whether to fetch missing files into ``root``; files that are there are never replaced.
-        verify: whether every file must have its published MD5 sum. Without, a stand-in of the same format
+        root: The folder that holds ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``.
+        download: Whether to fetch missing files into ``root``; files that are there are never replaced.
+        verify: Whether every file must have its published MD5 sum. Without, a stand-in of the same format
             passes.
-        extra: whether the pool holds the extra (easier) images too.
+        extra: Whether the pool holds the extra (easier) images too.
 
     Raises:
-        UserError: a value is not legal; from :meth:`load`, files are missing or not what they should be.
+        UserError: A value is not legal; from :meth:`load`, files are missing or not what they should be.
 
     Example:
         >>> SVHN(root="no/such/folder", extra=False).load()  # doctest: +ELLIPSIS
