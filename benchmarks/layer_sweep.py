@@ -27,7 +27,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import sem, t
+from scipy.stats import ttest_1samp
 from sklearn.metrics import calinski_harabasz_score
 from sklearn.neighbors import NearestCentroid
 
@@ -272,8 +272,8 @@ def compare(
 
 def paired(gaps: Sequence[float]) -> Difference:
     """The mean of the seeds' differences, and its 95 % interval (Student's t)."""
-    mean, half = np.mean(gaps), t.ppf(0.975, len(gaps) - 1) * sem(gaps)
-    return Difference(mean, mean - half, mean + half, int((np.array(gaps) > 0).sum()), len(gaps))
+    low, high = ttest_1samp(gaps, 0.0).confidence_interval(0.95)
+    return Difference(np.mean(gaps), low, high, int((np.array(gaps) > 0).sum()), len(gaps))
 
 
 def compare_overall(runs: Sequence[Run], metric: str, *, setting: str, baseline: str = BASELINE) -> Difference:

@@ -12,7 +12,6 @@ import argparse
 import csv
 import gc
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from hydra import compose, initialize_config_dir
 
+from layermatch.callbacks.cost import process_memory
 from layermatch.cli import config_dir, plain
 from layermatch.freed_memory import keep_freed_memory
 from layermatch.quiet import quiet_libraries
@@ -35,8 +35,7 @@ LARGEST_GROWTH, LARGEST_SLOWDOWN = 0.02, 0.10
 def resident_mib() -> float:
     """Memory of this process that is in use, after what is garbage is gone."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return process_memory() / 2**20
 
 
 def steps_per_second(run_dir: Path, first: int, last: int) -> float:

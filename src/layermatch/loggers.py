@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.dashboards import CHECKPOINT_CHOICES, TensorBoardDashboard, WandbDashboard, server_address
+from layermatch.dashboards.wandb_key import has_key
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice, check_number
 from layermatch.runs.directory import replace_text
@@ -199,28 +200,13 @@ def _goes_offline(given: bool | str, run_dir: Path) -> bool:
         if mode in {"offline", "disabled", "dryrun"}:
             _log.warning("W&B: WANDB_MODE=%s: the run is kept offline, `wandb sync` it from %s/wandb", mode, run_dir)
             return True
-        if not _has_wandb_key():
+        if not has_key():
             _log.warning(
                 "W&B: no API key is configured: the run is kept offline, `wandb sync` it from %s/wandb", run_dir
             )
             return True
-    elif not _has_wandb_key():
+    elif not has_key():
         raise UserError(
             "logger.offline=false needs an API key: run `wandb login`, set WANDB_API_KEY, or give logger.offline=auto"
         )
     return False
-
-
-def _has_wandb_key() -> bool:
-    """Whether W&B finds a key, or an identity token; without asking a server or the user for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    address = server_address()
-    import wandb
-    from wandb.sdk.lib import wbauth
-
-    try:
-        # NOTE: wandb.Api() and wandb.login() would do, but they ask the server, and wait for it.
-        return wbauth.authenticate_session(host=address, source="", prompt=False, update_session=False) is not None
-    except wandb.errors.Error:  # there is one, and it is malformed: starting the run says how
-        return True

@@ -16,11 +16,11 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from layermatch.errors import RunError
+from layermatch.errors import RunError, UserError, check_number
 from layermatch.launch import Launch
 from layermatch.rank_variables import number_of
 
-__all__ = ["MeetingDDP", "meet"]
+__all__ = ["DECIDED", "Board", "MeetingDDP", "check_wait", "meet"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,27 @@ PATIENCE = 300.0
 PATIENCE_BY_HAND = 2.0
 #: Seconds between two looks.
 PAUSE = 0.1
+#: Seconds; a week.
+MAX_WAIT = 7 * 24 * 3600
+#: The variable in which a run keeps what its first process has decided, for the processes that it starts itself; on the
+#: board, the word of it for those of a launcher and of other machines.
+DECIDED = "LAYERMATCH_DECIDED"
+#: The word of a process for which others wait, and which ends.
+FAILED = "failed"
 #: What the first process tells the others when all are there; anything else is why it has given up.
 ALL = "all"
+
+
+def check_wait(wait: object) -> None:
+    """Refuse a wrong ``trainer.wait``.
+
+    Args:
+        wait: what was given.
+
+    Raises:
+        UserError: it is no number of seconds from 1 to a week.
+    """
+    check_number("trainer.wait", wait, low=1, high=MAX_WAIT)
 
 
 class MeetingDDP(DDPStrategy):
@@ -81,22 +100,90 @@ def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:
     return meeting.receive() if launch.rank == 0 else meeting.join()
 
 
+class Board:
+    """Where processes tell each other something before they meet; the first one keeps it.
+
+    Args:
+        launch: the place of this process.
+        address: of the process of rank 0.
+        port: likewise.
+        wait: seconds to wait for the first process, and then for each word.
+
+    Raises:
+        RunError: the first process cannot listen, or be reached.
+    """
+
+    def __init__(self, launch: Launch, *, address: str, port: int, wait: float) -> None:
+        self._meeting = _Meeting(launch, address=address, port=port, wait=wait)
+        self._store = self._meeting.listen() if launch.rank == 0 else self._meeting.reach()
+
+    def tell(self, name: str, text: str = "") -> None:
+        """Write a word for all, also for those that come later.
+
+        Args:
+            name: of the word.
+            text: what is told.
+        """
+        self._store.set(_key(name), text)
+
+    def hear(self, name: str, *, what: str) -> str:
+        """Wait for a word.
+
+        Args:
+            name: of the word.
+            what: it says, for people.
+
+        Returns:
+            Its text.
+
+        Raises:
+            UserError: whoever was to tell it has ended, and says why.
+            RunError: it has not come in time.
+        """
+        self._meeting.start_clock()
+        try:
+            self._meeting.wait_until(
+                lambda: self._is_told(name) or self._is_told(FAILED),
+                lambda: (f"the word that {what}", "the process that is to say so has not yet come that far"),
+            )
+            if self._is_told(name):
+                return self._store.get(_key(name)).decode()
+        except dist.DistError as error:
+            raise self._meeting.given_up(f"the first process of this run has gone ({_first_words(error)})") from error
+        failed = UserError("another process of this run has ended, and says why")
+        failed.is_said = False
+        raise failed
+
+    def _is_told(self, name: str) -> bool:
+        return bool(self._store.check([_key(name)]))
+
+
 class _Meeting:
     def __init__(self, launch: Launch, *, address: str, port: int, wait: float) -> None:
         self.launch, self.address, self.port, self.wait = launch, address, port, wait
-        self.deadline = time.monotonic() + wait
+        self.start_clock()
 
-    def receive(self) -> TCPStore:
-        """Rank 0: wait for all others."""
+    def start_clock(self) -> None:
+        """Wait as long as is allowed, from now on."""
+        self.deadline = time.monotonic() + self.wait
+
+    def listen(self) -> TCPStore:
+        """Rank 0: be there for others."""
         # torchrun serves its processes itself.
         is_served = self.launch.by == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
         try:
-            store = self._store(is_master=not is_served)
+            return self._store(is_master=not is_served)
         except dist.DistError as error:
-            raise self._given_up(f"cannot listen at {self.address}:{self.port} ({_first_words(error)})") from error
+            raise self.given_up(f"cannot listen at {self.address}:{self.port} ({_first_words(error)})") from error
+
+    def receive(self) -> TCPStore:
+        """Rank 0: wait for all others."""
+        store = self.listen()
+        if DECIDED in os.environ:  # processes of other machines, which have not come yet, want to know
+            store.set(_key(DECIDED), os.environ[DECIDED])
         store.set(_key(0), "here")
         try:
-            self._wait_until(lambda: not self._missing(store), lambda: self._others(self._missing(store)))
+            self.wait_until(lambda: not self._missing(store), lambda: self._others(self._missing(store)))
         except RunError as error:
             store.set(_key(None), str(error))
             time.sleep(10 * PAUSE)  # those that are there hear it: torch would make a page of a connection that ends
@@ -104,22 +191,32 @@ class _Meeting:
         store.set(_key(None), ALL)
         return store
 
+    def reach(self) -> TCPStore:
+        """Any other rank: find the first process."""
+        self.wait_until(self._is_listening, lambda: (self._first, "MASTER_ADDR and MASTER_PORT say where it is"))
+        try:
+            return self._store(is_master=False)
+        except dist.DistError as error:
+            raise self.given_up(f"{self._first}, has gone ({_first_words(error)})") from error
+
     def join(self) -> TCPStore:
         """Any other rank: find the first process, and wait until it has seen all."""
-        first = f"the first process of this run, at {self.address}:{self.port}"
-        self._wait_until(self._is_listening, lambda: (first, "MASTER_ADDR and MASTER_PORT say where it is"))
+        store = self.reach()
         try:
-            store = self._store(is_master=False)
             store.set(_key(self.launch.rank), "here")
             # The first one says who is missing, and gives up by itself.
             while not store.check([_key(None)]):
                 time.sleep(PAUSE)
             heard = store.get(_key(None)).decode()
         except dist.DistError as error:
-            raise self._given_up(f"{first}, has gone ({_first_words(error)})") from error
+            raise self.given_up(f"{self._first}, has gone ({_first_words(error)})") from error
         if heard != ALL:
-            raise self._given_up(heard)
+            raise self.given_up(heard)
         return store
+
+    @property
+    def _first(self) -> str:
+        return f"the first process of this run, at {self.address}:{self.port}"
 
     def _store(self, *, is_master: bool) -> TCPStore:
         left = max(self.deadline - time.monotonic(), 1.0)
@@ -143,13 +240,13 @@ class _Meeting:
     def _missing(self, store: TCPStore) -> list[int]:
         return [rank for rank in range(self.launch.size) if not store.check([_key(rank)])]
 
-    def _wait_until(self, is_done: Callable[[], bool], whom: Callable[[], tuple[str, str]]) -> None:
+    def wait_until(self, is_done: Callable[[], bool], whom: Callable[[], tuple[str, str]]) -> None:
         """Wait; say once for whom and what to do, where it takes long."""
         begin, has_said = time.monotonic(), False
         while not is_done():
             now, (missing, remedy) = time.monotonic(), whom()
             if now > self.deadline:
-                raise self._given_up(
+                raise self.given_up(
                     f"{missing} did not come in {self.wait:g} s: see there why, and start all processes again, or give "
                     f"a longer trainer.wait"
                 )
@@ -186,16 +283,17 @@ class _Meeting:
     def _own_name(self) -> str:
         return socket.gethostname() if self.address in {"127.0.0.1", "localhost"} else self.address
 
-    def _given_up(self, what: str) -> RunError:
+    def given_up(self, what: str) -> RunError:
+        """The error of a process that waits no longer; one of each machine says it."""
         error = RunError(what)
         error.is_said = self._speaks
         return error
 
 
-def _key(rank: int | None) -> str:
+def _key(word: int | str | None) -> str:
     # The store of torchrun stays when torchrun starts the processes again.
     attempt = number_of("TORCHELASTIC_RESTART_COUNT") or 0
-    return f"layermatch/meeting/{attempt}/{'all' if rank is None else rank}"
+    return f"layermatch/meeting/{attempt}/{'all' if word is None else word}"
 
 
 def _command_line() -> str:

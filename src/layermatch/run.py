@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from layermatch import __version__, dashboards
+from layermatch.agreement import Agreement
 from layermatch.auto_resume import finished_results, is_left_over, resolve_checkpoint
 from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.callbacks import (
@@ -50,7 +51,7 @@ from layermatch.runs import layout
 from layermatch.runs.directory import lock_run_dir, replace_text
 from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
-from layermatch.settings import Settings, TrainerSettings
+from layermatch.settings import Settings
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
 __all__ = ["main", "run"]
@@ -63,6 +64,7 @@ def run(
     ckpt_path: Path | None = None,
     overrides: Sequence[str] = (),
     sweep: str = "",
+    agreement: Agreement | None = None,
 ) -> dict[str, Any]:
     """One run: build, train, evaluate, write.
 
@@ -72,6 +74,7 @@ def run(
         ckpt_path: a checkpoint to go on from; None starts afresh.
         overrides: what the command line changed in the configuration, for the names on dashboards.
         sweep: the name of the sweep that this is a job of, likewise.
+        agreement: of the processes of this run; None makes one.
 
     Returns:
         The content of ``results.json``.
@@ -80,15 +83,15 @@ def run(
         UserError: anything given is not legal. Nothing has been written then.
     """
     started = time.monotonic()
-    _take_place(settings.trainer)
-    run_dir = expand("run_dir", run_dir, "a directory")
-    starts_again = settings.ckpt_path == "auto"
-    _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
     with ExitStack() as held:
+        agreement = agreement or held.enter_context(_agreement(settings.raw["trainer"]))
+        run_dir = expand("run_dir", run_dir, "a directory")
+        starts_again = settings.ckpt_path == "auto"
+        _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
         if is_checkpoint_of(run_dir, ckpt_path):
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
-        parts = build_parts(settings, split=_split_of(checkpoint, settings.raw, ckpt_path))
+        parts = _parts(settings, _split_of(checkpoint, settings.raw, ckpt_path), agreement)
         own = own_metrics(parts.algorithm)
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
@@ -153,11 +156,21 @@ def _train_and_evaluate(
 # ----------------------------------------------------------------------------------------------------------- before
 
 
-def _take_place(trainer: TrainerSettings) -> None:
-    """Find out which process of the run this is, before anything is written."""
+def _agreement(trainer: Mapping[str, Any]) -> Agreement:
+    """Find out which process of the run this is, before anything is written, and any other setting is looked at."""
     for name in ("devices", "num_nodes"):
-        check_number(f"trainer.{name}", getattr(trainer, name), low=1, integer=True)
-    take_rank(find_launch(devices=trainer.devices, num_nodes=trainer.num_nodes))
+        check_number(f"trainer.{name}", trainer[name], low=1, integer=True)
+    launch = find_launch(devices=trainer["devices"], num_nodes=trainer["num_nodes"])
+    take_rank(launch)
+    return Agreement(launch, wait=trainer["wait"])
+
+
+def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> RunParts:
+    """What the run is made of; the data are prepared by the first process of this machine."""
+    with agreement.first_of_machine():
+        if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
+            settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
+        return build_parts(settings, split=split)
 
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool) -> None:
@@ -263,19 +276,45 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
         sweep = expand("run_dir", settings["run_dir"], "a directory").name
         if goes_on(settings["ckpt_path"]):
             settings["ckpt_path"] = "auto"
+    if in_sweep and settings["trainer"]["devices"] != 1:
+        finished = _finished(settings, run_dir)
+        return run_dir, finished or run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"])
+    is_new = is_timed(config) and not in_sweep
+    with _agreement(settings["trainer"]) as agreement:
+        decided = agreement.decide(lambda: _decide(settings, run_dir, is_timed=is_new))
+        run_dir = Path(decided["run_dir"])
+        if decided["finished"] is not None:
+            return run_dir, decided["finished"]
+        settings["run_dir"] = str(run_dir)
+        ckpt_path = None if decided["ckpt_path"] is None else Path(decided["ckpt_path"])
+        overrides = list(hydra_config.overrides.task)
+        with quiet_libraries(), loader_errors():
+            results = run(
+                Settings.parse(settings),
+                run_dir=run_dir,
+                ckpt_path=ckpt_path,
+                overrides=overrides,
+                sweep=sweep,
+                agreement=agreement,
+            )
+    return run_dir, results
+
+
+def _decide(settings: dict[str, Any], run_dir: Path, *, is_timed: bool) -> dict[str, Any]:
+    """What the first process alone looks at: where the run is, what it goes on from, and whether it is finished."""
+    finished = _finished(settings, run_dir)
+    if finished is not None:
+        return {"run_dir": str(run_dir), "ckpt_path": None, "finished": finished}
+    run_dir, ckpt_path = resolve_checkpoint(settings["ckpt_path"], run_dir, is_timed=is_timed)
+    return {"run_dir": str(run_dir), "ckpt_path": None if ckpt_path is None else str(ckpt_path), "finished": None}
+
+
+def _finished(settings: dict[str, Any], run_dir: Path) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do; None for any other."""
     finished = finished_results(run_dir, settings) if settings["ckpt_path"] == "auto" else None
     if finished is not None:
         Reporter().show(f"{run_dir} is finished, {finished['steps']} steps: nothing to do")
-        return run_dir, finished
-    if in_sweep and settings["trainer"]["devices"] != 1:
-        return run_dir, run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"])
-    is_new = is_timed(config) and not in_sweep
-    run_dir, ckpt_path = resolve_checkpoint(settings["ckpt_path"], run_dir, is_timed=is_new)
-    settings["run_dir"] = str(run_dir)
-    overrides = list(hydra_config.overrides.task)
-    with quiet_libraries(), loader_errors():
-        results = run(Settings.parse(settings), run_dir=run_dir, ckpt_path=ckpt_path, overrides=overrides, sweep=sweep)
-    return run_dir, results
+    return finished
 
 
 def _settings_of(config: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import Strategy
 from layermatch.checkpoints import CheckpointFiles
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.launch import Launch, environment_of, find_launch, take_rank
-from layermatch.meeting import MeetingDDP
+from layermatch.meeting import MeetingDDP, check_wait
 
 __all__ = ["Device", "choose_device", "make_trainer"]
 
@@ -22,8 +22,6 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 STRATEGIES = ("auto", "ddp")
 # fp16 needs a loss scaler, which skips steps and makes step counts drift; bf16 does not.
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
-#: Seconds; a week.
-MAX_WAIT = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def make_trainer(
     check_bool("trainer.deterministic", deterministic)
     if limit_eval_batches is not None:
         check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
-    check_number("trainer.wait", wait, low=1, high=MAX_WAIT)
+    check_wait(wait)
     if device.accelerator == "gpu" and devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
     if sync_batchnorm and device.accelerator != "gpu" and devices * num_nodes > 1:

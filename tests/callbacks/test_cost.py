@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import mmap
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,12 @@ def test_the_phases_add_up_to_the_time_that_passed(
         assert 5 * total == pytest.approx(end - start, rel=0.3)
         assert row["time/other"] > 0
         assert row["time/network"] > row["time/data"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says it there")
+def test_memory_is_what_the_system_says() -> None:
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert process_memory() == pytest.approx(resident_pages * os.sysconf("SC_PAGE_SIZE"), rel=0.02)
 
 
 def test_memory_of_the_process(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:

@@ -256,6 +256,34 @@ def test_what_wandb_refuses_is_said_once_and_a_failed_run_is_marked(tmp_path: Pa
     assert (read.exit_code, read.tags) == (1, ["mine"])
 
 
+KILLED_AT_ONCE = """
+import pathlib
+import psutil
+from layermatch.dashboards import WandbDashboard
+dashboard = WandbDashboard(pathlib.Path("out"), project="layermatch", offline=True)
+dashboard.log_metrics({"x": 0}, step=0)
+(core,) = [child for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core"]
+core.kill()
+core.wait()
+for step in range(1, 4):
+    dashboard.log_metrics({"x": step}, step=step)
+dashboard.close(failed=False)
+"""
+
+
+def test_wandb_that_is_killed_before_it_wrote_leaves_nothing_that_sync_stops_at(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_ONCE], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("W&B:")]
+    assert "the run goes on offline" in line
+    (read,) = wandb_files(tmp_path / "out")
+    assert [row["x"] for row in read.history][-1] == 3
+    assert read.exit_code == 0
+
+
 #: As a class may be called, and its curve where W&B has another name for it.
 STAR = "\N{ASTERISK OPERATOR}"
 ODD_NAMES = {

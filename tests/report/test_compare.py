@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -27,6 +29,9 @@ def test_the_interval_is_that_of_a_paired_t_test(n: int, level: float) -> None:
     assert result.interval is not None
     expected = stats.ttest_rel(ours, theirs).confidence_interval(level)
     assert result.interval == pytest.approx((expected.low, expected.high), abs=1e-6)
+    gaps = (ours - theirs).round(7)
+    reach = stats.t.ppf((1 + level) / 2, n - 1) * gaps.std(ddof=1) / math.sqrt(n)
+    assert result.interval == pytest.approx((gaps.mean() - reach, gaps.mean() + reach), rel=1e-12)
     assert result.difference == pytest.approx((ours - theirs).mean(), abs=1e-6)
     assert (result.wins, result.ties, result.n) == ((ours > theirs).sum(), 0, n)
 
@@ -49,6 +54,12 @@ def test_the_last_bit_of_a_float_is_no_difference() -> None:
     result = compare({0: 0.1 + 0.2, 1: float(np.float32(0.3))}, {0: 0.3, 1: 0.3})
     assert result is not None
     assert (result.wins, result.ties, result.interval) == (0, 2, (0.0, 0.0))
+
+
+def test_the_same_difference_each_time_is_its_own_interval() -> None:
+    result = compare({0: 0.5, 1: 0.75, 2: 0.3}, {0: 0.4, 1: 0.65, 2: 0.2})
+    assert result is not None
+    assert result.interval == pytest.approx((0.1, 0.1), abs=1e-12)
 
 
 def test_the_same_figure_each_time_has_no_deviation() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
@@ -162,13 +160,5 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 def process_memory() -> float:
-    """Bytes that this process has in memory now; where the system does not tell, the most it has had, or NaN."""
-    statm = Path("/proc/self/statm")
-    if statm.is_file():
-        return float(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)
+    """Bytes that this process has in memory now."""
+    return float(psutil.Process().memory_info().rss)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 #: The axis of every curve: optimizer steps, under Lightning's name.
 STEP = "trainer/global_step"
+
+#: Bytes of a record that has nothing but W&B's mark.
+EMPTY_RECORD = 7
 
 #: Where a checkpoint's section of this package keeps the id of its W&B run.
 RUN_ID = "wandb_run"
@@ -122,11 +127,11 @@ class WandbDashboard(WandbLogger, Dashboard):
     def _start(self) -> Run:
         """Online where that works, else offline."""
         import wandb
-        from wandb.sdk.lib.runid import generate_id
 
         server_address()  # before all else, see there
         if not self._id:
-            self._id = os.environ.get("WANDB_RUN_ID") or generate_id()
+            self._id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(6)
+        _delete_empty_records(self.run_dir)
         run = None if self.goes_offline else self._start_online()
         if run is None:
             run = wandb.init(mode="offline", **self._arguments())
@@ -168,13 +173,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         """Of ``wandb.init``."""
         import wandb
 
-        settings = wandb.Settings(
-            init_timeout=self.timeout,
-            finish_timeout=self.timeout,
-            finish_timeout_raises=True,
-            # Seconds between two writes: what is lost where W&B's own process is killed.
-            x_transaction_log_flush_interval=1.0,
-        )
+        settings = wandb.Settings(init_timeout=self.timeout, finish_timeout=self.timeout, finish_timeout_raises=True)
         given = {"dir": str(self.run_dir), "resume": "allow", "settings": settings, **self._description()}
         if "WANDB_SWEEP_ID" in os.environ:  # its agent has chosen these
             return given
@@ -261,7 +260,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         try:
             action(run)
         except Exception as error:  # noqa: BLE001 -- there is no list of what W&B raises
-            if _process_has_died(error):
+            if not _answers(run):
                 self._restart(error)
                 self._safely(action)
             elif not self._has_reported:
@@ -313,11 +312,23 @@ class WandbDashboard(WandbLogger, Dashboard):
             _end_process()  # so that the next run of a sweep has one of its own
 
 
-def _process_has_died(error: Exception) -> bool:
-    """Whether W&B's own process, which writes its files and talks to its server, has ended."""
-    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+def _answers(run: Run) -> bool:
+    """Whether W&B's own process, which writes the run's files and talks to its server, is alive."""
+    try:
+        run.status()
+    except Exception:  # noqa: BLE001 -- there is no list of what W&B raises
+        return False
+    return True
 
-    return isinstance(error, ConnectionError | MailboxClosedError | HandleAbandonedError)
+
+def _delete_empty_records(run_dir: Path) -> None:
+    """Delete what W&B left where it was killed before it first wrote, as ``wandb sync`` stops at such a file.
+
+    W&B writes every 15 seconds. The pictures beside the file belong to rows that it never wrote.
+    """
+    for record in (run_dir / "wandb").glob("*run-*/run-*.wandb"):
+        if record.stat().st_size <= EMPTY_RECORD:
+            shutil.rmtree(record.parent, ignore_errors=True)
 
 
 def _end_process() -> None:

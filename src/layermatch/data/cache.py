@@ -18,12 +18,14 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL
+import platformdirs
 from numpy.typing import NDArray
+from rich import filesize
 
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, image_bytes
 from layermatch.data.passes import folder_of
-from layermatch.data.wording import one_line, size_text
+from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 from layermatch.paths import is_folder
 
@@ -97,8 +99,8 @@ class CacheFolder:
             free = shutil.disk_usage(self.folder).free
             if needed > free:
                 raise CacheError(
-                    f"the cache of {len(images):,} images needs {size_text(needed)}, but {self.folder} has "
-                    f"{size_text(free)} free: give another data.cache_dir, or data.storage=lazy"
+                    f"the cache of {len(images):,} images needs {filesize.decimal(needed)}, but {self.folder} has "
+                    f"{filesize.decimal(free)} free: give another data.cache_dir, or data.storage=lazy"
                 )
             with _replacing(path) as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
@@ -243,18 +245,16 @@ class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
 
 
 def default_cache_dir() -> Path:
-    """The user's cache directory: ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+    """Where the system keeps a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
 
     In a container there may be no home folder, or one that is not the user's: then one for temporary files.
     """
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if given.is_absolute():  # a relative path is to be ignored (XDG Base Directory Specification)
-        return given / "layermatch"
     try:
-        at_home = Path.home() / ".cache" / "layermatch"
+        folder = platformdirs.user_cache_path("layermatch", appauthor=False)
     except RuntimeError:  # no HOME, and a user without an entry
         return _temporary_cache_dir()
-    return at_home if _can_hold(at_home) else _temporary_cache_dir()
+    is_chosen = Path(os.environ.get("XDG_CACHE_HOME", "")).is_absolute()  # then the user hears of it if it cannot be
+    return folder if is_chosen or _can_hold(folder) else _temporary_cache_dir()
 
 
 def _can_hold(folder: Path) -> bool:

@@ -179,6 +179,10 @@ class SemiSupervisedData(LightningDataModule):
         """The test set; None where the source has none."""
         return self.content.test
 
+    def prepare_data(self) -> None:
+        """Check, decode and cache the data; Lightning calls it on one process of each machine while others wait."""
+        self.setup()
+
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 -- every stage needs the same sets
         """Read the source and make the sets. Does nothing the second time."""
         if self._loaded is not None:

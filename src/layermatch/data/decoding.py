@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -63,17 +63,6 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-
-#: From a camera's orientation tag to what puts the image upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageFileError(UserError):
@@ -187,8 +176,8 @@ def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
     with _open(source) as file:
         image = give_deep_transparency(file, lambda: _open(source))
         shown = _reduced(image, file.format, size=size, mode=mode)
-        turn = _turn(file)
-    return shown if turn is None else shown.transpose(turn)
+        _put_upright(shown, file)
+    return shown
 
 
 def _open(source: str | BytesIO) -> ImageFile:
@@ -224,12 +213,14 @@ def _open_large_jpeg(source: str | BytesIO, error: Image.DecompressionBombError)
     return image
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What puts a loaded image upright."""
+def _put_upright(image: Image.Image, file: ImageFile) -> None:
+    """Turn an image as the tags of the loaded file say; here and not there, as it may be much smaller."""
+    image.info = {}  # of the tags the orientation alone, whatever is wrong with others
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        image.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
+        ImageOps.exif_transpose(image, in_place=True)
     except _BROKEN:  # damaged tags are no reason to do without the pixels
-        return None
+        return
 
 
 def _reduced(image: Image.Image, file_format: str | None, *, size: int, mode: str) -> Image.Image:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
+from rich import filesize
 from torch import Tensor
 
 from layermatch.data.images import Images, chunks_of
 from layermatch.data.steps import RawBatch, ViewedSet
-from layermatch.data.wording import size_text
 from layermatch.errors import UserError
 
 __all__ = ["DevicePool", "check_device_fits", "free_memory"]
@@ -80,8 +78,8 @@ def check_device_fits(count: int, shape: tuple[int, int, int], device: torch.dev
         host = torch.device("cpu")
         better = "ram" if device.type != "cpu" and needed <= free_memory(host) else "disk"
         raise UserError(
-            f"data.storage=device needs {size_text(needed)} for {count:,} images, but {device} has "
-            f"{size_text(free)} free: give data.storage={better}"
+            f"data.storage=device needs {filesize.decimal(needed)} for {count:,} images, but {device} has "
+            f"{filesize.decimal(free)} free: give data.storage={better}"
         )
 
 
@@ -99,8 +97,4 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    system = Path("/proc/meminfo")
-    if system.is_file():
-        values = dict(line.split(":", 1) for line in system.read_text().splitlines())
-        return int(values["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().available)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import filesize
 
 from layermatch.console import Reporter
 from layermatch.data.cache import CacheError, CacheFolder, default_cache_dir, file_states
@@ -22,7 +23,6 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
 from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
 from layermatch.data.sources import ImageSet, SourceData
-from layermatch.data.wording import size_text
 from layermatch.errors import UserError, check_choice
 from layermatch.paths import expand, is_folder
 
@@ -130,8 +130,8 @@ class Storage:
         if needed > free:
             count = sum(map(len, outside))
             raise UserError(
-                f"data.storage=ram needs {size_text(needed)} for {count:,} images, but only {size_text(free)} of "
-                "memory are free: give data.storage=disk"
+                f"data.storage=ram needs {filesize.decimal(needed)} for {count:,} images, but only "
+                f"{filesize.decimal(free)} of memory are free: give data.storage=disk"
             )
         return {id(images): self._in_memory(images, bad) for images in outside}
 
@@ -173,14 +173,14 @@ class Storage:
     def _delete_stale(self, caches: _Caches) -> None:
         freed = self._cache.delete_stale(dict(caches))
         if freed:
-            Reporter().show(f"caches of earlier states of these folders deleted ({size_text(freed)})")
+            Reporter().show(f"caches of earlier states of these folders deleted ({filesize.decimal(freed)})")
 
     def _write_cache(self, path: Path, images: FileImages, bad: BadFiles) -> bool:
         started = time.monotonic()
         chunks = read_all(images, what="caching images", num_workers=self.num_workers, bad=bad)
         is_kept = self._cache.write(path, images, chunks, is_whole=lambda: not bad.has_any_of(images.paths))
         if is_kept:
-            size, seconds = size_text(image_bytes(images)), time.monotonic() - started
+            size, seconds = filesize.decimal(image_bytes(images)), time.monotonic() - started
             Reporter().show(f"{len(images):,} images cached in {path} ({size}, {seconds:.1f} s)")
         return is_kept
 

@@ -1,10 +1,10 @@
-"""Names, sizes and other libraries' errors in one-line messages."""
+"""Names and other libraries' errors in one-line messages."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["gone_text", "name_text", "one_line", "printable", "size_text"]
+__all__ = ["gone_text", "name_text", "one_line", "printable"]
 
 #: How Python keeps a byte of a file's name that is not UTF-8.
 _BYTE = re.compile("[\udc80-\udcff]")
@@ -51,24 +51,6 @@ def name_text(name: str) -> str:
     """
     text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def size_text(number: float) -> str:
-    """A number of bytes for people.
-
-    Args:
-        number: at least 0.
-
-    Example:
-        >>> size_text(2_903_040_000)
-        '2.9 GB'
-    """
-    units = ("bytes", "kB", "MB", "GB", "TB")
-    for unit in units[:-1]:
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} {units[-1]}"
 
 
 def gone_text(what: str, reason: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -103,9 +102,13 @@ def compare(figures: Mapping[Seed, float], baseline: Mapping[Seed, float], *, le
         return None
     interval = None
     if summary.std is not None:
-        from scipy.stats import t
-
-        reach = float(t.ppf((1 + level) / 2, summary.n - 1)) * summary.std / math.sqrt(summary.n)
-        interval = (summary.mean - reach, summary.mean + reach)
+        interval = _interval(differences, level) if summary.std else (summary.mean, summary.mean)
     wins, ties = sum(d > 0 for d in differences), sum(d == 0 for d in differences)
     return Comparison(summary.mean, interval, wins, ties, summary.n)
+
+
+def _interval(differences: Sequence[float], level: float) -> tuple[float, float]:
+    from scipy.stats import ttest_1samp  # of the differences: the paired test, which would take them again itself
+
+    found = ttest_1samp(differences, 0.0).confidence_interval(level)
+    return float(found.low), float(found.high)
