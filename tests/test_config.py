@@ -16,6 +16,7 @@ from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
 from layermatch.cli import config_dir, plain
 from layermatch.errors import UserError
 from layermatch.layerwise import ScaledGradients
+from layermatch.settings import Settings
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 ALGORITHMS = ("supervised", "fixmatch", "layermatch", "mean_teacher")
@@ -49,7 +50,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 def assemble(settings: dict[str, Any], run_dir: Path) -> RunParts:
     """All that a run builds before it starts."""
-    parts = build_parts(settings)
+    parts = build_parts(Settings.parse(settings))
     loggers = build_loggers(settings, run_dir=run_dir, first_step=0)
     build_trainer(settings, run_dir=run_dir, callbacks=[], loggers=loggers)
     return parts
@@ -104,10 +105,10 @@ def test_a_gradient_scale_can_be_given_on_the_command_line(algorithm: str) -> No
     )
     scales = {"extractor.groups.0": 0.5, "classifier": 0}
     assert settings["algorithm"]["gradient_scale"] == scales
-    (rule,) = build_parts(settings).algorithm.gradient_rules
+    (rule,) = build_parts(Settings.parse(settings)).algorithm.gradient_rules
     assert isinstance(rule, ScaledGradients)
     assert rule.scales == scales
-    assert not build_parts(settings_of(f"algorithm={algorithm}")).algorithm.gradient_rules
+    assert not build_parts(Settings.parse(settings_of(f"algorithm={algorithm}"))).algorithm.gradient_rules
 
 
 @pytest.mark.parametrize("path", sorted((config_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -139,7 +140,7 @@ def test_an_experiment_names_its_source(path: Path) -> None:
 )
 def test_an_error_names_the_setting_as_the_command_line_does(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        build_parts(settings_of(*overrides))
+        build_parts(Settings.parse(settings_of(*overrides)))
     assert str(caught.value).startswith(message)
 
 

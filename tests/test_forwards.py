@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
 from layermatch.methods import PseudoLabelling
+from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
 TINY = ("trainer.max_steps=20", "data.batch_size=4", "data.mu=1", "trainer.log_every=10")
@@ -57,7 +58,7 @@ def made_algorithm(forward: str) -> SemiSupervisedModule:
     cell = forwards.Cell("layermatch", forward, 10, 0)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         settings = plain(compose("run", overrides=["run_dir=unused", *forwards.overrides(cell)]))
-    algorithm = build_parts(settings).algorithm
+    algorithm = build_parts(Settings.parse(settings)).algorithm
     assert isinstance(algorithm.method, PseudoLabelling)
     return algorithm.train()
 

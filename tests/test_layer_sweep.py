@@ -15,6 +15,7 @@ from layermatch.cli import config_dir, plain
 from layermatch.functional import scale_for
 from layermatch.layerwise import ScaledGradients, SeparateLosses
 from layermatch.networks import Output
+from layermatch.settings import Settings
 
 RESULTS = Path(__file__).parents[1] / "docs" / "layers.json"
 
@@ -23,7 +24,7 @@ def scales(setting: str) -> dict[str, float]:
     """The pseudo-label gradient scale of each parameter, as the setting's run would have it."""
     arguments = layer_sweep.overrides(layer_sweep.Cell(setting, 40, 0.2, 0))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        parts = build_parts(plain(compose("run", overrides=["run_dir=run", *arguments])))
+        parts = build_parts(Settings.parse(plain(compose("run", overrides=["run_dir=run", *arguments]))))
     method = parts.algorithm.method
     assert method.policy.noise == 0.2
     rule, network = method.rule, parts.algorithm.network
