@@ -49,8 +49,8 @@ def modules() -> list[str]:
     """The names of all modules that are not private, packages before what is in them.
 
     Example:
-        >>> modules()[:2]
-        ['layermatch', 'layermatch.algorithms']
+        >>> modules()[0]
+        'layermatch'
     """
     paths = (path.relative_to(SOURCE).with_suffix("") for path in (SOURCE / PACKAGE).rglob("*.py"))
     names = {path.parts[:-1] if path.name == "__init__" else path.parts for path in paths}
@@ -84,10 +84,18 @@ def _page(module: Any) -> str:
 def _exports(module: Any) -> list[str]:
     """What a package gives of its modules, each with a link to where it is described, then these modules."""
     given = [(name, module.members[name]) for name in module.exports or () if name in module.members]
-    objects = [(name, found.final_target) for name, found in given if found.is_alias]
+    objects = [(name, _target(found)) for name, found in given if found.is_alias]
     inside = [(found.path, found) for found in module.modules.values() if found.path in modules()]
     tables = (("Names", objects), ("Modules", sorted(inside)))
     return [line for title, rows in tables if rows for line in _table(title, rows)]
+
+
+def _target(alias: Any) -> Any:
+    """What an imported name is; None where griffe does not see it, such as one of two values assigned together."""
+    try:
+        return alias.final_target
+    except griffe.AliasResolutionError:
+        return None
 
 
 def _table(title: str, rows: list[tuple[str, Any]]) -> list[str]:
@@ -96,8 +104,8 @@ def _table(title: str, rows: list[tuple[str, Any]]) -> list[str]:
 
 
 def _name(name: str, found: Any) -> str:
-    return f"[`{name}`][{found.path}]" if has_a_place(found) else f"`{name}`"
+    return f"[`{name}`][{found.path}]" if found is not None and has_a_place(found) else f"`{name}`"
 
 
 def _first_line(found: Any) -> str:
-    return found.docstring.value.partition("\n")[0].replace("|", "\\|") if found.docstring else ""
+    return found.docstring.value.partition("\n")[0].replace("|", "\\|") if found is not None and found.docstring else ""
