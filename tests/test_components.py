@@ -50,7 +50,7 @@ def targets_in_conf() -> list[tuple[str, str]]:
     for path in sorted(config_dir().rglob("*.yaml")):
         content = yaml.safe_load(path.read_text()) or {}
         for section in (content, *(value for value in content.values() if isinstance(value, dict))):
-            found += [(path.name, section[key]) for key in ("_target_", "source") if key in section]
+            found += [(path.name, section["_target_"])] if "_target_" in section else []
     return found
 
 

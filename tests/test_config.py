@@ -50,9 +50,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 def assemble(settings: dict[str, Any], run_dir: Path) -> RunParts:
     """All that a run builds before it starts."""
-    parts = build_parts(Settings.parse(settings))
-    loggers = build_loggers(settings, run_dir=run_dir, first_step=0)
-    build_trainer(settings, run_dir=run_dir, callbacks=[], loggers=loggers)
+    parsed = Settings.parse(settings)
+    parts = build_parts(parsed)
+    loggers = build_loggers(parsed, run_dir=run_dir, first_step=0)
+    build_trainer(parsed, run_dir=run_dir, callbacks=[], loggers=loggers)
     return parts
 
 

@@ -21,7 +21,7 @@ from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError
 from layermatch.methods import Method
 from layermatch.networks import Network
-from layermatch.settings import Component, Settings
+from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 
@@ -106,6 +106,7 @@ def build_method(settings: Settings) -> Method:
     """
     component = settings.algorithm.method
     takes = option_names(component.find())
+    check_keys("algorithm", component.arguments, (takes - set(PARTS_OF_METHODS.values())) | OF_MODULE | {"name"})
     given: dict[str, Any] = {}
     for name, argument in PARTS_OF_METHODS.items():
         section: Component = getattr(settings, name)

@@ -41,7 +41,7 @@ def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Pat
         UserError: the checkpoint does not say which images are labelled.
     """
     before, now = flatten(_settings_of(checkpoint)), flatten(settings)
-    same = all(before.get(key) == now.get(key) for key in (*_DRAWN_BY, "data.source"))
+    same = all(before.get(key) == now.get(key) for key in (*_DRAWN_BY, "data.source._target_"))
     return stored_split(checkpoint, path) if same else None
 
 

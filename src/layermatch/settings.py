@@ -23,6 +23,9 @@ __all__ = [
 
 SELECTIONS = ("last", "best_val")
 
+#: The sections that name one class or function each.
+COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "logger")
+
 #: What the run gives the training module and the data module beside their settings.
 OF_MODULE = option_names(SemiSupervisedModule) - {"network", "method", "optimizer", "schedule", "log_every"}
 GIVEN_TO_DATA = {"source", "weak", "strong", "views", "seed", "channels_last", "device"}
@@ -232,7 +235,10 @@ class Settings:
             raise UserError(f"plugins={raw['plugins']!r} is not legal: give a list of package names, plugins=[NAME]")
         plugins = tuple(raw["plugins"])
         parsed: dict[str, Any] = dict(raw)
-        for name in ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "logger"):
+        for name in ("checkpoint", "trainer", "algorithm", "data", "views", *COMPONENTS):
+            if not isinstance(raw[name], Mapping):
+                raise UserError(f"{name}={raw[name]!r} is not legal: choose one of the files of conf/{name}")
+        for name in COMPONENTS:
             parsed[name] = Component(name, raw[name], plugins)
         parsed["plugins"] = plugins
         parsed["checkpoint"] = _section(CheckpointSettings, "checkpoint", raw["checkpoint"])

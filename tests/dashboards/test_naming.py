@@ -44,7 +44,7 @@ def test_long_names_are_cut_and_stay_apart() -> None:
 
 
 def test_a_group_is_told_by_its_setting_however_long_its_algorithm_is_called() -> None:
-    settings = {"algorithm": {"name": "a" * 200}, "data": {"source": "my.Cats"}, "seed": 0}
+    settings = {"algorithm": {"name": "a" * 200}, "data": {"source": {"_target_": "my.Cats"}}, "seed": 0}
     groups = {run_group(settings | {"optimizer": {"lr": rate}, "seed": seed}) for rate in (1, 2) for seed in (0, 1)}
     assert len(groups) == 2
     assert all(len(group) <= MAX_NAME for group in groups)

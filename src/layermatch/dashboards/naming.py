@@ -65,11 +65,11 @@ def run_group(settings: Mapping[str, Any]) -> str:
         settings: the composed configuration.
 
     Example:
-        >>> settings = {"seed": 1, "algorithm": {"name": "fixmatch"}, "data": {"source": "my.Cats"}}
+        >>> settings = {"seed": 1, "algorithm": {"name": "fixmatch"}, "data": {"source": {"_target_": "my.Cats"}}}
         >>> run_group(settings).rpartition(" ")[0], run_group(settings) == run_group(settings | {"seed": 2})
         ('fixmatch Cats', True)
     """
-    source = str(flatten(settings).get("data.source")).rpartition(".")[2]
+    source = str(flatten(settings).get("data.source._target_")).rpartition(".")[2]
     words, digits = f"{settings['algorithm']['name']} {source}", f" {fingerprint(settings)}"
     return words[: MAX_NAME - len(digits)] + digits
 

@@ -345,7 +345,7 @@ class SemiSupervisedModule(LightningModule):
         values = {LOSS_FEATURES.name: losses.reaching(EXTRACTOR), LOSS_CLASSIFIER.name: losses.reaching(CLASSIFIER)}
         values |= {LOSS_PART.of(name): term.value for name, term in losses.items()}
         self.lines.meter.add(values)
-        self.guard.see({name.removeprefix("loss/"): value for name, value in values.items()})
+        self.guard.see({str(LOSS_PART.part_of(name)): value for name, value in values.items()})
 
     def _measure_gradients(self, losses: Losses) -> None:
         """Add ``layers/*`` of one batch to the interval's means, and what the method says of its losses."""
