@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch.distributed as dist
 
 from layermatch.launch import Launch, environment_of
-from layermatch.meeting import DECIDED, FAILED, Board, check_wait
+from layermatch.meeting import DECIDED, Board, check_wait
 from layermatch.rank_variables import number_of
 
 __all__ = ["Agreement"]
@@ -56,7 +56,7 @@ class Agreement:
         """Tell those that may still wait for this process where it ends with an error."""
         if self._board is not None and error is not None and self.launch.local_rank == 0:
             with suppress(dist.DistError):  # the first process has gone as well
-                self._board.tell(FAILED)
+                self._board.tell_failure()
         self._board = None
         if self.launch.rank == 0:
             os.environ.pop(DECIDED, None)

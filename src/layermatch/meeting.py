@@ -126,6 +126,12 @@ class Board:
         """
         self._store.set(_key(name), text)
 
+    def tell_failure(self) -> None:
+        """Tell those that wait for this process that it ends; the first one stays until they have heard."""
+        self.tell(FAILED)
+        if self._meeting.launch.rank == 0:
+            time.sleep(20 * PAUSE)
+
     def hear(self, name: str, *, what: str) -> str:
         """Wait for a word.
 

@@ -124,7 +124,7 @@ def test_who_waits_for_a_process_that_is_refused_ends_without_a_word(tmp_path: P
     processes = [pair.start(rank) for rank in (1, 0)]
     (second_status, of_second), (first_status, of_first) = map(end, processes)
     assert (first_status, second_status) == (2, 2)
-    assert of_first.startswith("error: data.root=pictures")
+    assert of_first.startswith("error: data.root='pictures' is not a folder")
     assert not of_second
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
 
