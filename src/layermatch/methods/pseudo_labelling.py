@@ -49,7 +49,7 @@ class PseudoLabelling(Method):
         policy: Makes pseudo-labels.
         rule: Routes the losses.
         forward: which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels
-            LayerMatch is 18 points worse with ``split`` than with ``joint`` (README).
+            LayerMatch is 18 points worse with ``split`` than with ``joint`` (docs/batchnorm.md).
 
             - ``joint``: all views in one forward, with gradient, as in the references. The weak views have no loss of
               their own, but the statistics that they share in carry the others' gradient through them.
@@ -183,6 +183,14 @@ class PseudoLabelling(Method):
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:
         """The rule's ratios; see :class:`Method`."""
         return self.rule.diagnose(losses, self._strong) if self._strong is not None else {}
+
+    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
+        """Let go of the last batch."""
+        self._strong = None
+
+    def discard_step(self) -> None:
+        """Let go of the last batch."""
+        self._strong = None
 
     def readings(self) -> dict[str, Tensor]:
         """The policy's thresholds as they stand."""
