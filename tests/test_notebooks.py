@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from layermatch.networks import wrn_small
+from layermatch.parts import Problem, Step
+
 ROOT = Path(__file__).parents[1]
 NAMES = (
     "1_ten_minutes",
@@ -157,31 +160,66 @@ def flexmatch() -> ModuleType:
     return module
 
 
-def test_flexmatch_against_its_definition(flexmatch: ModuleType) -> None:
-    """The paper's learning status and thresholds, image by image in numpy."""
-    num_classes, pool, tau = 4, 50, 0.7
+@pytest.fixture
+def problem() -> Problem:
+    return Problem(
+        num_classes=4, num_features=64, num_labelled=8, num_unlabelled=50, image_shape=(1, 8, 8), max_steps=12
+    )
+
+
+@pytest.fixture
+def step() -> Step:
+    network = wrn_small(num_classes=4)
+    return Step(network, network, number=0, max_steps=12, record=lambda *_: None, watch=lambda *_: None)
+
+
+def test_flexmatch_against_its_definition(flexmatch: ModuleType, problem: Problem, step: Step) -> None:
+    """The paper's learning status and thresholds, image by image in numpy; a step has one batch, or two."""
+    num_classes, pool, tau = problem.num_classes, problem.num_unlabelled, 0.7
     policy = flexmatch.FlexMatch(threshold=tau)
-    policy.prepare(num_classes=num_classes, num_unlabelled=pool)
+    policy.prepare(problem)
     generator = torch.Generator().manual_seed(0)
     latest: dict[int, int] = {}
-    for _ in range(12):
-        index = torch.randperm(pool, generator=generator)[:20]
-        probs = (2.5 * torch.randn(20, num_classes, generator=generator)).softmax(dim=1)
+    for number in range(12):
         status = [sum(seen == k for seen in latest.values()) for k in range(num_classes)]
         beta = np.array(status) / max(*status, pool - sum(status))
         thresholds = beta / (2 - beta) * tau
-        found = policy(probs, index)
-        for i, row in enumerate(probs.numpy()):
-            k = int(row.argmax())
-            assert found.target[i] == k
-            assert found.weight[i] == float(row[k] >= thresholds[k])
-            if row[k] >= tau:
-                latest[int(index[i])] = k
+        shown: dict[int, int] = {}
+        for _ in range(1 + number % 2):
+            indices = torch.randperm(pool, generator=generator)[:20]
+            probs = (2.5 * torch.randn(20, num_classes, generator=generator)).softmax(dim=1)
+            found = policy(probs, indices)
+            for i, row in enumerate(probs.numpy()):
+                k = int(row.argmax())
+                assert found.target[i] == k
+                assert found.weight[i] == float(row[k] >= thresholds[k])
+                if row[k] >= tau:
+                    shown[int(indices[i])] = k
+        policy.after_step(step)
+        latest |= shown
+        assert policy.latest.tolist() == [latest.get(i, num_classes) for i in range(pool)]
     assert len(set(latest.values())) == num_classes
     resumed = flexmatch.FlexMatch(threshold=tau)
-    resumed.prepare(num_classes=num_classes, num_unlabelled=pool)
+    resumed.prepare(problem)
     resumed.load_state_dict(policy.state_dict())
     assert torch.equal(resumed.thresholds(), policy.thresholds())
+
+
+def test_flexmatch_remembers_nothing_of_a_step_that_is_not_applied(
+    flexmatch: ModuleType, problem: Problem, step: Step
+) -> None:
+    policy = flexmatch.FlexMatch()
+    policy.prepare(problem)
+    before = policy.latest.clone()
+    sure = torch.eye(4)
+    policy(sure, torch.arange(4))
+    policy.discard_step()
+    policy.after_step(step)
+    assert torch.equal(policy.latest, before)
+    policy(sure, torch.arange(10, 14))
+    assert torch.equal(policy.latest, before)
+    policy.after_step(step)
+    assert policy.latest.tolist() == [4] * 10 + [0, 1, 2, 3] + [4] * 36
 
 
 def test_flexmatch_is_about_thirty_lines(flexmatch: ModuleType) -> None:
