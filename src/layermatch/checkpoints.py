@@ -22,7 +22,6 @@ from typing import Any, TypeGuard
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from layermatch.callbacks.provenance import CHECKPOINT_KEY
 from layermatch.data import Split
 from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
@@ -31,6 +30,7 @@ from layermatch.paths import expand, is_file
 from layermatch.runs.layout import CHECKPOINTS, UNFINISHED, checkpoints_in
 
 __all__ = [
+    "CHECKPOINT_KEY",
     "CheckpointFiles",
     "check_fits",
     "newest_checkpoint",
@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+#: Where a checkpoint holds what it says of its run: settings, classes, split.
+CHECKPOINT_KEY = "layermatch"
 
 #: What torch raises at a file that is no checkpoint: there is no end to how bytes can be wrong.
 UNREADABLE = (

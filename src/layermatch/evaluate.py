@@ -9,8 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from layermatch.build import build_parts, build_trainer
-from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.checkpoints import check_fits, read_checkpoint, stored_split
+from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
 from layermatch.console import Reporter, table

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.build import RunParts, learning_rate_at
-from layermatch.callbacks import CHECKPOINT_KEY, CheckpointWriter
-from layermatch.checkpoints import check_fits, stored_split
+from layermatch.callbacks import CheckpointWriter
+from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, stored_split
 from layermatch.data import Split
 from layermatch.errors import UserError
 from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of

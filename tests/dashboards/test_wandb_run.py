@@ -18,8 +18,7 @@ from tests.dashboards.offline_file import WandbFile, wandb_files
 from tests.dashboards.servers import Server, environment_for
 
 from layermatch import loggers
-from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.checkpoints import read_checkpoint
+from layermatch.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from layermatch.dashboards import RUN_ID, WandbDashboard, run_group
 from layermatch.errors import UserError
 from layermatch.runs.settings import flatten

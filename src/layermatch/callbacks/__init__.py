@@ -6,11 +6,10 @@ from layermatch.callbacks.cost import CostMonitor
 from layermatch.callbacks.guards import Guards
 from layermatch.callbacks.predictions import PredictionTable, TestPredictions
 from layermatch.callbacks.progress import ProgressDisplay
-from layermatch.callbacks.provenance import CHECKPOINT_KEY, Provenance
+from layermatch.callbacks.provenance import Provenance
 from layermatch.callbacks.stop_signals import StopSignals
 
 __all__ = [
-    "CHECKPOINT_KEY",
     "CheckpointWriter",
     "CostMonitor",
     "FeatureClustering",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from layermatch.callbacks.provenance import CHECKPOINT_KEY
+from layermatch.checkpoints import CHECKPOINT_KEY
 from layermatch.dashboards import RUN_ID, Dashboard, WandbDashboard
 from layermatch.dashboards.pictures import Pairs, views_panel
 from layermatch.data.batch import Batch

@@ -7,12 +7,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layermatch import __version__
+from layermatch.checkpoints import CHECKPOINT_KEY
 from layermatch.data import Split
 
-__all__ = ["CHECKPOINT_KEY", "Provenance"]
-
-#: Where a checkpoint holds it.
-CHECKPOINT_KEY = "layermatch"
+__all__ = ["Provenance"]
 
 
 class Provenance(Callback):

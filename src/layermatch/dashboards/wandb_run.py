@@ -18,8 +18,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from layermatch.callbacks import CHECKPOINT_KEY
-from layermatch.checkpoints import read_checkpoint
+from layermatch.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from layermatch.dashboards.base import About, Dashboard
 from layermatch.dashboards.naming import curve_name, run_group, run_name, run_tags
 from layermatch.dashboards.pictures import class_accuracies
