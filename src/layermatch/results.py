@@ -34,6 +34,7 @@ from layermatch.metrics import (
     accuracies,
     own_metrics,
 )
+from layermatch.parts import Policy
 from layermatch.runs import layout
 from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings
@@ -99,7 +100,8 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
 
 def _last_steps(algorithm: SemiSupervisedModule) -> dict[str, dict[str, float | None]]:
     """What is known of the last steps, by section and key of ``results.json``; None for what they do not tell."""
-    expected = PSEUDO_LABELS if algorithm.uses_unlabelled else ()
+    makes_pseudo_labels = any(isinstance(module, Policy) for module in algorithm.method.modules())
+    expected = PSEUDO_LABELS if makes_pseudo_labels else ()
     names = dict.fromkeys([*(metric.name for metric in expected), *algorithm.latest])
     sections: dict[str, dict[str, float | None]] = {}
     for metric in CATALOGUE.plus(own_metrics(algorithm)).arrange(names):

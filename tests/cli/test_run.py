@@ -320,3 +320,10 @@ def test_wandb_goes_offline_with_one_line(in_empty_folder: Path) -> None:
     ):
         assert key in content, key
     assert results_of(in_empty_folder / "out")["steps"] == 3
+
+
+def test_a_method_without_pseudo_labels_says_nothing_of_them(cli: Cli, in_empty_folder: Path) -> None:
+    cli("run_dir=out", "algorithm=mean_teacher", "trainer.max_steps=2", *SUPERVISED)
+    assert results_of(in_empty_folder / "out")["pseudo_labels"] is None
+    assert results_of(in_empty_folder / "out")["loss"]["consistency"] >= 0
+    assert "pseudo-labels" not in (in_empty_folder / "out" / "run.log").read_text()
