@@ -25,7 +25,7 @@ from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
-from layermatch.data.steps import EvalSteps, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
+from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
@@ -355,9 +355,10 @@ class SemiSupervisedData(LightningDataModule):
 
     def _eval_loader(self, images: ImageSet) -> DataLoader[RawEvalBatch]:
         rank, world_size = self._rank_and_world
-        return self._loader(EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size))
+        steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(steps, sampler=EveryBatch(len(steps)))
 
-    def _loader(self, steps: Any, sampler: StepsFrom | None = None, *, decodes: bool = True) -> DataLoader[Any]:
+    def _loader(self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True) -> DataLoader[Any]:
         workers = self._readers(self.content, decodes=decodes)
         return BatchLoader(
             Guarded(steps),

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from layermatch.data.sources import ImageSet
 from layermatch.functional.streams import shuffled_positions, uniforms
 
-__all__ = ["EvalSteps", "RawBatch", "RawEvalBatch", "StepsFrom", "TrainingSteps", "ViewedSet"]
+__all__ = ["EvalSteps", "EveryBatch", "RawBatch", "RawEvalBatch", "StepsFrom", "TrainingSteps", "ViewedSet"]
 
 # Streams of one seed; each is independent of the others. The order of a set has the stream itself, its views have those
 # after it: nine views at most.
@@ -154,12 +154,15 @@ class EvalSteps(Dataset[RawEvalBatch]):
         return RawEvalBatch(*_read(self.images, self.batches[batch]))
 
 
-class StepsFrom(Sampler[int]):
+class StepsFrom(DistributedSampler[int]):
     """Steps ``first, first + 1, ...`` without end; the trainer's ``max_steps`` ends the run.
 
+    It is a distributed sampler in that each step holds the images of one rank already: Lightning then leaves it alone,
+    where it would deal the steps out once more.
+
     Args:
-        first: the first step.
-        stand_still: whether to give step 0 over and over, for debugging.
+        first: The first step.
+        stand_still: Whether to give step 0 over and over, for debugging.
     """
 
     def __init__(self, first: int, *, stand_still: bool = False) -> None:
@@ -168,6 +171,32 @@ class StepsFrom(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return repeat(0) if self.stand_still else count(self.first)
+
+    def __len__(self) -> int:
+        raise TypeError("the steps have no end")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing follows from an epoch."""
+
+
+class EveryBatch(DistributedSampler[int]):
+    """The batches of one rank, in order; see :class:`StepsFrom`.
+
+    Args:
+        count: The number of batches.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing follows from an epoch."""
 
 
 def _read(images: ImageSet, index: NDArray[np.int64], *, read_images: bool = True) -> tuple[Tensor, Tensor, Tensor]:
