@@ -366,9 +366,9 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(tensors(other), tensors(first), strict=True))
 
 
-def test_images_too_small_for_their_views_name_the_setting() -> None:
+def test_images_too_small_for_their_views_name_the_argument() -> None:
     data = ready(weak=WeakView(pad=0.95))
-    with pytest.raises(UserError, match=r"^images of 8x8 are too small for views\.pad=0\.95"):
+    with pytest.raises(UserError, match=r"^images of 8x8 are too small for pad=0\.95"):
         data.batch_of_step(0)
 
 
