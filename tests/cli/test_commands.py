@@ -77,9 +77,9 @@ def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rnu"], "unknown command 'rnu': give layermatch run, or another of bench, evaluate, report, run, watch"),
+        (["rnu"], "unknown command 'rnu': give layermatch run, or another of bench, evaluate, metrics, report, run, watch"),
         (["__main__"], "unknown command '__main__': "),
-        (["zzz", "--help"], "unknown command 'zzz': choose one of bench, evaluate, report, run, watch"),
+        (["zzz", "--help"], "unknown command 'zzz': choose one of bench, evaluate, metrics, report, run, watch"),
         (
             ["experiment=stl10", "data.root=my pictures"],
             "'experiment=stl10' is no command: settings come after one: "

@@ -79,7 +79,7 @@ def newest_step(run_dir: Path) -> int:
 def same_training(first: Path, second: Path) -> bool:
     """Whether two checkpoints hold the same to the bit: weights, averages, centres, policy, optimizer, meters."""
     one, two = read_checkpoint(first), read_checkpoint(second)
-    keys = ("state_dict", "optimizer_states", "meter", "guard", "evaluations", "global_step")
+    keys = ("state_dict", "optimizer_states", "lines", "guard", "evaluations", "global_step")
     return all(_same(one[key], two[key]) for key in keys)
 
 
