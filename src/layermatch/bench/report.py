@@ -29,9 +29,9 @@ class Figure:
     """An absolute figure: the median of its measurements.
 
     Args:
-        name: what it is of.
+        name: What the figure is of.
         unit: ``ms``, ``s``, ``MiB`` or ``%``.
-        measured: one or more measurements in that unit.
+        measured: One or more measurements in that unit.
 
     Example:
         >>> Figure("a step", "ms", (1.0, 5.0, 2.0)).value
@@ -52,8 +52,8 @@ class Figure:
         """A figure in milliseconds.
 
         Args:
-            name: what it is of.
-            seconds: one or more measurements.
+            name: What the figure is of.
+            seconds: One or more measurements.
         """
         return cls(name, "ms", tuple(1000 * second for second in seconds))
 
@@ -63,10 +63,10 @@ class Ratio:
     """The quotient of two figures that were measured in turn.
 
     Args:
-        name: what it says.
+        name: What the ratio says.
         numerator: a figure.
         denominator: a figure of the same unit.
-        target: what the project aims at; empty where nothing is promised for what was measured.
+        target: What the project aims at; empty where nothing is promised for what was measured.
 
     Example:
         >>> Ratio("times as fast", Figure("theirs", "ms", (6.0,)), Figure("ours", "ms", (2.0,))).value
@@ -105,7 +105,7 @@ def machine(*, device: torch.device) -> dict[str, Any]:
     """What was measured on: processor, threads, versions.
 
     Args:
-        device: what computes.
+        device: The device that computes.
     """
     capabilities = torch.cpu.get_capabilities()
     packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
@@ -130,7 +130,7 @@ def check_json_path(path: Path) -> None:
         path: The file that the result goes to.
 
     Raises:
-        UserError: see above.
+        UserError: The path cannot be written, or something else is there.
     """
     if path.is_dir():
         raise UserError(f"--json {path} is a folder: give a file name")

@@ -34,8 +34,8 @@ class FeatureClustering(Callback):
     Never on test images.
 
     Args:
-        eval_every: optimizer steps between two evaluations; used where there are no validation images.
-        max_images: measured at most, over all ranks.
+        eval_every: Optimizer steps between two evaluations; used where there are no validation images.
+        max_images: The images that are measured at most, over all ranks.
     """
 
     def __init__(self, *, eval_every: int, max_images: int = MAX_IMAGES) -> None:

@@ -79,7 +79,7 @@ class StepClock(Profiler):
     """Divides the time since the first training batch among :data:`PHASES`.
 
     Args:
-        use_events: whether the borders are events of the current CUDA stream, see :class:`CostMonitor`.
+        use_events: Whether the borders are events of the current CUDA stream; see :class:`CostMonitor`.
 
     Example:
         >>> clock = StepClock()
