@@ -69,12 +69,12 @@ class ImageFileError(UserError):
     """An image file cannot be decoded.
 
     Args:
-        path: of the file.
-        reason: what is wrong with it, on one line.
+        path: The path of the file.
+        reason: What is wrong with the file, on one line.
 
     Attributes:
-        path: as given.
-        reason: as given.
+        path: The path that was given.
+        reason: The reason that was given.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -92,17 +92,17 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     to ``size`` (bicubic, with antialiasing) and the centre ``size x size`` is cut out.
 
     Args:
-        path: of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends with.
-            Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded; others
-            may have up to :data:`MAX_PIXELS`, and are in memory once.
-        size: height and width in pixels, at least 1.
+        path: The path of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends
+            with. Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded;
+            others may have up to :data:`MAX_PIXELS`, and are in memory once.
+        size: The height and width in pixels, at least 1.
         channels: 1 or 3.
 
     Returns:
         ``(channels, size, size)``.
 
     Raises:
-        ImageFileError: there is no such file, it is no whole image, it is too large, or its pixels have no range that
+        ImageFileError: There is no such file, it is no whole image, it is too large, or its pixels have no range that
             is known (floating point, 32 bits).
 
     Example:
@@ -134,7 +134,7 @@ def is_image(path: str) -> bool:
     """Whether a file is an image of a format that is read, by its content: whole, or damaged further on.
 
     Args:
-        path: of any file.
+        path: The path of any file.
 
     Example:
         >>> is_image(__file__)

@@ -71,7 +71,7 @@ class Split:
             origin: See :class:`Split`.
 
         Raises:
-            KeyError, TypeError, ValueError: they are not those of a split.
+            KeyError, TypeError, ValueError: The values are not those of a split.
         """
         split = Split(
             seed=int(fields["seed"]),
