@@ -27,8 +27,8 @@ class BatchStatistics:
     statistics are the batch's own. BatchNorms in evaluation mode are left alone.
 
     Args:
-        network: whose BatchNorms, of any dimension and synchronised ones too, are looked after. It gets a hook for
-            each, so make one object a network.
+        network: The network whose BatchNorms, of any dimension and synchronised ones too, are looked after. It gets a
+            hook for each, so make one object a network.
 
     Raises:
         UserError: a BatchNorm keeps no running statistics.

@@ -35,7 +35,7 @@ class NoisyThreshold(FixedThreshold):
     Args:
         threshold: ``tau``, in ``(0, 1]``.
         noise: ``r``, the share of pseudo-labels that get another class, in ``[0, 1]``.
-        noise_seed: of the errors, at least 0.
+        noise_seed: The seed of the errors, at least 0.
 
     Raises:
         UserError: a value is out of range.
