@@ -52,10 +52,10 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
     """Save the last step, and evaluate the weights that ``checkpoint.selection`` says.
 
     Args:
-        settings: of the run.
-        parts: of the run, trained.
-        trainer: that trained them.
-        run_dir: of the run.
+        settings: The settings of the run.
+        parts: The parts of the run, trained.
+        trainer: The trainer that trained them.
+        run_dir: The directory of the run.
 
     Returns:
         The content of ``results.json``; ``seconds`` is 0 still.
@@ -146,9 +146,9 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
     """Print the results and write ``results.json``.
 
     Args:
-        results: as :func:`collect_results` gives them, with the seconds.
-        reporter: what prints.
-        run_dir: of the run.
+        results: The results, as :func:`collect_results` gives them, with the seconds.
+        reporter: The reporter that prints.
+        run_dir: The directory of the run.
     """
     reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
     replace_text(run_dir / layout.RESULTS, _readable_json(results))
@@ -189,9 +189,9 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
     """Write ``predictions.csv`` and the figures; a disk that has no room for them is a warning.
 
     Args:
-        parts: of the run, evaluated.
-        predictions: of the test images, where there are any.
-        run_dir: of the run.
+        parts: The parts of the run, evaluated.
+        predictions: The predictions for the test images, where there are any.
+        run_dir: The directory of the run.
     """
     data, figures = parts.data, run_dir / layout.FIGURES
     metrics = run_dir / layout.METRICS
@@ -211,7 +211,7 @@ def sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]
     """A line for each job of a sweep: directory, algorithm, labels, seed, accuracies of the EMA weights.
 
     Args:
-        jobs: run directories with their results.
+        jobs: The run directories with their results.
 
     Example:
         >>> found = {"algorithm": "fixmatch", "num_labels": 40, "seed": 1, "test": {"accuracy_ema": 0.5}, "val": None}

@@ -70,17 +70,17 @@ def run(
 
     Args:
         settings: The settings of the run.
-        run_dir: where everything is written.
+        run_dir: The directory in which everything is written.
         ckpt_path: a checkpoint to go on from; None starts afresh.
-        overrides: what the command line changed in the configuration, for the names on dashboards.
-        sweep: the name of the sweep that this is a job of, likewise.
-        agreement: of the processes of this run; None makes one.
+        overrides: What the command line changed in the configuration, for the names on dashboards.
+        sweep: The name of the sweep that this is a job of, also for the names on dashboards.
+        agreement: The agreement of the processes of this run; None makes one.
 
     Returns:
         The content of ``results.json``.
 
     Raises:
-        UserError: anything given is not legal. Nothing has been written then.
+        UserError: Anything given is not legal. Nothing has been written then.
     """
     started = time.monotonic()
     with ExitStack() as held:
