@@ -23,7 +23,7 @@ __all__ = ["Agreement"]
 
 
 class Agreement:
-    """Between the processes of a run, before they meet to train; nothing where there is one.
+    """The exchange between the processes of a run before they meet to train; a single process has none.
 
     Processes that the run starts itself begin when the first one is ready, and find what it has decided in their
     environment. Processes of a launcher begin together: they wait for the word of the first one.

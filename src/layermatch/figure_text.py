@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fonts_for", "names_in_figure", "save_figure", "short_names", "shorten"]
 
-#: Choose the look of the character before, where there is a choice; most fonts have no glyph for them.
+#: Characters that choose the look of the one before, where there is a choice; most fonts have no glyph for them.
 _VARIATION = re.compile("[\N{VARIATION SELECTOR-1}-\N{VARIATION SELECTOR-16}]")
 
-#: Has a sign for every character, which tells of what kind it is and not which.
+#: A font that has a sign for every character, which tells of what kind it is and not which.
 LAST_RESORT = re.compile(r"\.?last ?resort", re.IGNORECASE)
 
 

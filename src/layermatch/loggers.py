@@ -57,16 +57,16 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
-        """Of Lightning's: nothing, as the file lies in the run directory itself."""
+        """Lightning's name of a logger: there is none, as the file lies in the run directory itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """Of Lightning's: nothing, as above."""
+        """Lightning's version of a logger: there is none, as the file lies in the run directory itself."""
         return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``config.yaml`` has them."""
+        """Write nothing: ``config.yaml`` has the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds before anybody is missed: that long processes of a launcher may take to start on a slow or busy machine.
 PATIENCE = 300.0
-#: Likewise for another machine, which the user starts by what is said then.
+#: Seconds before another machine is missed, which the user starts by what is said then.
 PATIENCE_BY_HAND = 2.0
 #: Seconds between two looks.
 PAUSE = 0.1

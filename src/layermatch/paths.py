@@ -77,7 +77,7 @@ def expand(name: str, value: object, expected: str) -> Path:
 
 
 def argument_path(value: str) -> Path:
-    """For argparse: a path with ``~`` expanded; the shell does so only where the word begins with it.
+    """A path with ``~`` expanded, for argparse; the shell does so only where the word begins with it.
 
     Args:
         value: What was given.

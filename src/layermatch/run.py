@@ -324,7 +324,7 @@ def _settings_of(config: DictConfig) -> dict[str, Any]:
 
 
 def _run_dir_of(settings: dict[str, Any]) -> Path:
-    """Of a job: the sweep's directory holds those of its jobs."""
+    """The run directory of a job: the sweep's directory holds those of its jobs."""
     hydra_config = HydraConfig.get()
     run_dir = expand("run_dir", settings["run_dir"], "a directory")
     return run_dir / str(hydra_config.sweep.subdir) if hydra_config.mode == RunMode.MULTIRUN else run_dir

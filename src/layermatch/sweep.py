@@ -35,7 +35,7 @@ from layermatch.runs.settings import flatten
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
 
-#: Tells a sweep's job in a process of its own the sweep's name.
+#: The variable that tells a sweep's job in a process of its own the sweep's name.
 SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
 
 HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA", "ended")

@@ -20,7 +20,7 @@ from layermatch.errors import UserError
 
 __all__ = ["FORMAT", "Figure", "Ratio", "Section", "check_json_path", "machine", "show", "write_json"]
 
-#: Marks a file as ours, so that nothing else is overwritten.
+#: The mark of a file of ours, so that nothing else is overwritten.
 FORMAT = "layermatch bench 1"
 
 

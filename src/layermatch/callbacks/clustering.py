@@ -78,7 +78,7 @@ class FeatureClustering(Callback):
             self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise, for the last step."""
+        """Evaluate the labelled images at the last step, where there are no others."""
         self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
     def _evaluate_labelled(self, trainer: Trainer, algorithm: SemiSupervisedModule) -> None:

@@ -11,7 +11,7 @@ from layermatch.data import Split
 
 __all__ = ["CHECKPOINT_KEY", "Provenance"]
 
-#: Where a checkpoint holds it.
+#: The key under which a checkpoint holds what is added.
 CHECKPOINT_KEY = "layermatch"
 
 

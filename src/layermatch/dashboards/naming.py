@@ -96,7 +96,7 @@ def run_tags(*tags: str) -> list[str]:
 
 
 def _shortened(text: str, *, ending: str = "") -> str:
-    """Within the longest name; what was cut off is told apart by a few digits of its hash."""
+    """A text cut to the longest name; what was cut off is told apart by a few digits of its hash."""
     if len(text) + len(ending) > MAX_NAME:
         digits = hashlib.sha256(text.encode()).hexdigest()[:6]
         text = f"{text[: MAX_NAME - len(ending) - 8]}..{digits}"

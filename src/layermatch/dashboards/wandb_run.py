@@ -42,7 +42,7 @@ STEP = "trainer/global_step"
 #: Bytes of a record that has nothing but W&B's mark.
 EMPTY_RECORD = 7
 
-#: Where a checkpoint's section of this package keeps the id of its W&B run.
+#: The key under which a checkpoint's section of this package keeps the id of its W&B run.
 RUN_ID = "wandb_run"
 
 #: Which checkpoint becomes an artifact, and the files that it may be.
@@ -125,7 +125,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         _ = self.experiment
 
     def _start(self) -> Run:
-        """Online where that works, else offline."""
+        """Start the run, online where that works, else offline."""
         import wandb
 
         server_address()  # before all else, see there
@@ -170,7 +170,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         return None
 
     def _arguments(self) -> dict[str, Any]:
-        """Of ``wandb.init``."""
+        """The arguments of ``wandb.init``."""
         import wandb
 
         settings = wandb.Settings(init_timeout=self.timeout, finish_timeout=self.timeout, finish_timeout_raises=True)

@@ -216,7 +216,7 @@ class _Record:
 
     @staticmethod
     def read(path: Path) -> _Record | None:
-        """None if it is none: then nobody knows what its cache was made of."""
+        """The record in a file; None if it holds none: then nobody knows what its cache was made of."""
         try:
             content = json.loads(path.read_bytes())
             record = _Record(content["folder"], tuple(content["shape"]), tuple(content["files"]))
@@ -283,7 +283,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _delete(path: Path, *, older_than: float = -1.0) -> int:
-    """The bytes that are free again."""
+    """Delete a file where that is possible; the bytes that are free again."""
     try:
         status = path.stat()
         if time.time() - status.st_mtime <= older_than:
@@ -295,7 +295,7 @@ def _delete(path: Path, *, older_than: float = -1.0) -> int:
 
 
 def _state(name: str) -> bytes:
-    """Another one after the file was changed."""
+    """The state of a file, which is another one after the file was changed."""
     path = os.path.abspath(name)  # noqa: PTH100 -- as above
     try:
         status = os.stat(path)  # noqa: PTH116 -- as above

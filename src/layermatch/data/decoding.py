@@ -32,18 +32,19 @@ MAX_PIXELS = 178_956_970
 _LARGE = 2**25
 _REDUCTIONS = (2, 4, 8)
 
-#: Of others so many pixels at a time are converted and reduced: a copy of all would take as much memory as the image.
+#: So many pixels of other images are converted and reduced at a time: a copy of all would be as large as the image.
 _BAND = 2**20
 
 #: What a reduced image has at least, in sizes that are asked for: then it looks like one that was not reduced.
 _FINE_ENOUGH = 2
 
-#: Only these are tried. Pillow knows more: one hands the file to another program, others are not known by content.
+#: The only formats that are tried. Pillow knows more: one hands the file to another program, others are not known by
+#: content.
 _FORMATS = (
     "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
 )  # fmt: skip
 
-#: Those whose 32-bit mode "I" holds 16-bit pixels.
+#: The formats whose 32-bit mode "I" holds 16-bit pixels.
 _FORMATS_WITH_16_BITS_IN_32 = ("PNG", "PPM")
 
 #: What Pillow raises for broken files.
@@ -195,7 +196,7 @@ def _open(source: str | BytesIO) -> ImageFile:
 
 
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow has."""
+    """The formats that this Pillow has."""
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -17,7 +17,7 @@ from layermatch.runs.directory import replace_text
 
 __all__ = ["Split", "draw_beside_fold", "make_split"]
 
-#: Where validation images may come from.
+#: The parts that validation images may come from.
 VAL_FROM = ("labelled", "pool")
 _SPLIT_STREAM = 1
 

@@ -92,7 +92,7 @@ class SeparateLosses(LayerwiseRule):
         self.evaluate_head = evaluate_head or "clean"
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """With ``decoupled``, the second head."""
+        """The heads beside the classifier: the second one with ``decoupled``, none otherwise."""
         return {PSEUDO_CLASSIFIER: linear_head(problem.num_features, problem.num_classes)} if self.decoupled else {}
 
     def prepare(self, network: Network, problem: Problem) -> None:

@@ -111,7 +111,7 @@ class PseudoLabelling(Method):
 
     @property
     def gradient_rule(self) -> GradientRule | None:  # type: ignore[override]
-        """The rule's; see :class:`Method`."""
+        """The gradient rule of the layer rule; see :class:`Method`."""
         return self.rule.gradient_rule
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:

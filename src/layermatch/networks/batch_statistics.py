@@ -48,7 +48,7 @@ class BatchStatistics:
         if any(norm.running_mean is None for norm in norms):
             raise UserError("a BatchNorm has track_running_stats=False: its statistics cannot be shared")
         self._all = [_Statistics(norm) for norm in norms]
-        #: Of the BatchNorms that took part in the last pass of :meth:`taken`.
+        #: The statistics of the BatchNorms that took part in the last pass of :meth:`taken`.
         self._taken: list[_Statistics] = []
 
     @contextmanager

@@ -25,7 +25,7 @@ COLOURS, DASHES = 6, 5
 WIDTH, HEIGHT = 360.0, 232.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 92.0, 10.0, 36.0
 
-#: Between the base lines of two labels.
+#: The least distance between the base lines of two labels.
 LABEL_GAP = 14.0
 
 #: Characters of a label that fit beside the chart, and of a class name beside a matrix.
@@ -37,10 +37,10 @@ LOG_RATIO = 30.0
 #: Shades of a matrix.
 SHADES = 10
 
-#: From this one on, numbers are written in the other colour.
+#: From this shade on, numbers are written in the other colour.
 DARK_SHADE = 7
 
-#: Above it, cells are too small for numbers and names.
+#: The most classes of a matrix with numbers and names: the cells of a larger one are too small for them.
 NAMED_CLASSES = 20
 
 
@@ -171,7 +171,7 @@ def draw_lines(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> L
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to places."""
+    """A scale that turns values into places."""
 
     low: float
     high: float
@@ -337,7 +337,7 @@ class Matrix:
 
     @property
     def height(self) -> float:
-        """Of the drawing."""
+        """The height of the drawing."""
         return self.top + self.side + 4
 
 

@@ -51,7 +51,7 @@ from layermatch.runs.text import printable
 
 __all__ = ["GENERATOR", "render_html", "render_markdown"]
 
-#: Marks our files, so that nothing else is overwritten.
+#: The mark of our files, so that nothing else is overwritten.
 GENERATOR = "layermatch.report"
 
 #: More lines than this in a chart cannot be told apart; another chart takes the rest.
@@ -284,7 +284,7 @@ def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> li
 
 
 def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[LineChart]:
-    """For each setting, the curves of all layers, which look the same in all charts."""
+    """The curves of all layers, for each setting; a layer looks the same in all charts."""
     charts = []
     for family in families:
         names = sorted(name for name in _curve_names(groups) if family.part_of(name) is not None)

@@ -31,7 +31,7 @@ PICTURE_LIMIT = 8 << 20
 #: Most confident mistakes of a run that are kept.
 MISTAKES = 200
 
-#: With it, a run has no metrics.csv.
+#: The logger with which a run has no metrics.csv.
 NO_LOGGER = "layermatch.loggers.none"
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None where there is none."""
+        """The seed of the run; None where there is none."""
         return None if self.draw is None else self.draw.seed
 
     @property
@@ -257,7 +257,7 @@ class _Reader:
 
 
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
-    """None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
+    """A row's mistake; None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
     try:
         index, label, prediction = (int(row[key] or "") for key in ("index", "label", "prediction"))
         confidence = float(row["confidence"] or "")

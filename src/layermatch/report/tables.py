@@ -165,7 +165,7 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
 
 
 def _share(summary: Summary | None, *, n: int | None = None) -> str:
-    """With n, unless it is the one that the row begins with."""
+    """A summary of shares as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{100 * summary.std:.1f}"
@@ -179,7 +179,7 @@ def _figure(summary: Summary | None, metric: Metric, *, n: int) -> str:
 
 
 def _all_figures(catalogue: Catalogue) -> list[Metric]:
-    """Those of the evaluations first: they are what a run is for."""
+    """All figures, those of the evaluations first: they are what a run is for."""
     metrics = catalogue.in_place(Place.TABLE)
     return sorted(metrics, key=lambda metric: FIRST.index(metric.path[0]) if metric.path[0] in FIRST else len(FIRST))
 
@@ -382,7 +382,7 @@ def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
 
 
 def _value(summary: Summary | None, *, n: int | None = None) -> str:
-    """With n, unless it is the one that the row begins with."""
+    """A summary as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{number(summary.std, digits=2)}"

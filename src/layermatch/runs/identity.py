@@ -102,7 +102,7 @@ KINDS: Mapping[str, Kind] = {
 #: What the settings of kind SPREAD come to, by a name of its own.
 ALL_DEVICES = "data.batch_size of all devices"
 
-#: Above it, a float need not be the whole number that it was written as.
+#: From this number on, a float need not be the whole number that it was written as.
 MAX_WHOLE = 2**53
 
 Settings = Mapping[Any, Any]
@@ -196,7 +196,7 @@ class Draw(NamedTuple):
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """For people.
+        """The draw in words, for people.
 
         Example:
             >>> f"seed {Draw(0)}", f"seed {Draw(0, ('fold=3',))}"

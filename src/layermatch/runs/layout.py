@@ -57,7 +57,7 @@ PREDICTIONS = "predictions.csv"
 #: Folders.
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
-#: Held while a run uses its directory; the system frees it when the process ends, however it ends.
+#: The lock that is held while a run uses its directory; the system frees it when the process ends, however it ends.
 LOCK = ".lock"
 
 #: What a run writes into its directory; none of it may be there before a new run.

@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 __all__ = ["Curve", "MetricsFile"]
 
-#: Longer than any first line of names.
+#: The bytes that a first line of names may have at most.
 HEADER_LIMIT = 1 << 20
 
-#: Above it a float skips whole numbers.
+#: The largest step: above it a float skips whole numbers.
 MAX_STEP = 2**53
 
 #: So many bytes before the place that was read up to must be there again, or the file is another one.

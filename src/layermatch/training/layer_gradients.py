@@ -15,7 +15,7 @@ from layermatch.parts import LABELS, PSEUDO_LABELS, Losses
 
 __all__ = ["measure_layer_gradients"]
 
-#: From a parameter's name, its supervised and its pseudo-label gradient to the pseudo-label gradient it receives.
+#: A function of a parameter's name, its supervised and its pseudo-label gradient; it gives the one that it receives.
 Combine = Callable[[str, Tensor, Tensor], Tensor]
 
 

@@ -72,7 +72,7 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
 
 @contextmanager
 def _ctrl_c() -> Iterator[Event]:
-    """Set when Ctrl-C is pressed.
+    """An event that is set when Ctrl-C is pressed.
 
     As an exception it would be lost where Python cannot raise one, as in a finaliser. The second one is raised: the
     terminal may take no more output.

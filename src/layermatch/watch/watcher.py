@@ -63,7 +63,7 @@ class Pace:
 
     @property
     def speed(self) -> float | None:
-        """None before two changes."""
+        """The steps per second; None before two changes."""
         if len(self._seen) < 2:
             return None
         (start, first), (end, last) = self._seen[0], self._seen[-1]
@@ -170,7 +170,7 @@ class Watcher:
         self._catalogue = CATALOGUE.plus(loads(path.read_text(encoding="utf-8")))
 
     def _speed(self, step: int, *, is_finished: bool) -> float | None:
-        """Of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
+        """The speed of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
         seconds = self._seconds()
         if is_finished:
             return step / seconds if seconds else None
