@@ -156,7 +156,7 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
 
 
 def _readable_json(results: dict[str, Any]) -> str:
-    """Results as indented JSON, a list of numbers or names in one line: a confusion matrix has a line for each class."""
+    """Results as indented JSON, a list of numbers or names in one line: a confusion matrix has one for each class."""
     text = json.dumps(results, indent=2)
     # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
     return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"

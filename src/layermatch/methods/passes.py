@@ -20,7 +20,7 @@ def together(
 
     Args:
         network: The network.
-        views: For each name ``(N, C, H, W)``.
+        views: The views by name, each ``(N, C, H, W)``.
         heads: The names of the heads.
 
     Returns:

@@ -70,9 +70,9 @@ class SemiSupervisedModule(LightningModule):
             :func:`~layermatch.training.layer_gradients.measure_layer_gradients`; 0 or None measures none. Training
             is the same to the bit. Each costs two backward passes: the time of 1.1 to 1.3 steps (CPU time, small and
             wide networks), so about 0.6 percent at 200.
-        gradient_scale: For study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label gradient of
-            the matching parameters, whatever the method; see :class:`~layermatch.layerwise.ScaledGradients`. It costs
-            a second backward pass.
+        gradient_scale: A mapping for study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label
+            gradient of the matching parameters, whatever the method; see
+            :class:`~layermatch.layerwise.ScaledGradients`. It costs a second backward pass.
 
     Raises:
         UserError: A value is out of range.
