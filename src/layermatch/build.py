@@ -203,10 +203,10 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
 
     Args:
         settings: The settings of the run.
-        split: which images are labelled and held out; None does as ``data`` says.
+        split: Which images are labelled and held out; None does as ``data`` says.
 
     Raises:
-        UserError: anything in the configuration is not legal.
+        UserError: Anything in the configuration is not legal.
     """
     device = build_device(settings)
     method = build_method(settings)

@@ -97,7 +97,7 @@ def check_keys(section: str, given: Iterable[str], legal: Iterable[str]) -> None
         legal: The keys that are read.
 
     Raises:
-        UserError: a key is not legal.
+        UserError: A key is not legal.
     """
     legal = sorted(legal)
     for key in given:

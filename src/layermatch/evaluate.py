@@ -38,7 +38,7 @@ def evaluate(
     """Evaluate a checkpoint on the images that its run would.
 
     Args:
-        ckpt_path: a ``.ckpt`` file of a run.
+        ckpt_path: A ``.ckpt`` file of a run.
         split: The images: ``test`` or ``val``.
         overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
         plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.

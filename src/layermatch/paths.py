@@ -83,7 +83,7 @@ def argument_path(value: str) -> Path:
         value: What was given.
 
     Raises:
-        argparse.ArgumentTypeError: there is no such home folder.
+        argparse.ArgumentTypeError: There is no such home folder.
     """
     try:
         return expand("the path", value, "a file or folder") if value else Path()

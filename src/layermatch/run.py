@@ -71,7 +71,7 @@ def run(
     Args:
         settings: The settings of the run.
         run_dir: The directory in which everything is written.
-        ckpt_path: a checkpoint to go on from; None starts afresh.
+        ckpt_path: A checkpoint to go on from; None starts afresh.
         overrides: What the command line changed in the configuration, for the names on dashboards.
         sweep: The name of the sweep that this is a job of, also for the names on dashboards.
         agreement: The agreement of the processes of this run; None makes one.

@@ -131,7 +131,7 @@ def make_trainer(
         loggers: The loggers of the run.
 
     Raises:
-        UserError: a value is not legal, or the devices are not there.
+        UserError: A value is not legal, or the devices are not there.
     """
     device = choose_device(accelerator=accelerator, precision=precision, channels_last=channels_last)
     check_choice("trainer.strategy", strategy, STRATEGIES)

@@ -64,8 +64,8 @@ class Ratio:
 
     Args:
         name: What the ratio says.
-        numerator: a figure.
-        denominator: a figure of the same unit.
+        numerator: A figure.
+        denominator: A figure of the same unit.
         target: What the project aims at; empty where nothing is promised for what was measured.
 
     Example:
@@ -90,7 +90,7 @@ class Section:
 
     Args:
         name: ``augment``, ``step`` or ``data``.
-        settings: what was measured, for people.
+        settings: What was measured, for people.
         ratios: The ratios of figures that are among ``figures``.
         figures: The figures, each with a name of its own.
     """
@@ -155,7 +155,7 @@ def write_json(path: Path, sections: Sequence[Section], *, about: dict[str, Any]
         path: The path of the file.
         sections: The sections, in the order in which they were measured.
         about: What :func:`machine` gives.
-        quick: whether the short form was measured.
+        quick: Whether the short form was measured.
     """
     content = {"format": FORMAT, "quick": quick, "machine": about, "sections": {s.name: _plain(s) for s in sections}}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

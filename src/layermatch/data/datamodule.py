@@ -57,7 +57,7 @@ class SemiSupervisedData(LightningDataModule):
         num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has.
         val_from: The part that they come from, ``labelled`` or ``pool``; see
             :func:`~layermatch.data.splits.make_split`.
-        split: a split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
+        split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
             name where they are files: further files may be there, and unlabelled ones be gone.
         fold: The predefined label set to use as the labelled set, for sources that have some (STL-10: 0 to 9).
         batch_size: The labelled images per device and step.
@@ -76,7 +76,7 @@ class SemiSupervisedData(LightningDataModule):
             fit; None leaves that to the first batch.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
 
     Example:
         >>> from layermatch.data.sources import Digits

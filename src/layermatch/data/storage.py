@@ -64,7 +64,7 @@ class Storage:
         num_workers: The number of processes that decode image files; None takes one for each processor, up to 8.
 
     Raises:
-        UserError: a value is not legal.
+        UserError: A value is not legal.
 
     Example:
         >>> from layermatch.data.sources import Digits
@@ -92,7 +92,7 @@ class Storage:
         Raises:
             UserError: There is not enough memory or disk, the cache cannot be written, or image files cannot be used:
                 all of them are named.
-            RunError: a process that decodes ended.
+            RunError: A process that decodes ended.
         """
         leaves = _leaves(content.parts())
         files = [images for images in leaves if isinstance(images, FileImages)]

@@ -14,7 +14,7 @@ def one_line(error: Exception) -> str:
     """What an exception of another library says, on one line.
 
     Args:
-        error: any exception.
+        error: Any exception.
 
     Returns:
         Its text without line breaks, or its name where it has no text.

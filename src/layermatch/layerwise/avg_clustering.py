@@ -266,7 +266,7 @@ def make_avg_clustering(
     """A reading of Avg-Clustering by name.
 
     Args:
-        reading: a key of :data:`READINGS`.
+        reading: A key of :data:`READINGS`.
         weight: ``a`` in ``[0, 1]``; None takes the reading's default (0.5).
         decay: The decay, in ``[0, 1)``; None takes the reading's default (0.999, 0.9 or 0.99).
         temperature: The temperature, above 0; None takes the reading's default (0.1).

@@ -57,7 +57,7 @@ class SeparateLosses(LayerwiseRule):
         evaluate_head: The head that is evaluated with ``decoupled``: ``clean`` (None is this) or ``pseudo``.
 
     Raises:
-        UserError: a value is not legal, or an option is given where it has no effect.
+        UserError: A value is not legal, or an option is given where it has no effect.
 
     Example:
         >>> rule = SeparateLosses(grad_relu="block", avg_clustering="ema_classifier", weight=0.5, decay=0.99)

@@ -31,7 +31,7 @@ class BatchStatistics:
             hook for each, so make one object a network.
 
     Raises:
-        UserError: a BatchNorm keeps no running statistics.
+        UserError: A BatchNorm keeps no running statistics.
 
     Example:
         >>> network = nn.Sequential(nn.BatchNorm1d(1))

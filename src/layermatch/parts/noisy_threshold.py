@@ -38,7 +38,7 @@ class NoisyThreshold(FixedThreshold):
         noise_seed: The seed of the errors, at least 0.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
 
     Example:
         >>> policy = NoisyThreshold(threshold=0.9, noise=1.0)
