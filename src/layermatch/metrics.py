@@ -61,8 +61,8 @@ class Kind:
     Args:
         name: The name that the kind is known by.
         unit: What is counted; empty for a plain number and for a share.
-        scale: The scale of an axis: ``linear``; ``log`` where values may span decades; ``share`` for what lies in ``[0,
-            1]``.
+        scale: The scale of an axis: ``linear``; ``log`` where values may span decades; ``share`` for what lies in
+            ``[0, 1]``.
         over_run: The value that a dashboard keeps of a run's curve: ``last``, ``min``, ``max``, ``mean``.
         is_rounded: Whether a one-line display writes whole per cents.
     """
@@ -114,7 +114,7 @@ class Panel:
     """One set of axes in a picture of a run.
 
     Args:
-        figure: The name of the picture, ``figures/FIGURE.png``.
+        figure: The name of the picture, which is ``figures/FIGURE.png``.
         title: The title above the axes.
     """
 

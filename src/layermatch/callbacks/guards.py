@@ -33,8 +33,8 @@ class Guards(Callback):
         reporter: The reporter that the lines are written to.
         patience: The optimizer steps that a condition must hold for; None is a fifth of the run, at least 200 and at
             most 1,000.
-        largest_share: The largest share of one class, in ``(0, 1)``; None is 0.5, with fewer than four classes ``2 /
-            K``, at most 0.95.
+        largest_share: The largest share of one class, in ``(0, 1)``; None is 0.5, with fewer than four classes
+            ``2 / K``, at most 0.95.
         few: The mask rate below which the classes are not looked at, in ``[0, 1]``.
         largest_gap: The largest gap between the two accuracies, in ``[0, 1]``.
         num_evaluations: The number of evaluations in a row, at least 1.

@@ -36,7 +36,7 @@ def class_folders(folder: Path) -> dict[str, str]:
         folder: The folder of the part.
 
     Returns:
-        The folder of each class by the name of the class, sorted.
+        The name of each class's folder by the name of the class, sorted.
 
     Raises:
         UserError: The folder cannot be read, or two of its folders have one name but for the Unicode form.
