@@ -33,29 +33,31 @@ def _indent(line: str) -> int:
 
 def docstrings(source: str) -> Iterator[tuple[int, int, list[str]]]:
     """The first line, the margin and the lines of every docstring of a module."""
-    lines = source.splitlines()
+    lines = source.split("\n")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             found = node.body[0]
             yield found.lineno, found.col_offset, lines[found.lineno - 1 : found.end_lineno]
 
 
-def sections(source: str) -> Iterator[tuple[bool, list[tuple[int, str]]]]:
+def sections(source: str) -> list[tuple[bool, list[tuple[int, str]]]]:
     """Whether the entries of a section are named, and its lines that are not empty, with their numbers."""
+    found = []
     for first, margin, lines in docstrings(source):
         section: list[tuple[int, str]] = []
         for number, line in enumerate(lines[1:], first + 1):
             if line.strip() and _indent(line) <= margin:
                 section = []
                 if line.strip() in SECTIONS:
-                    yield SECTIONS[line.strip()], section
+                    found.append((SECTIONS[line.strip()], section))
             elif line.strip():
                 section.append((number, line))
+    return found
 
 
 def entries(source: str) -> Iterator[tuple[int, str]]:
     """The line and the text of every entry of a module's docstrings, as far as its first line goes."""
-    for is_named, section in list(sections(source)):
+    for is_named, section in sections(source):
         is_waiting = not is_named
         for number, line in section:
             if is_waiting:  # the text begins in the line below the name or the section's title
