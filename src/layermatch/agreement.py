@@ -23,14 +23,14 @@ __all__ = ["Agreement"]
 
 
 class Agreement:
-    """Between the processes of a run, before they meet to train; nothing where there is one.
+    """The exchange between the processes of a run before they meet to train; a single process has none.
 
     Processes that the run starts itself begin when the first one is ready, and find what it has decided in their
     environment. Processes of a launcher begin together: they wait for the word of the first one.
 
     Args:
-        launch: the place of this process.
-        wait: seconds to wait for each word.
+        launch: The place of this process.
+        wait: The seconds to wait for each word.
 
     Raises:
         UserError: ``wait`` is not legal.
@@ -65,11 +65,11 @@ class Agreement:
         """What the first process chooses, on every process.
 
         Args:
-            choose: called by the first one alone; gives what JSON can hold.
+            choose: A function that the first one alone calls; it gives what JSON can hold.
 
         Raises:
-            UserError: the first process has ended, and says why.
-            RunError: its word has not come in time.
+            UserError: The first process has ended, and says why.
+            RunError: The word of the first process has not come in time.
         """
         if self.launch.size == 1:
             return choose()
@@ -102,8 +102,8 @@ class Agreement:
         reads and decodes the data itself, later.
 
         Raises:
-            UserError: the first process has ended, and says why.
-            RunError: its word has not come in time.
+            UserError: The first process has ended, and says why.
+            RunError: The word of the first process has not come in time.
         """
         word = f"prepared/{self.launch.node}"
         if self._board is not None and self.launch.local_rank > 0:

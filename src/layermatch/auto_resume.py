@@ -32,11 +32,11 @@ def resolve_checkpoint(given: object, run_dir: Path, *, is_timed: bool) -> tuple
     Args:
         given: ``ckpt_path``: None, a file, ``last``, or ``auto``, which goes on where there is a checkpoint and starts
             where there is none.
-        run_dir: as composed.
-        is_timed: whether ``run_dir`` is another one each time; ``last`` then takes the newest run beside it.
+        run_dir: The run directory, as the configuration names it.
+        is_timed: Whether ``run_dir`` is another one each time; ``last`` then takes the newest run beside it.
 
     Raises:
-        UserError: there is no checkpoint, none is valid, or ``auto`` would never find one.
+        UserError: There is no checkpoint, none is valid, or ``auto`` would never find one.
     """
     if given is None:
         return run_dir, None
@@ -54,11 +54,11 @@ def finished_results(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, An
     """The content of ``results.json`` where a run has made all its steps; None otherwise.
 
     Args:
-        run_dir: of the run.
-        settings: what it would be started with now.
+        run_dir: The directory of the run.
+        settings: The settings that the run would be started with now.
 
     Raises:
-        UserError: it was a run of other settings.
+        UserError: The run that is there has other settings.
     """
     try:
         results = read_results(run_dir / RESULTS)
@@ -77,12 +77,12 @@ def check_same_run(run_dir: Path, settings: Mapping[str, Any], *, swept: Contain
     A run may be made longer, and may move to other devices and folders.
 
     Args:
-        run_dir: of the run; where it holds no configuration, nothing is refused.
-        settings: what it would be started with now.
-        swept: settings that tell the jobs of a sweep from each other, and so may not change, whatever they are.
+        run_dir: The directory of the run; where it holds no configuration, nothing is refused.
+        settings: The settings that the run would be started with now.
+        swept: Settings that tell the jobs of a sweep from each other, and so may not change, whatever they are.
 
     Raises:
-        UserError: what is trained is another thing.
+        UserError: What is trained is another thing.
     """
     old = stored_settings(run_dir)
     if old is None or not settings:

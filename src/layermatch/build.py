@@ -46,7 +46,7 @@ class RunParts:
     Attributes:
         data: The data module, set up.
         algorithm: The LightningModule, with its network and method.
-        device: What it computes on.
+        device: The device that the run computes on.
     """
 
     data: SemiSupervisedData
@@ -71,7 +71,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
 
     Args:
         settings: The settings of the run.
-        device: What it computes on.
+        device: The device that the run computes on.
         views: The views that the method asks for.
         split: Which images are labelled and held out; None draws them.
 
@@ -203,10 +203,10 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
 
     Args:
         settings: The settings of the run.
-        split: which images are labelled and held out; None does as ``data`` says.
+        split: Which images are labelled and held out; None does as ``data`` says.
 
     Raises:
-        UserError: anything in the configuration is not legal.
+        UserError: Anything in the configuration is not legal.
     """
     device = build_device(settings)
     method = build_method(settings)

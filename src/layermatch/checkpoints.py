@@ -56,11 +56,11 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that ``path`` is either whole or not there, and what was there before stays until then.
 
     Args:
-        checkpoint: tensors and plain values.
-        path: of the new file, which may replace one.
+        checkpoint: The checkpoint: tensors and plain values.
+        path: The path of the new file, which may replace one.
 
     Raises:
-        RunError: the disk is full, or the file cannot be written for another reason, or a value of the model is not
+        RunError: The disk is full, or the file cannot be written for another reason, or a value of the model is not
             finite. Nothing has changed then.
     """
     for name, value in checkpoint.get("state_dict", {}).items():
@@ -107,11 +107,11 @@ def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
     """The valid checkpoint that was written last in a run directory. Damaged ones are named in a warning.
 
     Args:
-        run_dir: of the run.
-        given: what ``ckpt_path`` is, for the error.
+        run_dir: The directory of the run.
+        given: The value of ``ckpt_path``, for the error.
 
     Raises:
-        UserError: there is none, or none is valid.
+        UserError: There is no checkpoint, or none is valid.
     """
     found = sorted(checkpoints_in(run_dir), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if not found:
@@ -136,7 +136,7 @@ def newest_run(runs: Path) -> Path:
     """The run directory whose checkpoint was written last, among the folders of ``runs``.
 
     Raises:
-        UserError: there is none.
+        UserError: There is no checkpoint.
     """
     found = [path for path in runs.glob(f"*/{CHECKPOINTS}/*.ckpt") if path.is_file()]
     if not found:
@@ -177,11 +177,11 @@ def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:
     """Which images the run of a checkpoint learnt from and held out.
 
     Args:
-        checkpoint: from :func:`read_checkpoint`.
-        path: of the checkpoint, for messages.
+        checkpoint: A checkpoint, as :func:`read_checkpoint` gives it.
+        path: The path of the checkpoint, for messages.
 
     Raises:
-        UserError: it does not say.
+        UserError: The checkpoint does not say.
     """
     try:
         return Split.of_plain(checkpoint[CHECKPOINT_KEY]["split"], origin=f"ckpt_path={path}")
@@ -206,7 +206,7 @@ def _check_sums(path: Path) -> None:
     """Compare every part of the file with its checksum, which torch itself does not.
 
     Raises:
-        ValueError: they differ.
+        ValueError: The sums differ.
     """
     if not zipfile.is_zipfile(path):
         return  # torch says what it is
@@ -225,13 +225,13 @@ def check_fits(
     """Refuse a checkpoint that does not fit the data or the network.
 
     Args:
-        checkpoint: from :func:`read_checkpoint`.
-        state: the algorithm's ``state_dict()``.
-        classes: names of the data set's classes.
-        path: of the checkpoint, for the error.
+        checkpoint: A checkpoint, as :func:`read_checkpoint` gives it.
+        state: The algorithm's ``state_dict()``.
+        classes: The names of the data set's classes.
+        path: The path of the checkpoint, for the error.
 
     Raises:
-        UserError: it does not fit.
+        UserError: The checkpoint does not fit.
     """
     # Those of older checkpoints are written as the folders were.
     its_classes = [composed(str(name)) for name in checkpoint[CHECKPOINT_KEY]["classes"]]

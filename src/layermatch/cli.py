@@ -42,7 +42,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain containers, interpolations resolved.
 
     Raises:
-        UserError: a value that must be given is not.
+        UserError: A value that must be given is missing.
     """
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -74,8 +74,8 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     traceback instead.
 
     Args:
-        task: takes the composed configuration.
-        config_name: the root file in ``conf/``.
+        task: A function that takes the composed configuration.
+        config_name: The root file in ``conf/``.
     """
     keep_freed_memory()
     OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
@@ -123,7 +123,7 @@ def explain(error: Exception) -> str:
     """One line for an error: what was given, and what is legal.
 
     Args:
-        error: ours, Hydra's or OmegaConf's.
+        error: An error of ours, of Hydra's or of OmegaConf's.
     """
     if isinstance(error, UserError):
         return str(error)

@@ -133,7 +133,7 @@ def explain_unreadable(error: OverrideParseException) -> str:
     """One line for a word of the command line that Hydra cannot read, with one that it can.
 
     Args:
-        error: Hydra's.
+        error: The error that Hydra raised.
     """
     override = error.override
     key, equals, value = override.partition("=")
@@ -166,7 +166,7 @@ def explain_several(error: Exception) -> str | None:
     """One line for several values without ``-m``; None for any other error.
 
     Args:
-        error: Hydra's.
+        error: The error that Hydra raised.
 
     Example:
         >>> explain_several(HydraException("Sweep parameters 'seed=range(0,3)' requires --multirun"))

@@ -31,12 +31,12 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
     """The class or function that a dotted path names.
 
     Args:
-        key: the setting that holds the path, for the error.
-        path: for example ``layermatch.parts.FixedThreshold``.
-        plugins: packages that are trusted beside this one's components and ``torch.optim``.
+        key: The setting that holds the path, for the error.
+        path: The dotted path, for example ``layermatch.parts.FixedThreshold``.
+        plugins: The packages that are trusted beside this one's components and ``torch.optim``.
 
     Raises:
-        UserError: the path names nothing, or something of another package.
+        UserError: The path names nothing, or something of another package.
 
     Example:
         >>> find_target("schedule._target_", "layermatch.functional.constant")(3, 10)
@@ -92,12 +92,12 @@ def check_keys(section: str, given: Iterable[str], legal: Iterable[str]) -> None
     """Refuse keys that nothing reads.
 
     Args:
-        section: its name, for the error; empty for the top level.
-        given: keys in the configuration.
-        legal: keys that are read.
+        section: The name of the section, for the error; empty for the top level.
+        given: The keys in the configuration.
+        legal: The keys that are read.
 
     Raises:
-        UserError: a key is not legal.
+        UserError: A key is not legal.
     """
     legal = sorted(legal)
     for key in given:
@@ -136,13 +136,14 @@ def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = 
     """Call what a section's ``_target_`` names with the section's other keys.
 
     Args:
-        section: its name in the configuration, for errors.
-        settings: the section, as plain containers.
-        plugins: see :func:`find_target`.
-        **given: arguments that are not settings; the target need not take them all by a setting's name.
+        section: The name of the section in the configuration, for errors.
+        settings: The section, as plain containers.
+        plugins: Trusted packages; see :func:`find_target`.
+        **given: Arguments that are not settings; the target need not take them all by a setting's name.
 
     Raises:
-        UserError: see :func:`find_target`; or a key is not an argument of the target.
+        UserError: The target is not trusted or not there, see :func:`find_target`; or a key is not an argument of the
+            target.
 
     Example:
         >>> settings = {"_target_": "layermatch.parts.FixedThreshold", "threshold": 0.9}

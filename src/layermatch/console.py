@@ -27,8 +27,8 @@ class Reporter:
     """Writes to the terminal and to a log file; silent on every rank but 0.
 
     Args:
-        log_file: written from its end on; None writes to the terminal only.
-        terminal: where else to write; None is standard output, with colour where it has it.
+        log_file: The log file, written from its end on; None writes to the terminal only.
+        terminal: The terminal to write to as well; None is standard output, with colour where it has it.
     """
 
     def __init__(self, log_file: Path | None = None, *, terminal: Console | None = None) -> None:
@@ -97,8 +97,8 @@ def settings_tree(settings: Mapping[str, Any], *, title: str) -> Tree:
     """A configuration as a tree.
 
     Args:
-        settings: section -> key -> value.
-        title: of the root.
+        settings: Section -> key -> value.
+        title: The title of the root.
     """
     tree = Tree(Text(printable(title), style="bold"))
     _grow(tree, settings)
@@ -123,9 +123,9 @@ def table(title: str, rows: Mapping[str, str] | list[tuple[str, ...]], *, header
     """A table of text.
 
     Args:
-        title: above it.
-        rows: name to value, or rows as long as ``header``.
-        header: of the columns; empty for none.
+        title: The title above the table.
+        rows: The rows: name to value, or as long as ``header``.
+        header: The header of the columns; empty for none.
     """
     made = Table(title=Text(printable(title), style="bold"), title_justify="left", show_header=bool(header))
     cells = [tuple(row) for row in (rows.items() if isinstance(rows, Mapping) else rows)]

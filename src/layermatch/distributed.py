@@ -71,7 +71,7 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def all_gather_uneven_rows(tensor: Tensor) -> Tensor:
-    """As :func:`all_gather_rows`, but ranks may have different numbers of rows.
+    """The rows of every rank, as :func:`all_gather_rows` gives them, where ranks may have different numbers of rows.
 
     Args:
         tensor: ``(N, ...)`` on each rank, with an ``N`` of its own.

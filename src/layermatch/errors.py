@@ -18,8 +18,8 @@ class UserError(ValueError):
     """A wrong value, path or combination. The message is one line: what was given, and what is legal.
 
     Attributes:
-        status: of the process.
-        is_said: whether the command line says it; False where another process of the run says the same.
+        status: The exit status of the process.
+        is_said: Whether the command line says it; False where another process of the run says the same.
     """
 
     status = 2
@@ -30,8 +30,8 @@ class RunError(Exception):
     """Something happened to the run that its settings did not cause: one line, exit status 1.
 
     Attributes:
-        status: of the process.
-        is_said: whether the command line says it; None leaves that to the first process of the run.
+        status: The exit status of the process.
+        is_said: Whether the command line says it; None leaves that to the first process of the run.
     """
 
     status = 1

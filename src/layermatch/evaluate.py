@@ -37,16 +37,16 @@ def evaluate(
     """Evaluate a checkpoint on the images that its run would.
 
     Args:
-        ckpt_path: a ``.ckpt`` file of a run.
-        split: ``test`` or ``val``, the images.
-        overrides: section -> key -> value, in the place of the run's own settings, for example where the data lie.
-        plugins: packages that the run's settings may name, beside this one and ``torch.optim``.
+        ckpt_path: A ``.ckpt`` file of a run.
+        split: The images: ``test`` or ``val``.
+        overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
+        plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.
 
     Returns:
         ``accuracy`` of the live weights and ``accuracy_ema`` of their average.
 
     Raises:
-        UserError: the checkpoint cannot be read or does not fit, or there are no such images.
+        UserError: The checkpoint cannot be read or does not fit, or there are no such images.
     """
     check_choice("split", split, ("test", "val"))
     take_rank(find_launch(devices=1, num_nodes=1, is_fixed=True))

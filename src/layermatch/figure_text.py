@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fonts_for", "names_in_figure", "save_figure", "short_names", "shorten"]
 
-#: Choose the look of the character before, where there is a choice; most fonts have no glyph for them.
+#: Characters that choose the look of the one before, where there is a choice; most fonts have no glyph for them.
 _VARIATION = re.compile("[\N{VARIATION SELECTOR-1}-\N{VARIATION SELECTOR-16}]")
 
-#: Has a sign for every character, which tells of what kind it is and not which.
+#: A font that has a sign for every character, which tells of what kind it is and not which.
 LAST_RESORT = re.compile(r"\.?last ?resort", re.IGNORECASE)
 
 
@@ -31,8 +31,8 @@ def names_in_figure(names: Sequence[str], *, width: int) -> list[str]:
     r"""Names as they are written in a figure: matplotlib takes what is between two ``$`` for a formula.
 
     Args:
-        names: any text.
-        width: as for :func:`short_names`.
+        names: The names; any text.
+        width: The most letters, as :func:`short_names` takes it.
 
     Example:
         >>> names_in_figure(["cat", "$5 to $6"], width=9)
@@ -49,8 +49,8 @@ def short_names(names: Sequence[str], *, width: int) -> list[str]:
     """Names in so many letters at most, without control characters; what is not the same does not look the same.
 
     Args:
-        names: any text.
-        width: letters. Names that would look the same are cut in their middle, or numbered.
+        names: The names; any text.
+        width: The most letters of a name. Names that would look the same are cut in their middle, or numbered.
 
     Example:
         >>> short_names(["cat", "a" * 20 + "1", "a" * 20 + "2"], width=9)
@@ -73,8 +73,8 @@ def shorten(text: str, width: int) -> str:
     """A text in so many letters at most; Chinese, Japanese and Korean ones, and pictures, count as two.
 
     Args:
-        text: any.
-        width: at least 2.
+        text: Any text.
+        width: The most letters, at least 2.
 
     Example:
         >>> shorten("refrigerator", 6), shorten("\N{CAT FACE}" * 9, 6)
@@ -108,7 +108,7 @@ def fonts_for(text: str) -> list[str]:
     """Font families that have the letters of a text between them, the usual one first.
 
     Args:
-        text: any. What no font of this machine has is in none of them.
+        text: Any text. What no font of this machine has is in none of them.
     """
     from matplotlib import font_manager
 
@@ -156,9 +156,9 @@ def save_figure(figure: Figure, file: Path | BytesIO, *, dpi: int) -> None:
     """Draw a figure as PNG; a letter that no font of this machine has is a box.
 
     Args:
-        figure: its texts get the fonts that they need.
-        file: where to.
-        dpi: pixels per inch.
+        figure: The figure; its texts get the fonts that they need.
+        file: The file that the picture is written to.
+        dpi: The pixels per inch.
     """
     from matplotlib.text import Text
 

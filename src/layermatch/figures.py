@@ -38,10 +38,10 @@ def read_metrics(path: Path) -> Curves:
     """The curves in a ``metrics.csv``.
 
     Args:
-        path: of the file.
+        path: The path of the file.
 
     Returns:
-        Metric -> (steps, values).
+        The (steps, values) of each metric.
     """
     file = MetricsFile(path)
     file.poll()
@@ -52,9 +52,9 @@ def draw_curves(metrics_csv: Path, folder: Path, *, catalogue: Catalogue = CATAL
     """Draw each picture that the catalogue has, of what was logged.
 
     Args:
-        metrics_csv: of the run.
-        folder: where to.
-        catalogue: says which metrics share a panel, and which panels a picture.
+        metrics_csv: The ``metrics.csv`` of the run.
+        folder: The folder that the pictures are written to.
+        catalogue: The catalogue that says which metrics share a panel, and which panels a picture.
     """
     curves = read_metrics(metrics_csv)
     for name, panels in _figures(catalogue.arrange(curves)).items():
@@ -116,9 +116,9 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
     """Draw a confusion matrix, each row in shares of its true class.
 
     Args:
-        counts: ``(K, K)``, rows are true classes and columns predictions.
-        classes: names.
-        path: of the picture.
+        counts: The counts ``(K, K)``; rows are true classes and columns predictions.
+        classes: The names of the classes.
+        path: The file that the picture is written to.
     """
     shares = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
     names = names_in_figure(classes, width=NAME_WIDTH) if len(classes) <= 20 else []
@@ -144,9 +144,9 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
     """Draw unlabelled images of step 0 above their views.
 
     Args:
-        data: set up.
-        path: of the picture.
-        num_images: columns, at most those of a batch.
+        data: The data module, set up.
+        path: The file that the picture is written to.
+        num_images: The number of columns, at most that of the images of a batch.
     """
     raw = data.training_steps()[0].unlabelled
     if raw is None:
@@ -173,12 +173,12 @@ def draw_mistakes(
     """Draw the wrong predictions that are most confident, the worst first; nothing where all are right.
 
     Args:
-        table: what is predicted for the test images.
-        images: the test set.
-        classes: names.
-        path: of the picture.
-        rows: of pictures, at most.
-        columns: of pictures.
+        table: The predictions for the test images.
+        images: The test set.
+        classes: The names of the classes.
+        path: The file that the picture is written to.
+        rows: The rows of pictures, at most.
+        columns: The columns of pictures.
     """
     worst = table.worst_mistakes(rows * columns)
     count = len(worst.indices)

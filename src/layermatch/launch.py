@@ -25,7 +25,7 @@ from layermatch.rank_variables import number_of
 
 __all__ = ["Launch", "OwnProcesses", "StartedProcesses", "environment_of", "find_launch", "take_rank"]
 
-#: Set for the processes that a run starts itself: the id of its first one.
+#: The variable that is set for the processes that a run starts itself: the id of its first one.
 STARTED_BY = "LAYERMATCH_STARTED_BY"
 #: A port that all sides take where nobody gives one; torch's own.
 DEFAULT_PORT = 29500
@@ -283,13 +283,13 @@ class OwnProcesses(LightningEnvironment):
 
     @property
     def main_address(self) -> str:
-        """Of the first machine."""
+        """The address of the first machine."""
         given = None if self._is_alone else os.environ.get("MASTER_ADDR")
         return given or "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """Of the first machine; whoever asks is about to start the processes, or is one of them."""
+        """The port of the first machine; whoever asks is about to start the processes, or is one of them."""
         if not self.creates_processes_externally:
             os.environ[STARTED_BY] = str(os.getpid())
             os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # no agent of torchrun serves these
@@ -323,22 +323,22 @@ class StartedProcesses(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Always."""
+        """Whether a launcher has started the processes: always."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Of the first machine."""
+        """The address of the first machine."""
         return self._address
 
     @property
     def main_port(self) -> int:
-        """Of the first machine."""
+        """The port of the first machine."""
         return self._port
 
     @staticmethod
     def detect() -> bool:
-        """Never: :func:`find_launch` does."""
+        """Whether Lightning should choose this one by itself: never, as :func:`find_launch` chooses."""
         return False
 
     def world_size(self) -> int:
@@ -346,14 +346,14 @@ class StartedProcesses(ClusterEnvironment):
         return self.launch.size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: it is known."""
+        """Do nothing: the number of processes is known."""
 
     def global_rank(self) -> int:
         """Number of this process."""
         return self.launch.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: it is known."""
+        """Do nothing: the number of this process is known."""
 
     def local_rank(self) -> int:
         """Number of this process on its machine."""

@@ -34,8 +34,9 @@ class MetricsCsv(Logger):
     it adds a column. A disk that is full costs rows, and a warning; the run goes on.
 
     Args:
-        run_dir: where ``metrics.csv`` is written.
-        first_step: rows of later steps belong to steps that will be made again, and are dropped.
+        run_dir: The directory in which ``metrics.csv`` is written.
+        first_step: The step that the run starts at: rows of later steps belong to steps that will be made again, and
+            are dropped.
 
     Example:
         >>> import tempfile
@@ -56,16 +57,16 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
-        """Of Lightning's: nothing, as the file lies in the run directory itself."""
+        """Lightning's name of a logger: there is none, as the file lies in the run directory itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """Of Lightning's: nothing, as above."""
+        """Lightning's version of a logger: there is none, as the file lies in the run directory itself."""
         return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``config.yaml`` has them."""
+        """Write nothing: ``config.yaml`` has the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -147,18 +148,18 @@ def wandb(
     """``metrics.csv``, and Weights & Biases; see :class:`~layermatch.dashboards.WandbDashboard`.
 
     Args:
-        run_dir: where the run's files are kept.
-        first_step: of a resumed run.
-        project: W&B project.
-        entity: W&B user or team; None is the key's own.
-        group: runs of one group are shown together; None groups the seeds of one setting.
-        tags: of the run, beside its experiment, algorithm and sweep.
-        offline: ``auto`` goes offline where no API key is configured, and says so.
-        log_checkpoint: the checkpoint that becomes an artifact at the end: ``last``, ``best`` or False.
-        timeout: seconds that W&B may take to start online, and again to send what is left at the end, 1 to 3600.
+        run_dir: The directory in which the run's files are kept.
+        first_step: The step that the run starts at, above 0 where it is resumed.
+        project: The W&B project.
+        entity: The W&B user or team; None is the key's own.
+        group: The group of the run: those of one group are shown together; None groups the seeds of one setting.
+        tags: The tags of the run, beside its experiment, algorithm and sweep.
+        offline: Whether no server is asked at all; ``auto`` goes offline where no API key is configured, and says so.
+        log_checkpoint: The checkpoint that becomes an artifact at the end: ``last``, ``best`` or False.
+        timeout: The seconds that W&B may take to start online, and again to send what is left at the end, 1 to 3600.
 
     Raises:
-        UserError: a value is not legal, or one in W&B's own environment.
+        UserError: A value is not legal, or one in W&B's own environment is not.
     """
     _check_text("logger.project", project)
     for name, text in (("logger.entity", entity), ("logger.group", group)):

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds before anybody is missed: that long processes of a launcher may take to start on a slow or busy machine.
 PATIENCE = 300.0
-#: Likewise for another machine, which the user starts by what is said then.
+#: Seconds before another machine is missed, which the user starts by what is said then.
 PATIENCE_BY_HAND = 2.0
 #: Seconds between two looks.
 PAUSE = 0.1
@@ -45,10 +45,10 @@ def check_wait(wait: object) -> None:
     """Refuse a wrong ``trainer.wait``.
 
     Args:
-        wait: what was given.
+        wait: What was given.
 
     Raises:
-        UserError: it is no number of seconds from 1 to a week.
+        UserError: The value is no number of seconds from 1 to a week.
     """
     check_number("trainer.wait", wait, low=1, high=MAX_WAIT)
 
@@ -57,9 +57,9 @@ class MeetingDDP(DDPStrategy):
     """Lightning's DDP, which says whom it waits for at the start.
 
     Args:
-        launch: the place of this process.
-        wait: seconds that the processes wait for each other.
-        **options: of Lightning's.
+        launch: The place of this process.
+        wait: The seconds that the processes wait for each other.
+        **options: The options of Lightning's ``DDPStrategy``.
     """
 
     def __init__(self, launch: Launch, *, wait: float, **options: Any) -> None:
@@ -85,16 +85,16 @@ def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:
     """Wait until every process of a run is there.
 
     Args:
-        launch: the place of this process.
-        address: of the process of rank 0.
-        port: likewise.
-        wait: seconds to wait.
+        launch: The place of this process.
+        address: The address of the process of rank 0.
+        port: The port of the process of rank 0.
+        wait: The seconds to wait.
 
     Returns:
-        What they met at; it must be kept until something else listens at that port.
+        The store that they met at; it must be kept until something else listens at that port.
 
     Raises:
-        RunError: they have not come, or cannot be reached.
+        RunError: The processes have not come, or cannot be reached.
     """
     meeting = _Meeting(launch, address=address, port=port, wait=wait)
     return meeting.receive() if launch.rank == 0 else meeting.join()
@@ -104,13 +104,13 @@ class Board:
     """Where processes tell each other something before they meet; the first one keeps it.
 
     Args:
-        launch: the place of this process.
-        address: of the process of rank 0.
-        port: likewise.
-        wait: seconds to wait for the first process, and then for each word.
+        launch: The place of this process.
+        address: The address of the process of rank 0.
+        port: The port of the process of rank 0.
+        wait: The seconds to wait for the first process, and then for each word.
 
     Raises:
-        RunError: the first process cannot listen, or be reached.
+        RunError: The first process cannot listen, or be reached.
     """
 
     def __init__(self, launch: Launch, *, address: str, port: int, wait: float) -> None:
@@ -121,8 +121,8 @@ class Board:
         """Write a word for all, also for those that come later.
 
         Args:
-            name: of the word.
-            text: what is told.
+            name: The name of the word.
+            text: The text that is told.
         """
         self._store.set(_key(name), text)
 
@@ -136,15 +136,15 @@ class Board:
         """Wait for a word.
 
         Args:
-            name: of the word.
-            what: it says, for people.
+            name: The name of the word.
+            what: What the word says, for people.
 
         Returns:
-            Its text.
+            The text of the word.
 
         Raises:
-            UserError: whoever was to tell it has ended, and says why.
-            RunError: it has not come in time.
+            UserError: The process that was to tell it has ended, and says why.
+            RunError: The word has not come in time.
         """
         self._meeting.start_clock()
         try:

@@ -59,11 +59,12 @@ class Kind:
     """What the values of a metric are, and how they are written.
 
     Args:
-        name: the kind is known by it.
-        unit: what is counted; empty for a plain number and for a share.
-        scale: of an axis: ``linear``; ``log`` where values may span decades; ``share`` for what lies in ``[0, 1]``.
-        over_run: what a dashboard keeps of a run's curve: ``last``, ``min``, ``max``, ``mean``.
-        is_rounded: whether a one-line display writes whole per cents.
+        name: The name that the kind is known by.
+        unit: What is counted; empty for a plain number and for a share.
+        scale: The scale of an axis: ``linear``; ``log`` where values may span decades; ``share`` for what lies in
+            ``[0, 1]``.
+        over_run: The value that a dashboard keeps of a run's curve: ``last``, ``min``, ``max``, ``mean``.
+        is_rounded: Whether a one-line display writes whole per cents.
     """
 
     name: str
@@ -113,8 +114,8 @@ class Panel:
     """One set of axes in a picture of a run.
 
     Args:
-        figure: the picture is ``figures/FIGURE.png``.
-        title: above the axes.
+        figure: The name of the picture, which is ``figures/FIGURE.png``.
+        title: The title above the axes.
     """
 
     figure: str
@@ -128,19 +129,19 @@ class Metric:
     In the texts of a family, the star stands for the same as in its name.
 
     Args:
-        name: as it is logged.
-        kind: what its values are.
-        title: what it is, for a chart of its own.
-        meaning: the same in a sentence; empty where the title says it.
-        label: what it is called beside the others in its panel; empty takes the star's part, or the title.
-        row: what it is called in a narrow table, in at most 26 letters; empty takes the title.
-        short: what it is called in a one-line display; only what has one is there.
-        part: what the star stands for: a ``class``, a ``layer`` or another word. Names of classes and layers are
+        name: The name that it is logged with.
+        kind: What its values are.
+        title: What it is, for a chart of its own.
+        meaning: The same in a sentence; empty where the title says it.
+        label: What it is called beside the others in its panel; empty takes the star's part, or the title.
+        row: What it is called in a narrow table, in at most 26 letters; empty takes the title.
+        short: What it is called in a one-line display; only what has one is there.
+        part: What the star stands for: a ``class``, a ``layer`` or another word. Names of classes and layers are
             shown as they are, others with spaces for underscores.
-        over_interval: what a log line has of the steps since the one before.
-        section: where the report's page draws it.
-        panel: where a run's pictures draw it; None for nowhere.
-        places: what else shows it.
+        over_interval: What a log line has of the steps since the one before.
+        section: The section in which the report's page draws it.
+        panel: The panel in which a run's pictures draw it; None for nowhere.
+        places: What else shows it.
 
     Example:
         >>> LOSS_PART.of("fairness"), LOSS_PART.part_of("loss/fairness"), LOSS_PART.part_of("val/accuracy")
@@ -194,7 +195,7 @@ class Metric:
         """Describe a member of this family, with texts made from its name.
 
         Args:
-            name: of the member.
+            name: The name of the member.
 
         Example:
             >>> found = LOSS_PART.member("loss/entropy_bonus")
@@ -225,7 +226,7 @@ class Catalogue:
     """Metrics in the order in which they are shown.
 
     Args:
-        metrics: each name once.
+        metrics: The metrics, each name once.
     """
 
     metrics: tuple[Metric, ...]
@@ -234,7 +235,7 @@ class Catalogue:
         """Add metrics of a method, each before the family that it would be in; what has a name here already is left.
 
         Args:
-            own: added in their order.
+            own: The metrics to add, in their order.
         """
         metrics = list(self.metrics)
         for metric in own:
@@ -266,7 +267,7 @@ class Catalogue:
         """Describe a logged name, whatever it is.
 
         Args:
-            name: as it is logged.
+            name: The name that it is logged with.
 
         Example:
             >>> CATALOGUE.find("loss/features").title, CATALOGUE.find("mine/own").title
@@ -281,7 +282,7 @@ class Catalogue:
         """Describe logged names, in the order of the catalogue.
 
         Args:
-            names: what has no place of its own stays in their order.
+            names: The logged names; what has no place of its own stays in their order.
         """
         return [self.find(name) for name in sorted(names, key=self._index)]
 
@@ -622,7 +623,7 @@ def accuracies(split: str) -> dict[str, Metric]:
     """Weights, ``live`` or ``ema``, and their accuracy.
 
     Args:
-        split: ``val`` or ``test``.
+        split: The images: ``val`` or ``test``.
     """
     return _ACCURACIES[split]
 
@@ -634,10 +635,10 @@ def own_metrics(algorithm: Any) -> tuple[Metric, ...]:
     """The metrics that an algorithm adds, and its policy and rule: ``metrics`` of every module in it.
 
     Args:
-        algorithm: a module with others in it.
+        algorithm: A module with others in it.
 
     Raises:
-        UserError: one of them cannot be shown, or has a name that is taken.
+        UserError: One of them cannot be shown, or has a name that is taken.
     """
     own: dict[str, Metric] = {}
     for module in algorithm.modules():
@@ -675,10 +676,10 @@ def loads(text: str) -> tuple[Metric, ...]:
     """The metrics in a ``metrics.json``, which may be a stranger's.
 
     Args:
-        text: of the file.
+        text: The text of the file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is no ``metrics.json``.
 
     Example:
         >>> loads(dumps([MASK_RATE])) == (MASK_RATE,)

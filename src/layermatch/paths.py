@@ -77,13 +77,13 @@ def expand(name: str, value: object, expected: str) -> Path:
 
 
 def argument_path(value: str) -> Path:
-    """For argparse: a path with ``~`` expanded; the shell does so only where the word begins with it.
+    """A path with ``~`` expanded, for argparse; the shell does so only where the word begins with it.
 
     Args:
         value: What was given.
 
     Raises:
-        argparse.ArgumentTypeError: there is no such home folder.
+        argparse.ArgumentTypeError: There is no such home folder.
     """
     try:
         return expand("the path", value, "a file or folder") if value else Path()

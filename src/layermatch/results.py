@@ -53,10 +53,10 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
     """Save the last step, and evaluate the weights that ``checkpoint.selection`` says.
 
     Args:
-        settings: of the run.
-        parts: of the run, trained.
-        trainer: that trained them.
-        run_dir: of the run.
+        settings: The settings of the run.
+        parts: The parts of the run, trained.
+        trainer: The trainer that trained them.
+        run_dir: The directory of the run.
 
     Returns:
         The content of ``results.json``; ``seconds`` is 0 still.
@@ -148,9 +148,9 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
     """Print the results and write ``results.json``.
 
     Args:
-        results: as :func:`collect_results` gives them, with the seconds.
-        reporter: what prints.
-        run_dir: of the run.
+        results: The results, as :func:`collect_results` gives them, with the seconds.
+        reporter: The reporter that prints.
+        run_dir: The directory of the run.
     """
     reporter.show(table("Results", _result_rows(results)))  # first: a full disk hides no figures
     replace_text(run_dir / layout.RESULTS, _readable_json(results))
@@ -158,7 +158,7 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
 
 
 def _readable_json(results: dict[str, Any]) -> str:
-    """Indented, but a list of numbers or names in one line: a confusion matrix has a line for each class."""
+    """Results as indented JSON, a list of numbers or names in one line: a confusion matrix has one for each class."""
     text = json.dumps(results, indent=2)
     # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
     return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"
@@ -191,9 +191,9 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
     """Write ``predictions.csv`` and the figures; a disk that has no room for them is a warning.
 
     Args:
-        parts: of the run, evaluated.
-        predictions: of the test images, where there are any.
-        run_dir: of the run.
+        parts: The parts of the run, evaluated.
+        predictions: The predictions for the test images, where there are any.
+        run_dir: The directory of the run.
     """
     data, figures = parts.data, run_dir / layout.FIGURES
     metrics = run_dir / layout.METRICS
@@ -213,7 +213,7 @@ def sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]
     """A line for each job of a sweep: directory, algorithm, labels, seed, accuracies of the EMA weights.
 
     Args:
-        jobs: run directories with their results.
+        jobs: The run directories with their results.
 
     Example:
         >>> found = {"algorithm": "fixmatch", "num_labels": 40, "seed": 1, "test": {"accuracy_ema": 0.5}, "val": None}

@@ -33,12 +33,12 @@ def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Pat
     Drawn again from a data set that has grown, other images would be labelled.
 
     Args:
-        checkpoint: from :func:`~layermatch.checkpoints.read_checkpoint`.
-        settings: of the run that goes on.
-        path: of the checkpoint, for messages.
+        checkpoint: A checkpoint, as :func:`~layermatch.checkpoints.read_checkpoint` gives it.
+        settings: The settings of the run that goes on.
+        path: The path of the checkpoint, for messages.
 
     Raises:
-        UserError: the checkpoint does not say which images are labelled.
+        UserError: The checkpoint does not say which images are labelled.
     """
     before, now = flatten(_settings_of(checkpoint)), flatten(settings)
     same = all(before.get(key) == now.get(key) for key in (*_DRAWN_BY, "data.source._target_"))
@@ -51,18 +51,18 @@ def check_resume(
     """Refuse to go on from a checkpoint that the run does not follow from.
 
     Args:
-        parts: of the run that goes on.
-        settings: of that run.
-        checkpoint: from :func:`~layermatch.checkpoints.read_checkpoint`.
-        path: of the checkpoint, for messages.
-        folder: of the checkpoints of the run that goes on.
-        is_finished: whether a checkpoint at the last step leaves nothing to do.
+        parts: The parts of the run that goes on.
+        settings: The settings of the run that goes on.
+        checkpoint: A checkpoint, as :func:`~layermatch.checkpoints.read_checkpoint` gives it.
+        path: The path of the checkpoint, for messages.
+        folder: The folder of the checkpoints of the run that goes on.
+        is_finished: Whether a checkpoint at the last step leaves nothing to do.
 
     Returns:
         The step that the run starts at.
 
     Raises:
-        UserError: it does not follow.
+        UserError: The run does not follow from the checkpoint.
     """
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=path)
     step, max_steps = int(checkpoint["global_step"]), settings["trainer"]["max_steps"]
@@ -87,8 +87,8 @@ def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple
     """Every setting that is not as it was, and the learning rate if it jumps: name, before, now.
 
     Args:
-        checkpoint: to go on from.
-        settings: of the run that goes on.
+        checkpoint: The checkpoint that the run goes on from.
+        settings: The settings of the run that goes on.
     """
     rows: list[tuple[str, ...]] = [
         (name, _text(then), _text(now)) for name, then, now in _changes(_settings_of(checkpoint), settings.raw)
@@ -104,9 +104,9 @@ def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
     """Where a run directory's ``config.yaml`` says something else than ``settings``, keep it under another name.
 
     Args:
-        run_dir: of the run, which goes on in it.
-        settings: what ``config.yaml`` will say.
-        step: that the run goes on from.
+        run_dir: The directory of the run, which goes on in it.
+        settings: What ``config.yaml`` will say.
+        step: The step that the run goes on from.
     """
     path = run_dir / CONFIG
     if not path.is_file():

@@ -70,17 +70,17 @@ def run(
 
     Args:
         settings: The settings of the run.
-        run_dir: where everything is written.
-        ckpt_path: a checkpoint to go on from; None starts afresh.
-        overrides: what the command line changed in the configuration, for the names on dashboards.
-        sweep: the name of the sweep that this is a job of, likewise.
-        agreement: of the processes of this run; None makes one.
+        run_dir: The directory in which everything is written.
+        ckpt_path: A checkpoint to go on from; None starts afresh.
+        overrides: What the command line changed in the configuration, for the names on dashboards.
+        sweep: The name of the sweep that this is a job of, also for the names on dashboards.
+        agreement: The agreement of the processes of this run; None makes one.
 
     Returns:
         The content of ``results.json``.
 
     Raises:
-        UserError: anything given is not legal. Nothing has been written then.
+        UserError: Anything given is not legal. Nothing has been written then.
     """
     started = time.monotonic()
     with ExitStack() as held:
@@ -324,7 +324,7 @@ def _settings_of(config: DictConfig) -> dict[str, Any]:
 
 
 def _run_dir_of(settings: dict[str, Any]) -> Path:
-    """Of a job: the sweep's directory holds those of its jobs."""
+    """The run directory of a job: the sweep's directory holds those of its jobs."""
     hydra_config = HydraConfig.get()
     run_dir = expand("run_dir", settings["run_dir"], "a directory")
     return run_dir / str(hydra_config.sweep.subdir) if hydra_config.mode == RunMode.MULTIRUN else run_dir

@@ -130,7 +130,7 @@ class AlgorithmSettings:
 
     Args:
         name: The name in tables and on dashboards.
-        method: Makes the method.
+        method: The component that makes the method.
         module: Options of :class:`~layermatch.training.SemiSupervisedModule`.
     """
 
@@ -156,7 +156,8 @@ class DataSettings:
     """The source of the images, and what the data module does with them.
 
     Args:
-        source: Makes the source: ``data.source``, and the keys of ``data`` that the source has, such as ``data.root``.
+        source: The component that makes the source: ``data.source``, and the keys of ``data`` that the source has, such
+            as ``data.root``.
         module: Options of :class:`~layermatch.data.SemiSupervisedData`.
 
     Raises:
@@ -223,7 +224,7 @@ class Settings:
         """Parse a composed configuration.
 
         Args:
-            raw: It, as plain containers: section -> key -> value.
+            raw: The configuration, as plain containers: section -> key -> value.
 
         Raises:
             UserError: A key is unknown or missing, or a value is not legal.

@@ -35,7 +35,7 @@ from layermatch.runs.settings import flatten
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "run_in_own_process"]
 
-#: Tells a sweep's job in a process of its own the sweep's name.
+#: The variable that tells a sweep's job in a process of its own the sweep's name.
 SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
 
 HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA", "ended")
@@ -114,10 +114,10 @@ class Ended:
     """How a job ended.
 
     Args:
-        run_dir: of the job.
-        results: the content of its ``results.json``; None without.
-        status: that a run of its own would have ended with.
-        why: it ended so, in one line; empty for a job that was finished.
+        run_dir: The directory of the job.
+        results: The content of its ``results.json``; None without.
+        status: The status that a run of its own would have ended with.
+        why: The reason why it was not finished, in one line; empty for a job that was finished.
     """
 
     run_dir: Path
@@ -130,7 +130,7 @@ class Sweep:
     """The jobs of a sweep: one that fails does not end the others, and all are told of at the end.
 
     Args:
-        train: runs one job.
+        train: A function that runs one job.
     """
 
     def __init__(self, train: Callable[[DictConfig], tuple[Path, dict[str, Any]]]) -> None:
@@ -141,14 +141,14 @@ class Sweep:
         """Run one job.
 
         Args:
-            config: composed.
-            run_dir: of the job.
+            config: The composed configuration.
+            run_dir: The directory of the job.
 
         Returns:
-            Its results; None where it failed.
+            The results of the job; None where it failed.
 
         Raises:
-            SystemExit: it was asked to stop, and so is the sweep.
+            SystemExit: The job was asked to stop, and so is the sweep.
         """
         try:
             _, results = self.train(config)
@@ -210,16 +210,16 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[
     of its own, and all would wait for each other. A process without ``-m`` per job has neither problem.
 
     Args:
-        run_dir: of the job.
-        sweep: its name.
-        ckpt_path: what the job goes on from.
+        run_dir: The directory of the job.
+        sweep: The name of the sweep.
+        ckpt_path: The checkpoint that the job goes on from.
 
     Returns:
-        The content of its ``results.json``.
+        The content of the job's ``results.json``.
 
     Raises:
-        StoppedError: it was asked to stop.
-        RunError: it ended with another status that is not 0.
+        StoppedError: The job was asked to stop.
+        RunError: The job ended with another status that is not 0.
     """
     hydra_config = HydraConfig.get()
     command = [sys.executable, "-m", "layermatch.run", *_words_of_job(hydra_config), f"run_dir={quoted(str(run_dir))}"]

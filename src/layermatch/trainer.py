@@ -112,26 +112,26 @@ def make_trainer(
     """A step-driven Trainer without epochs, samplers or progress bars of its own.
 
     Args:
-        accelerator: see :func:`choose_device`.
+        accelerator: The accelerator; see :func:`choose_device`.
         strategy: ``auto`` is ``ddp`` on more than one device.
-        devices: processes on this machine, each with a device of its own, at least 1.
-        num_nodes: machines, at least 1.
-        max_steps: optimizer steps of the whole run, at least 1.
-        precision: see :func:`choose_device`.
-        channels_last: see :func:`choose_device`.
-        sync_batchnorm: whether BatchNorm takes its statistics over all devices.
-        deterministic: whether only kernels are used that always give the same result.
-        log_every: optimizer steps between two log lines.
-        limit_eval_batches: evaluate on so many batches only, for debugging; None evaluates on all.
-        wait: seconds that the processes of a run wait for each other at the start, at least 1.
-        eval_every: optimizer steps between two evaluations, at least 1.
-        accumulate: batches per optimizer step.
-        run_dir: of the run.
-        callbacks: of the run.
-        loggers: of the run.
+        devices: The number of processes on this machine, each with a device of its own, at least 1.
+        num_nodes: The number of machines, at least 1.
+        max_steps: The optimizer steps of the whole run, at least 1.
+        precision: The precision; see :func:`choose_device`.
+        channels_last: The memory layout of images and kernels; see :func:`choose_device`.
+        sync_batchnorm: Whether BatchNorm takes its statistics over all devices.
+        deterministic: Whether only kernels are used that always give the same result.
+        log_every: The optimizer steps between two log lines.
+        limit_eval_batches: The number of batches that an evaluation is cut to, for debugging; None evaluates on all.
+        wait: The seconds that the processes of a run wait for each other at the start, at least 1.
+        eval_every: The optimizer steps between two evaluations, at least 1.
+        accumulate: The batches per optimizer step.
+        run_dir: The directory of the run.
+        callbacks: The callbacks of the run.
+        loggers: The loggers of the run.
 
     Raises:
-        UserError: a value is not legal, or the devices are not there.
+        UserError: A value is not legal, or the devices are not there.
     """
     device = choose_device(accelerator=accelerator, precision=precision, channels_last=channels_last)
     check_choice("trainer.strategy", strategy, STRATEGIES)

@@ -77,7 +77,10 @@ def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rnu"], "unknown command 'rnu': give layermatch run, or another of bench, evaluate, metrics, report, run, watch"),
+        (
+            ["rnu"],
+            "unknown command 'rnu': give layermatch run, or another of bench, evaluate, metrics, report, run, watch",
+        ),
         (["__main__"], "unknown command '__main__': "),
         (["zzz", "--help"], "unknown command 'zzz': choose one of bench, evaluate, metrics, report, run, watch"),
         (

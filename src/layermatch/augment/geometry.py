@@ -26,7 +26,7 @@ __all__ = [
 
 #: Colour of the cutout box in TorchSSL and USB.
 FILL_RGB = (125, 123, 114)
-#: Its mean, for images of one channel (ours: the references have none).
+#: The mean of that colour, for images of one channel (ours: the references have none).
 FILL_GREY = 121
 
 _FIXED = 1 << 16  # one pixel in 16.16 fixed point

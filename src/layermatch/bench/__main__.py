@@ -53,8 +53,8 @@ def measure(subject: str, *, device: torch.device, quick: bool) -> Section:
 
     Args:
         subject: ``augment``, ``step`` or ``data``.
-        device: what computes.
-        quick: the short form.
+        device: The device that computes.
+        quick: Whether the short form is measured.
     """
     if subject == "augment":
         return augment.measure(device=device, quick=quick)
@@ -68,11 +68,11 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
     """Measure, print and write.
 
     Args:
-        arguments: of the command line; None takes the process's.
-        reporter: what prints.
+        arguments: The arguments of the command line; None takes the process's.
+        reporter: The reporter that prints.
 
     Raises:
-        UserError: an argument is not legal. Nothing has been measured then.
+        UserError: An argument is not legal. Nothing has been measured then.
     """
     given = _parser().parse_args(arguments)
     device = _choose_device(given.device)
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2.
 
     Args:
-        arguments: of the command line; None takes the process's.
+        arguments: The arguments of the command line; None takes the process's.
     """
     keep_freed_memory()  # as a run does; PIL's pipeline profits as well
     try:

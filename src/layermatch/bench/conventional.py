@@ -76,12 +76,12 @@ def fixmatch_loss(
     Source: FixMatch (Sohn et al. 2020, eq. 3 and 4), written a second time.
 
     Args:
-        network: gives (features, logits).
+        network: The network; it gives (features, logits).
         labelled: ``(B, C, H, W)`` float32.
         label: ``(B,)`` int64.
         weak: ``(N, C, H, W)`` float32.
         strong: ``(N, C, H, W)`` float32.
-        threshold: in ``(0, 1]``.
+        threshold: The confidence that a pseudo-label needs, in ``(0, 1]``.
 
     Returns:
         A scalar.
@@ -99,7 +99,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """SGD with FixMatch's settings; biases and BatchNorm are not decayed.
 
     Args:
-        network: to train.
+        network: The network that the optimizer will train.
     """
     decayed = [p for p in network.parameters() if p.ndim > 1]
     undecayed = [p for p in network.parameters() if p.ndim <= 1]
@@ -112,9 +112,9 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float = 0.9
     """Move the average of the weights; buffers are copied.
 
     Args:
-        average: a copy of ``network``, changed in place.
-        network: the live one.
-        decay: in ``[0, 1)``.
+        average: A copy of ``network``, which is changed in place.
+        network: The live network.
+        decay: The decay of the average, in ``[0, 1)``.
     """
     for mean, live in zip(average.parameters(), network.parameters(), strict=True):
         mean.mul_(decay).add_(live, alpha=1 - decay)
@@ -140,18 +140,18 @@ def train(
     """Train FixMatch for some steps.
 
     Args:
-        network: changed in place, moved to ``device``.
+        network: The network; it is changed in place and moved to ``device``.
         images: ``(N, H, W, C)`` uint8: the unlabelled pool, labelled images included.
         labels: ``(N,)`` int64.
-        labelled: positions of the labelled images.
-        batch_size: labelled images per step.
-        mu: unlabelled images per labelled one.
-        max_steps: optimizer steps.
-        mean: of each channel.
-        std: of each channel.
-        device: what computes.
-        num_workers: processes of each of the two loaders.
-        on_step: called with the number of steps done and the loss, after each step.
+        labelled: The positions of the labelled images.
+        batch_size: The labelled images per step.
+        mu: The unlabelled images per labelled one.
+        max_steps: The optimizer steps.
+        mean: The mean of each channel.
+        std: The standard deviation of each channel.
+        device: The device that computes.
+        num_workers: The number of processes of each of the two loaders.
+        on_step: A function that is called with the number of steps done and the loss, after each step.
 
     Returns:
         The average of the weights.

@@ -37,8 +37,8 @@ def measure(*, device: torch.device, quick: bool) -> Section:
     """Reading and start-up.
 
     Args:
-        device: what a run is started on; reading is the host's work.
-        quick: whether to take fewer images and repeat less.
+        device: The device that a run is started on; reading is the host's work.
+        quick: Whether to take fewer images and repeat less.
     """
     section = Section("data", {"B": BATCH_SIZE, "mu": MU, "size": f"{SIZE}x{SIZE}"})
     num_images, rounds = (1024, 5) if quick else (4096, 20)
@@ -51,11 +51,11 @@ def measure_reading(section: Section, *, num_images: int, size: int, batch_size:
     """Raw batches of ``training_steps()`` from each of :data:`STORAGES`, and a bare copy of as many pixels.
 
     Args:
-        section: gets the figures.
-        num_images: images in the set.
-        size: of an image.
-        batch_size: labelled images of a batch.
-        rounds: batches read from each.
+        section: The section that gets the figures.
+        num_images: The number of images in the set.
+        size: The side of an image.
+        batch_size: The labelled images of a batch.
+        rounds: The batches that are read from each.
     """
     with tempfile.TemporaryDirectory() as folder:
         variants = {"copying its pixels": timed(_copy(num_images, size, batch_size), CPU)}
@@ -92,9 +92,9 @@ def measure_start(section: Section, *, device: torch.device, rounds: int) -> Non
     """From the start of the process to its first optimizer step, on digits, and of a run of that one step.
 
     Args:
-        section: gets the figures.
-        device: what the run computes on.
-        rounds: processes started.
+        section: The section that gets the figures.
+        device: The device that the run computes on.
+        rounds: The number of processes that are started.
     """
     whole: list[float] = []
     variants = {

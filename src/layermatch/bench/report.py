@@ -20,7 +20,7 @@ from layermatch.errors import UserError
 
 __all__ = ["FORMAT", "Figure", "Ratio", "Section", "check_json_path", "machine", "show", "write_json"]
 
-#: Marks a file as ours, so that nothing else is overwritten.
+#: The mark of a file of ours, so that nothing else is overwritten.
 FORMAT = "layermatch bench 1"
 
 
@@ -29,9 +29,9 @@ class Figure:
     """An absolute figure: the median of its measurements.
 
     Args:
-        name: what it is of.
+        name: What the figure is of.
         unit: ``ms``, ``s``, ``MiB`` or ``%``.
-        measured: one or more measurements in that unit.
+        measured: One or more measurements in that unit.
 
     Example:
         >>> Figure("a step", "ms", (1.0, 5.0, 2.0)).value
@@ -52,8 +52,8 @@ class Figure:
         """A figure in milliseconds.
 
         Args:
-            name: what it is of.
-            seconds: one or more measurements.
+            name: What the figure is of.
+            seconds: One or more measurements.
         """
         return cls(name, "ms", tuple(1000 * second for second in seconds))
 
@@ -63,10 +63,10 @@ class Ratio:
     """The quotient of two figures that were measured in turn.
 
     Args:
-        name: what it says.
-        numerator: a figure.
-        denominator: a figure of the same unit.
-        target: what the project aims at; empty where nothing is promised for what was measured.
+        name: What the ratio says.
+        numerator: A figure.
+        denominator: A figure of the same unit.
+        target: What the project aims at; empty where nothing is promised for what was measured.
 
     Example:
         >>> Ratio("times as fast", Figure("theirs", "ms", (6.0,)), Figure("ours", "ms", (2.0,))).value
@@ -90,7 +90,7 @@ class Section:
 
     Args:
         name: ``augment``, ``step`` or ``data``.
-        settings: what was measured, for people.
+        settings: What was measured, for people.
         ratios: The ratios of figures that are among ``figures``.
         figures: The figures, each with a name of its own.
     """
@@ -105,7 +105,7 @@ def machine(*, device: torch.device) -> dict[str, Any]:
     """What was measured on: processor, threads, versions.
 
     Args:
-        device: what computes.
+        device: The device that computes.
     """
     capabilities = torch.cpu.get_capabilities()
     packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
@@ -130,7 +130,7 @@ def check_json_path(path: Path) -> None:
         path: The file that the result goes to.
 
     Raises:
-        UserError: see above.
+        UserError: The path cannot be written, or something else is there.
     """
     if path.is_dir():
         raise UserError(f"--json {path} is a folder: give a file name")
@@ -155,7 +155,7 @@ def write_json(path: Path, sections: Sequence[Section], *, about: dict[str, Any]
         path: The path of the file.
         sections: The sections, in the order in which they were measured.
         about: What :func:`machine` gives.
-        quick: whether the short form was measured.
+        quick: Whether the short form was measured.
     """
     content = {"format": FORMAT, "quick": quick, "machine": about, "sections": {s.name: _plain(s) for s in sections}}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -52,9 +52,9 @@ class Case:
     """A network and the size of its images.
 
     Attributes:
-        name: for people.
-        network: makes it, given ``num_classes``.
-        size: side of the images.
+        name: The name of the network, for people.
+        network: A function that makes the network, given ``num_classes``.
+        size: The side of the images.
     """
 
     name: str
@@ -92,7 +92,7 @@ def choose_cases(device: torch.device) -> list[Case]:
     """The networks that a device is measured with.
 
     Args:
-        device: what computes.
+        device: The device that computes.
     """
     cases = [Case("WRN-28-2", wrn_28_2, 32)]
     return [*cases, Case("WRN-37-2", wrn_37_2, 96)] if device.type == "cuda" else cases
@@ -104,8 +104,8 @@ def choose_effort(device: torch.device, *, quick: bool) -> Effort:
     On a GPU the warm-up steps are more than the batches that the conventional loaders hold ready.
 
     Args:
-        device: what computes.
-        quick: the short form: on a CPU with a quarter of the published batch.
+        device: The device that computes.
+        quick: Whether the short form is taken: on a CPU with a quarter of the published batch.
     """
     if device.type == "cuda":
         return Effort(BATCH_SIZE, MU, warmups=10, steps=10 if quick else 30, rounds=1 if quick else 3, is_quick=quick)
@@ -118,9 +118,9 @@ def measure(*, device: torch.device, cases: list[Case], effort: Effort) -> Secti
     """Seconds per step of each variant, in blocks that take turns.
 
     Args:
-        device: what computes.
-        cases: networks.
-        effort: how much.
+        device: The device that computes.
+        cases: The networks that are measured.
+        effort: How much is measured.
     """
     chosen = choose_device(
         accelerator="gpu" if device.type == "cuda" else "cpu", precision="auto", channels_last="auto"

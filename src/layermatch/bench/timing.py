@@ -77,7 +77,7 @@ def alternate(variants: Mapping[str, Callable[[], T]], *, rounds: int, warmups: 
     Every second round goes backwards: none of them always comes first.
 
     Args:
-        variants: For each name a function that measures once and returns what it measured.
+        variants: The functions by name; each measures once and returns what it measured.
         rounds: The number of measurements of each variant, at least 1.
         warmups: The number of rounds before them that do not count.
 

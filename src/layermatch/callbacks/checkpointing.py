@@ -30,12 +30,12 @@ class CheckpointWriter(Checkpoint):
     checkpoint is written after it, so that a run that goes on from it has the evaluation behind it.
 
     Args:
-        folder: where to.
-        every_n_steps: optimizer steps between two checkpoints, at least 1.
-        keep: newest checkpoints kept, at least 1, beside the last step's. Those of later steps, of a run that was set
+        folder: The folder that the checkpoints are written to.
+        every_n_steps: Optimizer steps between two checkpoints, at least 1.
+        keep: Newest checkpoints kept, at least 1, beside the last step's. Those of later steps, of a run that was set
             back, are left alone until they are written again.
-        track_best: whether ``best_val.ckpt`` is kept, of the best validation accuracy of the EMA weights.
-        signals: what asks the run to stop.
+        track_best: Whether ``best_val.ckpt`` is kept, of the best validation accuracy of the EMA weights.
+        signals: The signals that ask the run to stop.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class CheckpointWriter(Checkpoint):
         """The best checkpoint that a state speaks of, also where the run directory was moved; None where it is gone.
 
         Args:
-            state_dict: of such a callback; may be empty.
-            folder: of the checkpoints of the run that goes on.
+            state_dict: The state of such a callback; may be empty.
+            folder: The folder of the checkpoints of the run that goes on.
         """
         if state_dict.get("best", -1.0) < 0:
             return None

@@ -34,8 +34,8 @@ class FeatureClustering(Callback):
     Never on test images.
 
     Args:
-        eval_every: optimizer steps between two evaluations; used where there are no validation images.
-        max_images: measured at most, over all ranks.
+        eval_every: Optimizer steps between two evaluations; used where there are no validation images.
+        max_images: The images that are measured at most, over all ranks.
     """
 
     def __init__(self, *, eval_every: int, max_images: int = MAX_IMAGES) -> None:
@@ -78,7 +78,7 @@ class FeatureClustering(Callback):
             self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise, for the last step."""
+        """Evaluate the labelled images at the last step, where there are no others."""
         self._evaluate_labelled(trainer, cast("SemiSupervisedModule", pl_module))
 
     def _evaluate_labelled(self, trainer: Trainer, algorithm: SemiSupervisedModule) -> None:

@@ -79,7 +79,7 @@ class StepClock(Profiler):
     """Divides the time since the first training batch among :data:`PHASES`.
 
     Args:
-        use_events: whether the borders are events of the current CUDA stream, see :class:`CostMonitor`.
+        use_events: Whether the borders are events of the current CUDA stream; see :class:`CostMonitor`.
 
     Example:
         >>> clock = StepClock()
@@ -94,7 +94,7 @@ class StepClock(Profiler):
     def __init__(self, *, use_events: bool = False) -> None:
         super().__init__()
         self.use_events = use_events
-        #: Where a phase starts; the one before ends there.
+        #: The phases with the moment at which each starts; the one before ends there.
         self._borders: list[tuple[str, Moment]] = []
         self._has_batch = False
 

@@ -30,14 +30,16 @@ class Guards(Callback):
     64 labelled images a step). What has been said is kept in the checkpoint: a resumed run does not say it again.
 
     Args:
-        reporter: where to.
-        patience: optimizer steps; None is a fifth of the run, at least 200 and at most 1,000.
-        largest_share: of one class, in ``(0, 1)``; None is 0.5, with fewer than four classes ``2 / K``, at most 0.95.
-        few: mask rate, in ``[0, 1]``.
-        largest_gap: of accuracies, in ``[0, 1]``.
-        num_evaluations: in a row, at least 1.
-        most_repeats: of the labelled set per step.
-        most_per_second: of the labelled set per second.
+        reporter: The reporter that the lines are written to.
+        patience: The optimizer steps that a condition must hold for; None is a fifth of the run, at least 200 and at
+            most 1,000.
+        largest_share: The largest share of one class, in ``(0, 1)``; None is 0.5, with fewer than four classes
+            ``2 / K``, at most 0.95.
+        few: The mask rate below which the classes are not looked at, in ``[0, 1]``.
+        largest_gap: The largest gap between the two accuracies, in ``[0, 1]``.
+        num_evaluations: The number of evaluations in a row, at least 1.
+        most_repeats: The most times that the labelled set is gone over in a step.
+        most_per_second: The most times that the labelled set is gone over in a second.
     """
 
     def __init__(

@@ -47,10 +47,10 @@ class Panels(Callback):
     neither the weights, the policy's state nor a random generator is touched.
 
     Args:
-        dashboards: where to.
-        classes: names.
-        mean: of each channel, that the views were normalised by.
-        std: of each channel, likewise.
+        dashboards: The dashboards that the panels are shown on.
+        classes: The names of the classes.
+        mean: The mean of each channel that the views were normalised by.
+        std: The standard deviation of each channel that they were normalised by.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class KeepRunId(Callback):
     """Writes the id of the W&B run into every checkpoint, so that a resumed run goes on with it.
 
     Args:
-        dashboard: whose run.
+        dashboard: The dashboard that has the W&B run.
     """
 
     def __init__(self, dashboard: WandbDashboard) -> None:

@@ -23,8 +23,8 @@ class ProgressDisplay(Callback):
     A plain line is written after every evaluation, and every ``line_every`` seconds between them.
 
     Args:
-        reporter: where to.
-        line_every: seconds, above 0.
+        reporter: The reporter that the bar and the lines are written to.
+        line_every: The seconds between two lines, above 0.
     """
 
     def __init__(self, reporter: Reporter, *, line_every: float = 20.0) -> None:

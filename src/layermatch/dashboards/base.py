@@ -25,11 +25,11 @@ class About:
     """What a run is, for those who look at it later.
 
     Attributes:
-        settings: the composed configuration.
-        changes: see :func:`~layermatch.dashboards.naming.changes_of`.
-        sweep: the folder of the sweep that the run is a job of; empty where there is none.
-        run_id: of the W&B run that is continued; None starts one.
-        catalogue: says what the curves are.
+        settings: The composed configuration.
+        changes: The changes of the command line; see :func:`~layermatch.dashboards.naming.changes_of`.
+        sweep: The folder of the sweep that the run is a job of; empty where there is none.
+        run_id: The id of the W&B run that is continued; None starts one.
+        catalogue: The catalogue that says what the curves are.
     """
 
     settings: Mapping[str, Any]
@@ -56,10 +56,10 @@ class Dashboard(ABC):
         """Refuse settings that do not go with the dashboard's own. Called before anything is written.
 
         Args:
-            settings: the composed configuration.
+            settings: The composed configuration.
 
         Raises:
-            UserError: they do not.
+            UserError: The settings do not go with the dashboard's own.
         """
 
     @abstractmethod
@@ -73,8 +73,8 @@ class Dashboard(ABC):
         Args:
             name: ``group/name``; one name is one panel with a picture per step.
             pixels: ``(H, W, 3)`` uint8.
-            step: optimizer steps done.
-            caption: what it shows.
+            step: The optimizer steps done.
+            caption: What the picture shows.
         """
 
     @abstractmethod
@@ -107,12 +107,12 @@ def begin(
     """Start the dashboards among the loggers.
 
     Args:
-        loggers: of the run.
-        settings: the composed configuration.
-        overrides: what the command line changed in it.
-        sweep: the folder of the sweep that the run is a job of.
-        run_id: of the W&B run that is continued.
-        catalogue: says what the curves are.
+        loggers: The loggers of the run.
+        settings: The composed configuration.
+        overrides: What the command line changed in it.
+        sweep: The folder of the sweep that the run is a job of.
+        run_id: The id of the W&B run that is continued.
+        catalogue: The catalogue that says what the curves are.
     """
     about = About(settings, changes_of(overrides), sweep, run_id, catalogue)
     for dashboard in dashboards_of(loggers):
@@ -124,9 +124,9 @@ def show_results(loggers: Iterable[Logger], results: Mapping[str, Any], figures:
     """Show what a finished run leaves behind.
 
     Args:
-        loggers: of the run.
-        results: the content of ``results.json``; ``classes`` and ``confusion`` in it may be missing.
-        figures: the folder of its pictures.
+        loggers: The loggers of the run.
+        results: The content of ``results.json``; ``classes`` and ``confusion`` in it may be missing.
+        figures: The folder of the run's pictures.
     """
     dashboards = dashboards_of(loggers)
     if not dashboards:

@@ -26,7 +26,7 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
     """The changes of a command line that make it another setting, in an order of their own.
 
     Args:
-        overrides: ``key=value`` as given to Hydra.
+        overrides: The changes, ``key=value`` as given to Hydra.
 
     Example:
         >>> changes_of(["seed=1", "optimizer.lr=0.1", "experiment=digits", "+data.mu=3", "logger.tags=[a]"])
@@ -47,7 +47,7 @@ def curve_name(name: str) -> str:
     W&B takes ``*`` for many curves, or refuses it, and with it every other curve of the row.
 
     Args:
-        name: as in ``metrics.csv``.
+        name: The name of the metric, as in ``metrics.csv``.
 
     Example:
         >>> ascii(curve_name("counts/a*b"))
@@ -96,7 +96,7 @@ def run_tags(*tags: str) -> list[str]:
 
 
 def _shortened(text: str, *, ending: str = "") -> str:
-    """Within the longest name; what was cut off is told apart by a few digits of its hash."""
+    """A text cut to the longest name; what was cut off is told apart by a few digits of its hash."""
     if len(text) + len(ending) > MAX_NAME:
         digits = hashlib.sha256(text.encode()).hexdigest()[:6]
         text = f"{text[: MAX_NAME - len(ending) - 8]}..{digits}"

@@ -68,9 +68,9 @@ def views_panel(pairs: Pairs, classes: Sequence[str], *, title: str) -> NDArray[
     """Each weak view above its strong view, and above both the pseudo-label that leads from one to the other.
 
     Args:
-        pairs: up to 16 look good.
-        classes: names.
-        title: above all.
+        pairs: The views; up to 16 look good.
+        classes: The names of the classes.
+        title: The title above all pairs.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -135,7 +135,7 @@ def per_class_bars(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
     Args:
         confusion: ``K x K`` counts, rows are true classes and columns predictions.
-        classes: names.
+        classes: The names of the classes.
 
     Returns:
         ``(H, W, 3)`` uint8.

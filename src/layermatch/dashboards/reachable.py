@@ -23,8 +23,8 @@ def why_unreachable(base_url: str, *, seconds: float = CHECK_SECONDS) -> str | N
     a certificate that Python does not know, is left for W&B itself to judge.
 
     Args:
-        base_url: of the server, ``http://...`` or ``https://...``.
-        seconds: until it must have answered, name look-up included.
+        base_url: The address of the server, ``http://...`` or ``https://...``.
+        seconds: The time within which it must have answered, in seconds, name look-up included.
 
     Returns:
         The reason in a few words; None where the server answers.

@@ -30,7 +30,7 @@ def has_key() -> bool:
 
 
 def _password(machine: str) -> str | None:
-    """Of a machine in the user's .netrc; None where W&B would find none, or could not read it."""
+    """The password of a machine in the user's .netrc; None where W&B would find none, or could not read it."""
     try:
         entry = netrc.netrc(_netrc_file()).authenticators(machine)
     except (OSError, RuntimeError, netrc.NetrcParseError):  # a home folder that is unknown is a RuntimeError

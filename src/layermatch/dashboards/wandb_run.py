@@ -41,7 +41,7 @@ STEP = "trainer/global_step"
 #: Bytes of a record that has nothing but W&B's mark.
 EMPTY_RECORD = 7
 
-#: Where a checkpoint's section of this package keeps the id of its W&B run.
+#: The key under which a checkpoint's section of this package keeps the id of its W&B run.
 RUN_ID = "wandb_run"
 
 #: Which checkpoint becomes an artifact, and the files that it may be.
@@ -61,14 +61,14 @@ class WandbDashboard(WandbLogger, Dashboard):
     curve: W&B leaves out steps that it has.
 
     Args:
-        run_dir: the run's files are in ``wandb`` there.
-        project: W&B project.
-        entity: W&B user or team; None is the key's own.
-        group: runs of one group are shown together; None groups the seeds of one setting.
-        tags: beside the experiment, the algorithm and the sweep.
-        offline: whether no server is asked at all.
-        log_checkpoint: the checkpoint that becomes an artifact at the end: ``last``, ``best`` or None.
-        timeout: seconds that W&B may take to start online, and again to send what is left at the end.
+        run_dir: The run directory; the files are in ``wandb`` there.
+        project: The W&B project.
+        entity: The W&B user or team; None is the key's own.
+        group: The group of the run: those of one group are shown together; None groups the seeds of one setting.
+        tags: The tags of the run beside the experiment, the algorithm and the sweep.
+        offline: Whether no server is asked at all.
+        log_checkpoint: The checkpoint that becomes an artifact at the end: ``last``, ``best`` or None.
+        timeout: The seconds that W&B may take to start online, and again to send what is left at the end.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         _ = self.experiment
 
     def _start(self) -> Run:
-        """Online where that works, else offline."""
+        """Start the run, online where that works, else offline."""
         import wandb
 
         server_address()  # before all else, see there
@@ -169,7 +169,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         return None
 
     def _arguments(self) -> dict[str, Any]:
-        """Of ``wandb.init``."""
+        """The arguments of ``wandb.init``."""
         import wandb
 
         settings = wandb.Settings(init_timeout=self.timeout, finish_timeout=self.timeout, finish_timeout_raises=True)
@@ -427,9 +427,9 @@ def continued_run(loggers: Iterable[Logger], *, run_dir: Path, ckpt_path: Path |
     """The W&B run that a resumed run goes on with.
 
     Args:
-        loggers: of the run.
-        run_dir: of the run.
-        ckpt_path: what it goes on from.
+        loggers: The loggers of the run.
+        run_dir: The directory of the run.
+        ckpt_path: The checkpoint that the run goes on from.
 
     Returns:
         Its id. None where there is none, and where the checkpoint is of another run directory: a branch is a run of its

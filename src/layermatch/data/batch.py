@@ -41,7 +41,7 @@ class Samples(NamedTuple):
     """Views of labelled images.
 
     Attributes:
-        views: For each name ``(B, C, H, W)`` float32, normalised.
+        views: The views by name, each ``(B, C, H, W)`` float32, normalised.
         label: ``(B,)`` int64.
         indices: ``(B,)`` int64, positions in the labelled set.
     """
@@ -55,7 +55,7 @@ class Unlabelled(NamedTuple):
     """Views of unlabelled images.
 
     Attributes:
-        views: For each name ``(N, C, H, W)`` float32, normalised.
+        views: The views by name, each ``(N, C, H, W)`` float32, normalised.
         indices: ``(N,)`` int64, positions in the unlabelled pool.
         hidden_label: ``(N,)`` int64, the true class where the data set knows it and -1 elsewhere. It is for
             diagnostics only: no loss may read it.

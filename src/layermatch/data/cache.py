@@ -53,7 +53,7 @@ class CacheFolder:
     All of it may be deleted at any time, also during a run, which holds open what it reads.
 
     Args:
-        folder: an absolute path; made when something is written.
+        folder: The folder, an absolute path; it is made when something is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,16 +82,16 @@ class CacheFolder:
         """Write a cache.
 
         Args:
-            path: where; see :meth:`path_of`.
-            images: what it is of.
-            chunks: their pixels, in order.
-            is_whole: asked at the end: whether every image could be decoded; else nothing is kept.
+            path: The path of the cache; see :meth:`path_of`.
+            images: The images that the cache is of.
+            chunks: The pixels of the images, in order.
+            is_whole: A function that is asked at the end whether every image could be decoded; else nothing is kept.
 
         Returns:
-            Whether it was kept.
+            Whether the cache was kept.
 
         Raises:
-            CacheError: there is no room, or the folder cannot be written to.
+            CacheError: There is no room, or the folder cannot be written to.
         """
         needed = image_bytes(images)
         try:
@@ -128,7 +128,7 @@ class CacheFolder:
         A cache is stale if one of its files was changed or deleted, or if one of ``kept`` has all its files and more.
 
         Args:
-            kept: the caches in use, with their images.
+            kept: The caches in use, with their images.
 
         Returns:
             The bytes that are free again.
@@ -156,7 +156,7 @@ class CacheFolder:
         """The :func:`file_states` of the files of a data set that were decoded without an error.
 
         Args:
-            folder: the deepest that all its files are below.
+            folder: The deepest folder that all files of the data set are below.
         """
         try:
             states: NDArray[np.uint64] = np.load(self._check_path(folder), allow_pickle=False)
@@ -168,11 +168,11 @@ class CacheFolder:
         """Add files to those of :meth:`checked`.
 
         Args:
-            folder: of the data set.
-            states: their :func:`file_states` before they were decoded.
+            folder: The folder of the data set.
+            states: The :func:`file_states` of the files before they were decoded.
 
         Raises:
-            CacheError: nothing can be written.
+            CacheError: Nothing can be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,9 +200,9 @@ class _Record:
     """What a cache was made of.
 
     Attributes:
-        folder: the deepest that all files are below.
+        folder: The deepest folder that all files are below.
         shape: ``(C, H, W)``.
-        ordered: the files relative to it, in the order of the images.
+        ordered: The files relative to the folder, in the order of the images.
     """
 
     folder: str
@@ -216,7 +216,7 @@ class _Record:
 
     @staticmethod
     def read(path: Path) -> _Record | None:
-        """None if it is none: then nobody knows what its cache was made of."""
+        """The record in a file; None if it holds none: then nobody knows what its cache was made of."""
         try:
             content = json.loads(path.read_bytes())
             record = _Record(content["folder"], tuple(content["shape"]), tuple(content["files"]))
@@ -283,7 +283,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _delete(path: Path, *, older_than: float = -1.0) -> int:
-    """The bytes that are free again."""
+    """Delete a file where that is possible; the bytes that are free again."""
     try:
         status = path.stat()
         if time.time() - status.st_mtime <= older_than:
@@ -295,7 +295,7 @@ def _delete(path: Path, *, older_than: float = -1.0) -> int:
 
 
 def _state(name: str) -> bytes:
-    """Another one after the file was changed."""
+    """The state of a file, which is another one after the file was changed."""
     path = os.path.abspath(name)  # noqa: PTH100 -- as above
     try:
         status = os.stat(path)  # noqa: PTH116 -- as above
@@ -308,7 +308,7 @@ def file_states(paths: Sequence[str]) -> NDArray[np.uint64]:
     """A number for each file that is another one after the file was changed, or with another Pillow.
 
     Args:
-        paths: ``N`` files, there or not.
+        paths: The paths of ``N`` files, there or not.
 
     Returns:
         ``(N,)``.

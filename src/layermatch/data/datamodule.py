@@ -47,35 +47,36 @@ class SemiSupervisedData(LightningDataModule):
     that the accuracy of pseudo-labels is that of other images; validation images are in neither.
 
     Args:
-        source: where images come from.
-        weak: the weak view; None is FixMatch's.
-        strong: the strong view; None is FixMatch's.
-        views: the views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
+        source: The source of the images.
+        weak: The weak view; None is FixMatch's.
+        strong: The strong view; None is FixMatch's.
+        views: The views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
             and a strong one without a trainer.
-        num_labels: labelled images in all, the same number for each class; None takes every image of the pool, or what
-            ``split`` or ``fold`` say, which it must agree with otherwise.
-        num_val: images held out for validation; beside ``split``, 0 or as many as it has.
-        val_from: ``labelled`` or ``pool``, where they come from; see :func:`~layermatch.data.splits.make_split`.
-        split: a split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
+        num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
+            or what ``split`` or ``fold`` say, which it must agree with otherwise.
+        num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has.
+        val_from: The part that they come from, ``labelled`` or ``pool``; see
+            :func:`~layermatch.data.splits.make_split`.
+        split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
             name where they are files: further files may be there, and unlabelled ones be gone.
-        fold: for sources with predefined label sets (STL-10: 0 to 9): the one to use as the labelled set.
-        batch_size: labelled images per device and step.
-        mu: unlabelled images per labelled one, at least 1.
-        eval_batch_size: images per device and evaluation batch.
-        num_workers: processes that read images; None is 0, and up to 8 where image files are decoded.
-        storage: where images are kept: ``device``, ``ram``, ``disk``, ``lazy`` or ``auto``; see
+        fold: The predefined label set to use as the labelled set, for sources that have some (STL-10: 0 to 9).
+        batch_size: The labelled images per device and step.
+        mu: The unlabelled images per labelled one, at least 1.
+        eval_batch_size: The images per device and evaluation batch.
+        num_workers: The number of processes that read images; None is 0, and up to 8 where image files are decoded.
+        storage: The place where images are kept: ``device``, ``ram``, ``disk``, ``lazy`` or ``auto``; see
             :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
-        cache_dir: where decoded image files are kept, an absolute path; None is the user's cache directory.
-        overfit: whether every step trains on the batch of step 0, for debugging.
-        mean: of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images.
-        std: of each channel, above 0; likewise.
-        seed: of the split, the order and the views.
-        channels_last: whether images are laid out channels last.
-        device: what training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not fit; None
-            leaves that to the first batch.
+        cache_dir: The folder of decoded image files, an absolute path; None is the user's cache directory.
+        overfit: Whether every step trains on the batch of step 0, for debugging.
+        mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images.
+        std: The standard deviation of each channel, above 0; None measures it as well.
+        seed: The seed of the split, the order and the views.
+        channels_last: Whether images are laid out channels last.
+        device: The device that training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not
+            fit; None leaves that to the first batch.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
 
     Example:
         >>> from layermatch.data.sources import Digits
@@ -418,8 +419,8 @@ class SemiSupervisedData(LightningDataModule):
         """Views before they are normalised.
 
         Args:
-            images: raw images, and the random numbers of their views.
-            wanted: for each view's name, the kind of augmentation that makes it.
+            images: The raw images, and the random numbers of their views.
+            wanted: The kind of augmentation that makes each view, by the view's name.
 
         Returns:
             ``(N, C, H, W)`` uint8, by name.

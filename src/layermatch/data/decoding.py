@@ -32,18 +32,19 @@ MAX_PIXELS = 178_956_970
 _LARGE = 2**25
 _REDUCTIONS = (2, 4, 8)
 
-#: Of others so many pixels at a time are converted and reduced: a copy of all would take as much memory as the image.
+#: So many pixels of other images are converted and reduced at a time: a copy of all would be as large as the image.
 _BAND = 2**20
 
 #: What a reduced image has at least, in sizes that are asked for: then it looks like one that was not reduced.
 _FINE_ENOUGH = 2
 
-#: Only these are tried. Pillow knows more: one hands the file to another program, others are not known by content.
+#: The only formats that are tried. Pillow knows more: one hands the file to another program, others are not known by
+#: content.
 _FORMATS = (
     "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
 )  # fmt: skip
 
-#: Those whose 32-bit mode "I" holds 16-bit pixels.
+#: The formats whose 32-bit mode "I" holds 16-bit pixels.
 _FORMATS_WITH_16_BITS_IN_32 = ("PNG", "PPM")
 
 #: What Pillow raises for broken files.
@@ -69,12 +70,12 @@ class ImageFileError(UserError):
     """An image file cannot be decoded.
 
     Args:
-        path: of the file.
-        reason: what is wrong with it, on one line.
+        path: The path of the file.
+        reason: What is wrong with the file, on one line.
 
     Attributes:
-        path: as given.
-        reason: as given.
+        path: The path that was given.
+        reason: The reason that was given.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -92,17 +93,17 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     to ``size`` (bicubic, with antialiasing) and the centre ``size x size`` is cut out.
 
     Args:
-        path: of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends with.
-            Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded; others
-            may have up to :data:`MAX_PIXELS`, and are in memory once.
-        size: height and width in pixels, at least 1.
+        path: The path of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends
+            with. Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded;
+            others may have up to :data:`MAX_PIXELS`, and are in memory once.
+        size: The height and width in pixels, at least 1.
         channels: 1 or 3.
 
     Returns:
         ``(channels, size, size)``.
 
     Raises:
-        ImageFileError: there is no such file, it is no whole image, it is too large, or its pixels have no range that
+        ImageFileError: There is no such file, it is no whole image, it is too large, or its pixels have no range that
             is known (floating point, 32 bits).
 
     Example:
@@ -134,7 +135,7 @@ def is_image(path: str) -> bool:
     """Whether a file is an image of a format that is read, by its content: whole, or damaged further on.
 
     Args:
-        path: of any file.
+        path: The path of any file.
 
     Example:
         >>> is_image(__file__)
@@ -195,7 +196,7 @@ def _open(source: str | BytesIO) -> ImageFile:
 
 
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow has."""
+    """The formats that this Pillow has."""
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)

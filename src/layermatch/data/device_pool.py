@@ -20,12 +20,12 @@ class DevicePool:
     """The training images on the training device, as one uint8 tensor; batches are picked there.
 
     Args:
-        pool: the images that training batches are made of.
+        pool: The images that training batches are made of.
         labelled_rows: ``(L,)`` int64, the position in the pool of each labelled image.
-        device: where to keep them.
+        device: The device to keep them on.
 
     Raises:
-        UserError: the device has not enough free memory.
+        UserError: The device has not enough free memory.
 
     Example:
         >>> from layermatch.data.images import ArrayImages
@@ -47,7 +47,7 @@ class DevicePool:
         """Put the images into a batch that holds only their positions.
 
         Args:
-            raw: on the device of the pool.
+            raw: A raw batch, on the device of the pool.
         """
         labelled = self._pick(raw.labelled, self.labelled_rows[raw.labelled.indices])
         unlabelled = raw.unlabelled
@@ -61,12 +61,12 @@ def check_device_fits(count: int, shape: tuple[int, int, int], device: torch.dev
     """Refuse a pool that is larger than the free memory of a device.
 
     Args:
-        count: number of images.
-        shape: ``(C, H, W)`` of each.
-        device: where they are to be kept.
+        count: The number of images.
+        shape: The shape ``(C, H, W)`` of each image.
+        device: The device on which they are to be kept.
 
     Raises:
-        UserError: they do not fit; says what is needed, what is free, and what to use.
+        UserError: They do not fit; says what is needed, what is free, and what to use.
 
     Example:
         >>> check_device_fits(10**9, (3, 96, 96), torch.device("cpu"))  # doctest: +ELLIPSIS

@@ -24,7 +24,7 @@ from layermatch.errors import UserError
 
 __all__ = ["MOST_LOOKED_INTO", "identify", "place"]
 
-#: Of more images than these, so many are looked into, evenly spaced; the names of all are compared.
+#: The most images that are looked into, evenly spaced among all; the names of all are compared.
 MOST_LOOKED_INTO = 2000
 
 

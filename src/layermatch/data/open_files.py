@@ -15,9 +15,9 @@ resource: Any = import_module("resource") if find_spec("resource") else None
 
 __all__ = ["check_open_files", "readers_that_fit"]
 
-#: Of one reading process: its queues and events, and two batches of eight tensors that are handed over as open files.
+#: The files of one reading process: its queues and events, and two batches of eight tensors handed over as open files.
 FILES_OF_READER = 6 + 2 * 8
-#: For all that is opened and closed in between.
+#: The files that are left for all that is opened and closed in between.
 SPARE_FILES = 16
 
 
@@ -53,7 +53,7 @@ def check_open_files(num_workers: int, *, loaders: int) -> None:
 
 
 def _hard_limit() -> int | None:
-    """None where there is none."""
+    """The hard limit on open files; None where there is none."""
     if resource is None:
         return None
     hard: int = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

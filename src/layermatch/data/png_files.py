@@ -19,11 +19,11 @@ __all__ = ["SIGNATURE", "give_deep_transparency", "without_extras"]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: What a picture is made of. Others are profiles, texts, times and further pictures of an animation.
 _PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-#: Where a camera's orientation tag may be, by the beginning of what is in there: the latter not compressed.
+#: What a camera's orientation tag may be in, and the beginning of what is in there: iTXt not compressed.
 _TAGS = {b"eXIf": b"", b"iTXt": b"XML:com.adobe.xmp\0\0"}
 #: Tags of more bytes are left out as well, as Pillow would refuse them.
 _MOST_TAGS = 2**20
-#: By what Pillow multiplies grey values of fewer bits, but not the transparent one.
+#: The factors by which Pillow multiplies grey values of fewer bits, but not the transparent one.
 _GREY_FACTORS = {"L;2": 85, "L;4": 17}
 _RGB_16_BIT = "RGB;16B"
 #: The other byte of each value: what would be the upper one, were they stored the other way round.

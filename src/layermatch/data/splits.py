@@ -17,7 +17,7 @@ from layermatch.runs.directory import replace_text
 
 __all__ = ["Split", "draw_beside_fold", "make_split"]
 
-#: Where validation images may come from.
+#: The parts that validation images may come from.
 VAL_FROM = ("labelled", "pool")
 _SPLIT_STREAM = 1
 
@@ -71,7 +71,7 @@ class Split:
             origin: See :class:`Split`.
 
         Raises:
-            KeyError, TypeError, ValueError: they are not those of a split.
+            KeyError, TypeError, ValueError: The values are not those of a split.
         """
         split = Split(
             seed=int(fields["seed"]),

@@ -30,7 +30,7 @@ class ViewedSet(NamedTuple):
             :class:`~layermatch.data.device_pool.DevicePool`.
         label: ``(N,)`` int64, -1 where unknown.
         indices: ``(N,)`` int64, positions in the set.
-        draws: for each view ``(N, D)`` float32 in ``[0, 1)``.
+        draws: The random numbers of each view, ``(N, D)`` float32 in ``[0, 1)``.
     """
 
     images: Tensor
@@ -73,13 +73,13 @@ class TrainingSteps(Dataset[RawBatch]):
     ``B / R`` images each see what one rank with ``B`` sees.
 
     Args:
-        labelled: the labelled images.
-        unlabelled: the unlabelled pool, or None.
-        batch_size: labelled images per rank and step, ``B``.
-        mu: unlabelled images per labelled one.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes, ``R``.
+        labelled: The labelled images.
+        unlabelled: The unlabelled pool, or None.
+        batch_size: The labelled images per rank and step, ``B``.
+        mu: The unlabelled images per labelled one.
+        seed: The seed of the run.
+        rank: The rank of this process.
+        world_size: The number of processes, ``R``.
         draws: Random numbers per sample for each view of (labelled, unlabelled) images.
         read_images: False leaves the images out: the device has them.
     """
@@ -133,10 +133,10 @@ class EvalSteps(Dataset[RawEvalBatch]):
     exchanges that follow, without which the others would wait for it.
 
     Args:
-        images: the set.
-        batch_size: images per rank and batch; they may differ by one.
-        rank: of this process.
-        world_size: number of processes.
+        images: The set of images.
+        batch_size: The images per rank and batch; they may differ by one.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(self, images: ImageSet, *, batch_size: int, rank: int, world_size: int) -> None:

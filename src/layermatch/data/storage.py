@@ -58,13 +58,13 @@ class Storage:
     For what is written see :class:`~layermatch.data.cache.CacheFolder`.
 
     Args:
-        kind: one of :data:`STORAGES`.
-        cache_dir: where caches are written, an absolute path or one that starts with ``~``; None takes
+        kind: One of :data:`STORAGES`.
+        cache_dir: The folder that caches are written to, an absolute path or one that starts with ``~``; None takes
             :func:`~layermatch.data.cache.default_cache_dir`. Never inside the data set.
-        num_workers: processes that decode image files; None takes one for each processor, up to 8.
+        num_workers: The number of processes that decode image files; None takes one for each processor, up to 8.
 
     Raises:
-        UserError: a value is not legal.
+        UserError: A value is not legal.
 
     Example:
         >>> from layermatch.data.sources import Digits
@@ -87,12 +87,12 @@ class Storage:
         """The same data set, with its images where they are to be kept.
 
         Args:
-            content: as the source gave it.
+            content: The data set as the source gave it.
 
         Raises:
-            UserError: there is not enough memory or disk, the cache cannot be written, or image files cannot be used:
+            UserError: There is not enough memory or disk, the cache cannot be written, or image files cannot be used:
                 all of them are named.
-            RunError: a process that decodes ended.
+            RunError: A process that decodes ended.
         """
         leaves = _leaves(content.parts())
         files = [images for images in leaves if isinstance(images, FileImages)]

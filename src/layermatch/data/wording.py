@@ -14,7 +14,7 @@ def one_line(error: Exception) -> str:
     """What an exception of another library says, on one line.
 
     Args:
-        error: any exception.
+        error: Any exception.
 
     Returns:
         Its text without line breaks, or its name where it has no text.
@@ -30,7 +30,7 @@ def printable(name: str) -> str:
     r"""A file's name as it can be written on one line of any text.
 
     Args:
-        name: as the file system gives it: with line breaks, or bytes that are no text.
+        name: The name as the file system gives it: with line breaks, or bytes that are no text.
 
     Example:
         >>> printable("a cat.png"), printable("a\ncat\udcff.png")
@@ -43,7 +43,7 @@ def name_text(name: str) -> str:
     r"""The name of a class or a file as text, which every file and every dashboard takes.
 
     Args:
-        name: perhaps of a folder, as the file system gives it; bytes that are not UTF-8 become escapes.
+        name: The name, perhaps of a folder, as the file system gives it; bytes that are not UTF-8 become escapes.
 
     Example:
         >>> name_text("caf\udce9"), name_text("café")

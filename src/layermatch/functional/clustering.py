@@ -83,7 +83,7 @@ def gradient_gap(loss: Tensor, reference: Tensor, features: Tensor) -> tuple[Ten
 
     Args:
         loss: A scalar, with its graph, which is kept.
-        reference: The other scalar, likewise.
+        reference: The other scalar, with its graph, which is kept.
         features: ``(N, D)``, what both are losses of; it must be in both graphs.
 
     Returns:

@@ -67,7 +67,7 @@ def scale_for(name: str, scales: Mapping[str, float]) -> float:
 
     Args:
         name: The parameter's name, for example ``extractor.groups.0.0.conv1.weight``.
-        scales: For each pattern a scale in ``[0, 1]``, in order.
+        scales: A scale in ``[0, 1]`` for each pattern, in order.
 
     Returns:
         The scale.

@@ -39,8 +39,8 @@ def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every sched
     """Always 1.
 
     Args:
-        step: not used.
-        max_steps: not used.
+        step: The steps made so far, which are not looked at.
+        max_steps: The steps of the run, which are not looked at.
 
     Returns:
         1.0.

@@ -266,13 +266,13 @@ def make_avg_clustering(
     """A reading of Avg-Clustering by name.
 
     Args:
-        reading: a key of :data:`READINGS`.
+        reading: A key of :data:`READINGS`.
         weight: ``a`` in ``[0, 1]``; None takes the reading's default (0.5).
-        decay: in ``[0, 1)``; None takes the reading's default (0.999, 0.9 or 0.99).
-        temperature: above 0; None takes the reading's default (0.1).
+        decay: The decay, in ``[0, 1)``; None takes the reading's default (0.999, 0.9 or 0.99).
+        temperature: The temperature, above 0; None takes the reading's default (0.1).
 
     Raises:
-        UserError: the name or a value is not legal, or an option is given that the reading does not have.
+        UserError: The name or a value is not legal, or an option is given that the reading does not have.
 
     Example:
         >>> make_avg_clustering("ema_classifier", weight=None, decay=0.99, temperature=None).decay

@@ -38,7 +38,7 @@ class GradientRule(ABC):
         Args:
             name: The parameter's name in the network.
             from_labels: Its gradient of the losses of labels, mean over all ranks.
-            from_pseudo: Its gradient of the losses of pseudo-labels, likewise.
+            from_pseudo: Its gradient of the losses of pseudo-labels, mean over all ranks.
         """
 
 

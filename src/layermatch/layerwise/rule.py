@@ -25,7 +25,7 @@ class LayerwiseRule(StepState, ABC):
         UserError: A value is out of range.
     """
 
-    #: Takes gradients apart where stop-gradients cannot do it; None is one backward pass.
+    #: The rule that takes gradients apart where stop-gradients cannot do it; None is one backward pass.
     gradient_rule: GradientRule | None = None
 
     def __init__(self, *, lambda_u: float = 1.0) -> None:

@@ -43,21 +43,21 @@ class SeparateLosses(LayerwiseRule):
     place in the loss are our definition (:mod:`layermatch.layerwise.avg_clustering`).
 
     Args:
-        lambda_u: weight of the pseudo-label loss, at least 0.
+        lambda_u: Weight of the pseudo-label loss, at least 0.
         grad_relu: ``block`` keeps pseudo-label gradients out of the classifier (LayerMatch); ``off`` lets them in
             (FixMatch); ``conflict`` (ours, for study) lets in the components whose sign agrees with the supervised
             gradient, and costs a second backward pass.
         avg_clustering: ``ema_classifier``, ``ema_outputs``, ``ema_teacher``, ``ema_centroids`` or ``none``.
         weight: ``a``, in ``[0, 1]``; None is 0.5. Avg-Clustering's share of the extractor's pseudo-label loss; with
             ``ema_outputs``, the average's share of the probabilities that pseudo-labels are made from.
-        decay: decay of the centres, in ``[0, 1)``; None is the reading's own default.
-        temperature: of ``ema_centroids`` only, above 0; None is 0.1.
-        decoupled: ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
+        decay: The decay of the centres, in ``[0, 1)``; None is the reading's own default.
+        temperature: The temperature of ``ema_centroids``, above 0; None is 0.1. The other readings have none.
+        decoupled: Ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
             sends its gradient to the extractor, beside the terms above; pseudo-labels come from the first.
-        evaluate_head: with ``decoupled``, the head that is evaluated: ``clean`` (None is this) or ``pseudo``.
+        evaluate_head: The head that is evaluated with ``decoupled``: ``clean`` (None is this) or ``pseudo``.
 
     Raises:
-        UserError: a value is not legal, or an option is given where it has no effect.
+        UserError: A value is not legal, or an option is given where it has no effect.
 
     Example:
         >>> rule = SeparateLosses(grad_relu="block", avg_clustering="ema_classifier", weight=0.5, decay=0.99)
@@ -92,7 +92,7 @@ class SeparateLosses(LayerwiseRule):
         self.evaluate_head = evaluate_head or "clean"
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """With ``decoupled``, the second head."""
+        """The heads beside the classifier: the second one with ``decoupled``, none otherwise."""
         return {PSEUDO_CLASSIFIER: linear_head(problem.num_features, problem.num_classes)} if self.decoupled else {}
 
     def prepare(self, network: Network, problem: Problem) -> None:

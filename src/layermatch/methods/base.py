@@ -25,7 +25,7 @@ class Method(StepState, ABC):
     #: The views that the method asks for.
     views: ClassVar[Views] = Views()
 
-    #: Takes gradients apart where the method asks for it; None is one backward pass.
+    #: The rule that takes gradients apart where the method asks for it; None is one backward pass.
     gradient_rule: GradientRule | None = None
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- for those that have some

@@ -20,7 +20,7 @@ def together(
 
     Args:
         network: The network.
-        views: For each name ``(N, C, H, W)``.
+        views: The views by name, each ``(N, C, H, W)``.
         heads: The names of the heads.
 
     Returns:
@@ -91,8 +91,8 @@ def share_statistics(
         network: The network.
         views: The other views, for each name ``(N, C, H, W)``.
         weak: The weak views, ``(N, C, H, W)``; of these the first ``share`` go with the others.
-        share: In ``[0, 1]``.
-        statistics: Of the network.
+        share: The share of the weak views, in ``[0, 1]``.
+        statistics: The batch statistics of the network.
 
     Returns:
         The outputs of the other views, and those of the weak ones, detached.

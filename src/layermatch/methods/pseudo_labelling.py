@@ -46,9 +46,9 @@ class PseudoLabelling(Method):
     3. ``L_feat`` and ``L_cls`` from the rule; one backward; one optimizer step; averages.
 
     Args:
-        policy: Makes pseudo-labels.
-        rule: Routes the losses.
-        forward: which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels
+        policy: The policy that makes pseudo-labels.
+        rule: The rule that routes the losses.
+        forward: Which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels
             LayerMatch is 18 points worse with ``split`` than with ``joint`` (docs/batchnorm.md).
 
             - ``joint``: all views in one forward, with gradient, as in the references. The weak views have no loss of
@@ -60,8 +60,8 @@ class PseudoLabelling(Method):
               others by theirs; the running statistics see both. It saves about a third of the network time.
 
             Without batch statistics all three give the same gradient.
-        weak_share: for ``shared``, in ``[0, 1]``; 1 is ``joint``, and ``None`` is 0.25.
-        skip_masked: ours: strong views whose pseudo-label is masked are not sent through the network, as their loss is
+        weak_share: The share of the weak views with ``shared``, in ``[0, 1]``; 1 is ``joint``, and ``None`` is 0.25.
+        skip_masked: Ours: strong views whose pseudo-label is masked are not sent through the network, as their loss is
             zero. Without BatchNorm the gradient is the same; with it, labelled and strong views are normalised by
             the statistics of fewer images, the confident ones. It saves most while the mask rate is low. Costs a
             wait for the GPU each step, and with ``compile`` a new kernel for each number of images. Needs ``split``, as
@@ -111,7 +111,7 @@ class PseudoLabelling(Method):
 
     @property
     def gradient_rule(self) -> GradientRule | None:  # type: ignore[override]
-        """The rule's; see :class:`Method`."""
+        """The gradient rule of the layer rule; see :class:`Method`."""
         return self.rule.gradient_rule
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
@@ -236,7 +236,7 @@ def leave_out_masked(strong: Tensor, pseudo_labels: PseudoLabels) -> tuple[Tenso
 
     Args:
         strong: ``(N, C, H, W)``.
-        pseudo_labels: of the ``N`` images.
+        pseudo_labels: The pseudo-labels of the ``N`` images.
 
     Returns:
         ``(M, C, H, W)`` with ``M`` at most ``N``, and the pseudo-labels of these.

@@ -27,11 +27,11 @@ class BatchStatistics:
     statistics are the batch's own. BatchNorms in evaluation mode are left alone.
 
     Args:
-        network: whose BatchNorms, of any dimension and synchronised ones too, are looked after. It gets a hook for
-            each, so make one object a network.
+        network: The network whose BatchNorms, of any dimension and synchronised ones too, are looked after. It gets a
+            hook for each, so make one object a network.
 
     Raises:
-        UserError: a BatchNorm keeps no running statistics.
+        UserError: A BatchNorm keeps no running statistics.
 
     Example:
         >>> network = nn.Sequential(nn.BatchNorm1d(1))
@@ -48,7 +48,7 @@ class BatchStatistics:
         if any(norm.running_mean is None for norm in norms):
             raise UserError("a BatchNorm has track_running_stats=False: its statistics cannot be shared")
         self._all = [_Statistics(norm) for norm in norms]
-        #: Of the BatchNorms that took part in the last pass of :meth:`taken`.
+        #: The statistics of the BatchNorms that took part in the last pass of :meth:`taken`.
         self._taken: list[_Statistics] = []
 
     @contextmanager

@@ -37,24 +37,24 @@ def wide_resnet(
 
     Args:
         num_classes: K, at least 2; None leaves the classifier to the training module.
-        in_channels: channels C of the images, at least 1.
+        in_channels: Channels C of the images, at least 1.
         depth: ``num_groups * (2 n + 1) + 1`` with n at least 1: 10, 16, 22, 28, ... for three groups.
-        width: widening factor, at least 1.
-        num_groups: groups of residual blocks, at least 1.
-        first_stride: stride of the first group, 1 or 2.
-        batch_norm_eps: epsilon of every BatchNorm, above 0.
-        batch_norm_eps_blocks: epsilon of those inside residual blocks where it differs, else ``None``.
-        batch_norm_momentum: weight of the newest batch in the running statistics, above 0, at most 1.
-        leaky_slope: slope of LeakyReLU for negative input, at least 0, below 1.
-        base_width: channels of the stem, at least 1.
-        conv_bias: whether convolutions other than the stem have a bias.
-        transition_activation: whether the first block of each later group activates its input.
+        width: Widening factor, at least 1.
+        num_groups: Groups of residual blocks, at least 1.
+        first_stride: Stride of the first group, 1 or 2.
+        batch_norm_eps: Epsilon of every BatchNorm, above 0.
+        batch_norm_eps_blocks: Epsilon of those inside residual blocks where it differs, else ``None``.
+        batch_norm_momentum: Weight of the newest batch in the running statistics, above 0, at most 1.
+        leaky_slope: Slope of LeakyReLU for negative input, at least 0, below 1.
+        base_width: Channels of the stem, at least 1.
+        conv_bias: Whether convolutions other than the stem have a bias.
+        transition_activation: Whether the first block of each later group activates its input.
 
     Returns:
         A new network with random weights; D = ``base_width * width * 2**(num_groups - 1)``.
 
     Raises:
-        UserError: an argument is out of its range.
+        UserError: An argument is out of its range.
 
     Example:
         >>> network = wide_resnet(num_classes=10, depth=10, width=1)
@@ -109,16 +109,16 @@ def resnet50(
 
     Args:
         num_classes: K, at least 2; None leaves the classifier to the training module.
-        in_channels: channels C of the images, at least 1; with other than 3 the 7x7 stem is a new
+        in_channels: Channels C of the images, at least 1; with other than 3 the 7x7 stem is a new
             convolution, drawn as torchvision draws it (Kaiming normal over fan-out).
-        batch_norm_eps: epsilon of every BatchNorm, above 0.
-        batch_norm_momentum: weight of the newest batch in the running statistics, above 0, at most 1.
+        batch_norm_eps: Epsilon of every BatchNorm, above 0.
+        batch_norm_momentum: Weight of the newest batch in the running statistics, above 0, at most 1.
 
     Returns:
         A new network with random weights.
 
     Raises:
-        UserError: an argument is out of its range.
+        UserError: An argument is out of its range.
 
     Example:
         >>> network = resnet50(num_classes=100)

@@ -34,25 +34,25 @@ class WideResNet(nn.Module):
     gradient.
 
     Args:
-        depth: number of convolutional layers by the formula above, with n at least 1.
-        width: widening factor, at least 1.
+        depth: Number of convolutional layers by the formula above, with n at least 1.
+        width: Widening factor, at least 1.
         num_groups: G, at least 1.
-        in_channels: channels C of the images, at least 1.
+        in_channels: Channels C of the images, at least 1.
         first_stride: 1, or 2 to halve height and width in the first group too (TorchSSL and USB do
             so on 96x96 images).
-        batch_norm_eps: epsilon of every BatchNorm, above 0. FixMatch and TorchSSL: 1e-3.
-        batch_norm_eps_blocks: epsilon of those inside residual blocks where it differs, else ``None``.
+        batch_norm_eps: Epsilon of every BatchNorm, above 0. FixMatch and TorchSSL: 1e-3.
+        batch_norm_eps_blocks: Epsilon of those inside residual blocks where it differs, else ``None``.
             USB: 1e-5.
-        batch_norm_momentum: weight of the newest batch in the running statistics, above 0, at most 1. All
+        batch_norm_momentum: Weight of the newest batch in the running statistics, above 0, at most 1. All
             codes: 1e-3, an average over about 1,000 forward passes; a run of a few hundred steps needs more.
-        leaky_slope: slope of LeakyReLU for negative input, at least 0, below 1.
-        base_width: channels of the stem, at least 1.
-        conv_bias: whether convolutions other than the stem have a bias. FixMatch and TorchSSL: yes; USB: no.
+        leaky_slope: Slope of LeakyReLU for negative input, at least 0, below 1.
+        base_width: Channels of the stem, at least 1.
+        conv_bias: Whether convolutions other than the stem have a bias. FixMatch and TorchSSL: yes; USB: no.
             A later BatchNorm takes such a constant out again: little changes but the parameter count.
-        transition_activation: whether the first block of each later group activates its input, see the note.
+        transition_activation: Whether the first block of each later group activates its input, see the note.
 
     Raises:
-        UserError: an argument is out of its range, or no number of blocks gives ``depth``.
+        UserError: An argument is out of its range, or no number of blocks gives ``depth``.
 
     Example:
         >>> import torch
@@ -115,7 +115,7 @@ class WideResNet(nn.Module):
         """Pooled features of a batch.
 
         Args:
-            images: normalised images, shape ``(B, C, H, W)``, floating; 8x8 or larger.
+            images: Normalised images, shape ``(B, C, H, W)``, floating; 8x8 or larger.
 
         Returns:
             Features, shape ``(B, num_features)``.

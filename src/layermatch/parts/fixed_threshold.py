@@ -44,7 +44,7 @@ class FixedThreshold(Policy):
         self.num_classes = problem.num_classes
 
     def thresholds(self) -> Tensor:
-        """The same for every class."""
+        """The threshold, which is the same for every class."""
         return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
     def forward(self, probs_weak: Tensor, indices: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need them

@@ -35,10 +35,10 @@ class NoisyThreshold(FixedThreshold):
     Args:
         threshold: ``tau``, in ``(0, 1]``.
         noise: ``r``, the share of pseudo-labels that get another class, in ``[0, 1]``.
-        noise_seed: of the errors, at least 0.
+        noise_seed: The seed of the errors, at least 0.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
 
     Example:
         >>> policy = NoisyThreshold(threshold=0.9, noise=1.0)

@@ -93,11 +93,11 @@ def report(arguments: Sequence[str] | None, console: Console) -> None:
     """Read, compare and write.
 
     Args:
-        arguments: of the command line; None takes the process's.
-        console: what prints.
+        arguments: The arguments of the command line; None takes the process's.
+        console: The console that prints.
 
     Raises:
-        UserError: an argument is not legal, or the files cannot be written.
+        UserError: An argument is not legal, or the files cannot be written.
     """
     given = _parser().parse_args(arguments)
     paths = _run_dirs(given.run_dirs, given.multirun)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2.
 
     Args:
-        arguments: of the command line; None takes the process's.
+        arguments: The arguments of the command line; None takes the process's.
     """
     try:
         report(arguments, terminal())

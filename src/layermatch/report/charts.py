@@ -25,7 +25,7 @@ COLOURS, DASHES = 6, 5
 WIDTH, HEIGHT = 360.0, 232.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 92.0, 10.0, 36.0
 
-#: Between the base lines of two labels.
+#: The least distance between the base lines of two labels.
 LABEL_GAP = 14.0
 
 #: Characters of a label that fit beside the chart, and of a class name beside a matrix.
@@ -37,10 +37,10 @@ LOG_RATIO = 30.0
 #: Shades of a matrix.
 SHADES = 10
 
-#: From this one on, numbers are written in the other colour.
+#: From this shade on, numbers are written in the other colour.
 DARK_SHADE = 7
 
-#: Above it, cells are too small for numbers and names.
+#: The most classes of a matrix with numbers and names: the cells of a larger one are too small for them.
 NAMED_CLASSES = 20
 
 
@@ -49,8 +49,8 @@ class Tick:
     """A mark on an axis.
 
     Args:
-        at: place in the drawing.
-        text: its label.
+        at: The place in the drawing.
+        text: The label of the mark.
     """
 
     at: float
@@ -62,14 +62,14 @@ class Line:
     """One curve of a chart.
 
     Args:
-        label: at its end.
-        name: in full.
-        style: number of its colour and dash pattern.
-        path: of the mean.
-        band: of mean ± standard deviation; empty for one run.
-        points: lone points, which no line shows.
-        end: where the curve ends.
-        label_y: where its label is.
+        label: The label at the end of the curve.
+        name: The name in full.
+        style: The number of its colour and dash pattern.
+        path: The path of the mean.
+        band: The path of the band of mean ± standard deviation; empty for one run.
+        points: Lone points, which no line shows.
+        end: The place where the curve ends.
+        label_y: The height at which its label is.
     """
 
     label: str
@@ -97,12 +97,12 @@ class LineChart:
     """A chart of curves over the optimizer steps.
 
     Args:
-        title: what is drawn; says so where the scale is logarithmic.
-        description: the same in words, with the last values.
-        lines: the curves.
-        x_ticks: on the lower axis.
-        y_ticks: on the left axis.
-        zero: where 0 is, if it is inside; None otherwise.
+        title: What is drawn; says so where the scale is logarithmic.
+        description: The same in words, with the last values.
+        lines: The curves.
+        x_ticks: The ticks on the lower axis.
+        y_ticks: The ticks on the left axis.
+        zero: The height of 0, if it is inside; None otherwise.
     """
 
     title: str
@@ -124,10 +124,10 @@ class NamedCurve:
     """A curve to be drawn.
 
     Args:
-        name: in full.
-        label: at its end.
-        style: number of its colour and dash pattern.
-        curve: what is drawn.
+        name: The name in full.
+        label: The label at the end of the curve.
+        style: The number of its colour and dash pattern.
+        curve: The curve that is drawn.
     """
 
     name: str
@@ -140,9 +140,9 @@ def draw_lines(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> L
     """Lay out curves with bands of one standard deviation.
 
     Args:
-        title: what is drawn.
-        curves: with at least one point each.
-        is_share: whether the values are shares in [0, 1], to be written in per cent.
+        title: What is drawn.
+        curves: The curves, with at least one point each.
+        is_share: Whether the values are shares in [0, 1], to be written in per cent.
 
     Returns:
         None if no curve has a finite value.
@@ -171,7 +171,7 @@ def draw_lines(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> L
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to places."""
+    """A scale that turns values into places."""
 
     low: float
     high: float
@@ -313,15 +313,15 @@ class Matrix:
     """A confusion matrix, each row in shares of its true class.
 
     Args:
-        title: whose it is.
-        description: its largest confusions in words.
-        shades: opacity -> path of the cells with it.
-        numbers: place, text, and whether it is on a dark cell.
-        rows: labels of the true classes.
-        columns: labels of the predictions.
-        side: of the square.
-        left: of it.
-        top: of it.
+        title: The title, which says what the matrix is of.
+        description: Its largest confusions in words.
+        shades: The path of the cells of each opacity.
+        numbers: The place and the text of each number, and whether it is on a dark cell.
+        rows: The labels of the true classes.
+        columns: The labels of the predictions.
+        side: The side of the square.
+        left: The left edge of the square.
+        top: The upper edge of the square.
     """
 
     title: str
@@ -337,7 +337,7 @@ class Matrix:
 
     @property
     def height(self) -> float:
-        """Of the drawing."""
+        """The height of the drawing."""
         return self.top + self.side + 4
 
 
@@ -345,10 +345,10 @@ def draw_matrix(title: str, counts: NDArray[np.float64], classes: Sequence[str],
     """Lay out a confusion matrix.
 
     Args:
-        title: whose it is.
-        counts: ``(K, K)``, rows are true classes.
-        classes: K names.
-        description: in words.
+        title: The title, which says what the matrix is of.
+        counts: The counts ``(K, K)``; rows are true classes.
+        classes: The names of the K classes.
+        description: The description in words.
     """
     is_named = len(classes) <= NAMED_CLASSES
     names = short_names(classes, width=CLASS_LENGTH)
@@ -396,7 +396,7 @@ def images(count: float) -> str:
     """A mean count of images.
 
     Args:
-        count: at least 0.
+        count: The count, at least 0.
 
     Example:
         >>> images(35.0), images(1 / 3), images(123.4)

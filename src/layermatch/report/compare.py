@@ -19,9 +19,9 @@ class Summary:
     """Figures over seeds.
 
     Args:
-        mean: of the figures.
-        std: standard deviation with n - 1 in the denominator; None for a single figure.
-        n: how many there are.
+        mean: The mean of the figures.
+        std: The standard deviation with n - 1 in the denominator; None for a single figure.
+        n: The number of figures.
     """
 
     mean: float
@@ -33,7 +33,7 @@ def summarise(figures: Iterable[float]) -> Summary | None:
     """Mean, standard deviation and n.
 
     Args:
-        figures: one per seed.
+        figures: The figures, one per seed.
 
     Returns:
         None without figures.
@@ -59,12 +59,12 @@ class Comparison:
     """A setting against a baseline, paired by seed.
 
     Args:
-        difference: mean of the differences, setting - baseline.
-        interval: its confidence interval by Student's t distribution with n - 1 degrees of freedom,
+        difference: Mean of the differences, setting - baseline.
+        interval: Its confidence interval by Student's t distribution with n - 1 degrees of freedom,
             ``difference ± t s / sqrt(n)`` where s is the standard deviation of the differences; None for one pair.
-        wins: seeds in which the setting is above the baseline.
-        ties: seeds in which it is equal.
-        n: pairs.
+        wins: The seeds in which the setting is above the baseline.
+        ties: The seeds in which it is equal.
+        n: The number of pairs.
     """
 
     difference: float
@@ -78,9 +78,9 @@ def compare(figures: Mapping[Seed, float], baseline: Mapping[Seed, float], *, le
     """Compare by seed: seeds that only one of the two has do not count.
 
     Args:
-        figures: seed -> figure of the setting.
-        baseline: seed -> figure of the baseline.
-        level: of the confidence interval, in (0, 1).
+        figures: The figure of the setting for each seed.
+        baseline: The figure of the baseline for each seed.
+        level: The level of the confidence interval, in (0, 1).
 
     Returns:
         None without a common seed.

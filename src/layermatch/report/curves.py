@@ -24,8 +24,8 @@ class MeanCurve:
         steps: ``(P,)`` optimizer steps; of merged points the last one.
         mean: ``(P,)``.
         std: ``(P,)`` standard deviation over the runs (n - 1); None for one run.
-        n: runs.
-        merged: how many log lines each point is the mean of.
+        n: The number of runs.
+        merged: How many log lines each point is the mean of.
     """
 
     steps: NDArray[np.float64]
@@ -41,8 +41,8 @@ def mean_curve(curves: Sequence[Curve], *, max_points: int = MAX_POINTS) -> Mean
     So the mean is of the same runs everywhere: a run that ends early shortens it instead of bending it.
 
     Args:
-        curves: one per run.
-        max_points: neighbouring points are merged down to this many.
+        curves: The curves, one per run.
+        max_points: Neighbouring points are merged down to this many.
 
     Returns:
         None without a common step. Where a value is not finite, the mean is not.

@@ -22,10 +22,10 @@ class Group:
     """The runs of one setting.
 
     Args:
-        name: the algorithm, and what tells it from other settings with the same algorithm.
-        runs: finished, one per draw, in the order of the seeds.
-        unfinished: all others with these settings.
-        by_seed: whether the seed tells its runs apart, and those of the groups that it is compared with.
+        name: The algorithm, and what tells it from other settings with the same algorithm.
+        runs: The finished runs, one per draw, in the order of the seeds.
+        unfinished: All other runs with these settings.
+        by_seed: Whether the seed tells its runs apart, and those of the groups that it is compared with.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Group:
         """What tells a run from the others of its group, and pairs it with one of another group.
 
         Args:
-            run: of the group.
+            run: A run of the group.
         """
         return Draw(run.draw.seed) if run.draw is not None and self.by_seed else run.draw
 
@@ -55,7 +55,7 @@ class Group:
         """A figure of ``results.json`` by draw, of the finished runs that have it.
 
         Args:
-            *path: as :meth:`Run.figure` takes it.
+            *path: The keys of the figure, as :meth:`Run.figure` takes them.
         """
         found = {self.draw_of(run): run.figure(*path) for run in self.runs}
         return {draw: value for draw, value in found.items() if draw is not None and value is not None}
@@ -68,7 +68,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     which is noted in its problems. A run whose settings cannot be read is in no group.
 
     Args:
-        runs: as read.
+        runs: The runs, as they were read.
     """
     groups: dict[str, Group] = {}
     for run in runs:
@@ -95,7 +95,7 @@ def differing(groups: Sequence[Group]) -> list[str]:
     """The settings that are not the same in all groups, in the order of the configuration.
 
     Args:
-        groups: at least one.
+        groups: The groups, at least one.
     """
     settings = [group.example.settings for group in groups]
     sections = list(dict.fromkeys(name.partition(".")[0] for each in settings for name in each))
@@ -127,14 +127,14 @@ def choose_baseline(groups: Sequence[Group], name: str | None) -> Group | None:
     """The setting that the others are compared with.
 
     Args:
-        groups: in their order.
-        name: of one; None takes the first with a finished run.
+        groups: The groups, in their order.
+        name: The name of the baseline; None takes the first group with a finished run.
 
     Returns:
         None if no run is finished.
 
     Raises:
-        UserError: no setting with a finished run has that name.
+        UserError: No setting with a finished run has that name.
     """
     finished = [group for group in groups if group.runs]
     if name is None:

@@ -51,7 +51,7 @@ from layermatch.runs.text import printable
 
 __all__ = ["GENERATOR", "render_html", "render_markdown"]
 
-#: Marks our files, so that nothing else is overwritten.
+#: The mark of our files, so that nothing else is overwritten.
 GENERATOR = "layermatch.report"
 
 #: More lines than this in a chart cannot be told apart; another chart takes the rest.
@@ -69,10 +69,10 @@ class Entry:
     """A line of the legend.
 
     Args:
-        name: of the setting.
-        label: at the end of its curves.
-        style: number of its colour and dash pattern.
-        remark: n, and whether its runs are finished.
+        name: The name of the setting.
+        label: The label at the end of its curves.
+        style: The number of its colour and dash pattern.
+        remark: The number of runs, and whether they are finished.
     """
 
     name: str
@@ -96,11 +96,11 @@ class ClassView:
     """What a setting makes of the classes.
 
     Args:
-        name: of the setting.
-        matrix: mean confusion matrix; None where there is none, or too many classes for one.
-        mistakes: the most confident ones of a run; None where they are not known.
-        picture: of mistakes, as a data URI; empty where there is none.
-        picture_text: what it shows.
+        name: The name of the setting.
+        matrix: The mean confusion matrix; None where there is none, or too many classes for one.
+        mistakes: The most confident mistakes of a run; None where they are not known.
+        picture: The picture of mistakes, as a data URI; empty where there is none.
+        picture_text: What the picture shows.
     """
 
     name: str
@@ -114,9 +114,9 @@ def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Grou
     """The tables as Markdown.
 
     Args:
-        runs: all.
-        groups: made of them.
-        baseline: of the comparison; None if no run is finished.
+        runs: All runs.
+        groups: The groups that are made of them.
+        baseline: The baseline of the comparison; None if no run is finished.
     """
     tables = []
     if baseline is not None:
@@ -135,10 +135,10 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
     """The page.
 
     Args:
-        runs: all.
-        groups: made of them.
-        baseline: of the comparison; None if no run is finished.
-        written: when.
+        runs: All runs.
+        groups: The groups that are made of them.
+        baseline: The baseline of the comparison; None if no run is finished.
+        written: The time at which the page is written.
     """
     environment = Environment(
         loader=PackageLoader("layermatch.report"),
@@ -284,7 +284,7 @@ def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> li
 
 
 def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[LineChart]:
-    """For each setting, the curves of all layers, which look the same in all charts."""
+    """The curves of all layers, for each setting; a layer looks the same in all charts."""
     charts = []
     for family in families:
         names = sorted(name for name in _curve_names(groups) if family.part_of(name) is not None)

@@ -31,7 +31,7 @@ PICTURE_LIMIT = 8 << 20
 #: Most confident mistakes of a run that are kept.
 MISTAKES = 200
 
-#: With it, a run has no metrics.csv.
+#: The logger with which a run has no metrics.csv.
 NO_LOGGER = "layermatch.loggers.none"
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,11 +42,11 @@ class Mistake:
     """A test image that was given another class than its own.
 
     Args:
-        index: of the image in the test set.
-        label: its class.
-        prediction: the class it was given.
-        confidence: of the prediction, in [0, 1].
-        path: of its file; empty where it is none.
+        index: The index of the image in the test set.
+        label: The class of the image.
+        prediction: The class that it was given.
+        confidence: The confidence of the prediction, in [0, 1].
+        path: The path of the image's file; empty where it is none.
     """
 
     index: int
@@ -61,23 +61,23 @@ class Run:
     """A run directory, as far as it can be read.
 
     Args:
-        path: of the directory.
-        state: what the run is doing.
-        problems: what is wrong, one line each; empty for a whole, finished run.
-        settings: dotted name -> value of everything that tells this run from one that is not its repetition; empty
+        path: The path of the directory.
+        state: What the run is doing.
+        problems: A line for each thing that is wrong; empty for a whole, finished run.
+        settings: The value of everything that tells this run from one that is not its repetition, by dotted name; empty
             where there is no configuration.
-        shown_settings: the same with every setting, for people.
-        fingerprint: of the setting; empty where there is no configuration.
-        draw: which repetition of its setting it is; None where there is no seed.
-        results: of ``results.json``; empty without.
-        curves: metric -> its values.
-        own_metrics: what the run's method says of them beside the catalogue.
-        plan: what the run said that it would do, name -> text.
-        labelled: indices of the labelled images; empty where unknown.
-        classes: names; empty where unknown.
-        confusion: ``(K, K)`` test counts, rows are true classes; None where unknown.
-        mistakes: the most confident ones first.
-        picture: the PNG file of mistakes; None where there is none.
+        shown_settings: The same with every setting, for people.
+        fingerprint: The fingerprint of the setting; empty where there is no configuration.
+        draw: Which repetition of its setting it is; None where there is no seed.
+        results: The content of ``results.json``; empty without.
+        curves: The values of each metric.
+        own_metrics: The metrics that the run's method adds to the catalogue.
+        plan: What the run said that it would do: a text for each name.
+        labelled: The indices of the labelled images; empty where unknown.
+        classes: The names of the classes; empty where unknown.
+        confusion: The test counts ``(K, K)``, rows are true classes; None where unknown.
+        mistakes: The mistakes, the most confident ones first.
+        picture: The PNG file of mistakes; None where there is none.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None where there is none."""
+        """The seed of the run; None where there is none."""
         return None if self.draw is None else self.draw.seed
 
     @property
@@ -123,7 +123,7 @@ class Run:
         """A number of ``results.json``.
 
         Args:
-            *path: keys, from the outermost to the number's.
+            *path: The keys, from the outermost to the number's.
 
         Returns:
             None where there is no finite number.
@@ -138,7 +138,7 @@ def read_run(path: Path) -> Run:
     """Read a run directory. Whatever is missing or broken is a line in ``problems``, never an error.
 
     Args:
-        path: of the directory.
+        path: The path of the directory.
     """
     run = Run(path, judge(path))
     if run.state.kind == "empty":
@@ -257,7 +257,7 @@ class _Reader:
 
 
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
-    """None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
+    """A row's mistake; None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
     try:
         index, label, prediction = (int(row[key] or "") for key in ("index", "label", "prediction"))
         confidence = float(row["confidence"] or "")

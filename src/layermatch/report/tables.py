@@ -69,12 +69,12 @@ class Table:
     """A table of text; the first cell of a row is its heading.
 
     Args:
-        caption: what it shows.
-        header: of the columns.
-        rows: as long as the header.
-        note: how to read it.
-        is_numeric: whether the cells are figures.
-        headings: how many cells at the start of a row say what it is of.
+        caption: What the table shows.
+        header: The header of the columns.
+        rows: The rows, each as long as the header.
+        note: How to read the table.
+        is_numeric: Whether the cells are figures.
+        headings: The number of cells at the start of a row that say what it is of.
     """
 
     caption: str
@@ -89,7 +89,7 @@ def markdown(table: Table) -> str:
     r"""A table as GitHub's Markdown.
 
     Args:
-        table: with untrusted text.
+        table: A table with untrusted text.
 
     Example:
         >>> print(markdown(Table("Two", ("a", "b"), (("x|y", "<b>"),), is_numeric=False)))
@@ -112,7 +112,7 @@ def on_terminal(table: Table) -> RichTable:
     """A table for the terminal.
 
     Args:
-        table: with untrusted text.
+        table: A table with untrusted text.
     """
     made = RichTable(title=Text(table.caption, style="bold"), title_justify="left")
     for place, name in enumerate(table.header):
@@ -127,7 +127,7 @@ def markdown_text(text: str) -> str:
     """Untrusted text without a meaning in Markdown or HTML.
 
     Args:
-        text: one line.
+        text: A text of one line.
     """
     for special in "\\|*`[]":
         text = text.replace(special, f"\\{special}")
@@ -141,9 +141,9 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
     """Mean, standard deviation and n of every figure.
 
     Args:
-        groups: all; those without a finished run are left out.
-        is_brief: only what is compared.
-        catalogue: says what the figures are.
+        groups: All groups; those without a finished run are left out.
+        is_brief: Whether only what is compared is shown.
+        catalogue: The catalogue that says what the figures are.
     """
     groups = [group for group in groups if group.runs]
     asked = _compared(groups) if is_brief else _all_figures(catalogue)
@@ -165,7 +165,7 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
 
 
 def _share(summary: Summary | None, *, n: int | None = None) -> str:
-    """With n, unless it is the one that the row begins with."""
+    """A summary of shares as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{100 * summary.std:.1f}"
@@ -179,7 +179,7 @@ def _figure(summary: Summary | None, metric: Metric, *, n: int) -> str:
 
 
 def _all_figures(catalogue: Catalogue) -> list[Metric]:
-    """Those of the evaluations first: they are what a run is for."""
+    """All figures, those of the evaluations first: they are what a run is for."""
     metrics = catalogue.in_place(Place.TABLE)
     return sorted(metrics, key=lambda metric: FIRST.index(metric.path[0]) if metric.path[0] in FIRST else len(FIRST))
 
@@ -194,8 +194,8 @@ def comparison_table(groups: Sequence[Group], baseline: Group) -> Table:
     """Every setting against the baseline, paired by seed.
 
     Args:
-        groups: all.
-        baseline: one of them.
+        groups: All groups.
+        baseline: The one of them that the others are compared with.
     """
     others = [group for group in groups if group.runs and group is not baseline]
     rows = []
@@ -244,7 +244,7 @@ def seed_table(groups: Sequence[Group]) -> Table:
     """The first compared figure of every run.
 
     Args:
-        groups: all.
+        groups: All groups.
     """
     metric = _compared(groups)[0]
     figures = {group.name: group.figures(*metric.path) for group in groups if group.runs}
@@ -263,7 +263,7 @@ def difference_table(groups: Sequence[Group]) -> Table:
     """The settings that are not the same everywhere.
 
     Args:
-        groups: all.
+        groups: All groups.
     """
     rows = [(name, *(group.example.settings.get(name, NONE) for group in groups)) for name in differing(groups)]
     return Table(
@@ -280,7 +280,7 @@ def shared_table(groups: Sequence[Group]) -> Table:
     """The settings that are the same everywhere.
 
     Args:
-        groups: at least one.
+        groups: The groups, at least one.
     """
     settings = [run.shown_settings for group in groups for run in (*group.runs, *group.unfinished)]
     other = set(identity.differing(settings)) | set(identity.keys_of(identity.Kind.OWN))
@@ -292,7 +292,7 @@ def plan_table(groups: Sequence[Group]) -> Table:
     """The run plans, of the first run of each setting.
 
     Args:
-        groups: all.
+        groups: All groups.
     """
     plans = [group.example.plan for group in groups]
     names = dict.fromkeys(name for plan in plans for name in plan)
@@ -305,7 +305,7 @@ def version_table(runs: Sequence[Run]) -> Table:
     """The versions that the runs were made with.
 
     Args:
-        runs: all.
+        runs: All runs.
     """
     counts: dict[str, Counter[str]] = {}
     for run in runs:
@@ -327,8 +327,8 @@ def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
     """Every run, with what is wrong.
 
     Args:
-        runs: all.
-        groups: made of them.
+        runs: All runs.
+        groups: The groups that are made of them.
     """
     names = {id(run): group.name for group in groups for run in (*group.runs, *group.unfinished)}
     metric = _compared(groups)[0]
@@ -357,8 +357,8 @@ def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
     """The last values of a metric that there is for each class.
 
     Args:
-        groups: all.
-        family: of the metrics.
+        groups: All groups.
+        family: The family of the metrics.
     """
     found: dict[str, dict[str, Summary]] = {}
     for group in groups:
@@ -382,7 +382,7 @@ def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
 
 
 def _value(summary: Summary | None, *, n: int | None = None) -> str:
-    """With n, unless it is the one that the row begins with."""
+    """A summary as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{number(summary.std, digits=2)}"
@@ -393,7 +393,7 @@ def confusion_of(group: Group) -> list[Run]:
     """The finished runs with a confusion matrix over the same classes.
 
     Args:
-        group: of one setting.
+        group: The group of one setting.
     """
     runs = [run for run in group.runs if run.confusion is not None]
     return [run for run in runs if run.classes == runs[0].classes]
@@ -403,7 +403,7 @@ def worst_table(groups: Sequence[Group]) -> Table:
     """The classes that are recognised least.
 
     Args:
-        groups: those with confusion matrices.
+        groups: The groups with confusion matrices.
     """
     recalls = {group.name: _recalls(confusion_of(group)) for group in groups}
     worst: dict[str, float] = {}
@@ -456,7 +456,7 @@ def mistake_table(run: Run) -> Table:
     """The most confident mistakes of a run.
 
     Args:
-        run: with predictions.
+        run: A run with predictions.
     """
 
     def name(number_of: int) -> str:

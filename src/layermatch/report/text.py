@@ -28,8 +28,8 @@ def number(value: float, *, digits: int = 3) -> str:
     """A number with so many significant digits, thousands and above with a letter.
 
     Args:
-        value: any.
-        digits: at least 1.
+        value: Any number.
+        digits: The number of significant digits, at least 1.
 
     Example:
         >>> number(0.012345), number(1_048_576), number(3.0)
@@ -49,7 +49,7 @@ def duration(seconds: float) -> str:
     """A time in at most two units.
 
     Args:
-        seconds: at least 0.
+        seconds: The time in seconds, at least 0.
 
     Example:
         >>> duration(42.4), duration(3_725), duration(200_000)

@@ -20,10 +20,10 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
     """Keep a run directory to this process; the directory is made, and removed again if nothing was put into it.
 
     Args:
-        run_dir: of the run, of whose processes only the first one locks.
+        run_dir: The directory of the run, of whose processes only the first one locks.
 
     Raises:
-        UserError: another run uses it.
+        UserError: Another run uses the directory.
     """
     make_run_dir(run_dir)
     lock = FileLock(run_dir / LOCK)
@@ -51,11 +51,11 @@ def make_run_dir(run_dir: Path, *, keep: bool = True) -> None:
     """Make a run directory, with what is above it.
 
     Args:
-        run_dir: may be there already.
+        run_dir: The directory, which may be there already.
         keep: False only tries, and takes away again what was made.
 
     Raises:
-        UserError: it cannot be made; nothing was, then.
+        UserError: The directory cannot be made; nothing was, then.
     """
     made = [folder for folder in (run_dir, *run_dir.parents) if not os.path.lexists(folder)]
     try:
@@ -75,11 +75,11 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file so that it is either the old one or the new one at any time.
 
     Args:
-        path: of the file.
-        text: its new content. Half of a character, as in a file name that is not UTF-8, becomes an escape.
+        path: The path of the file.
+        text: The new content of the file. Half of a character, as in a file name that is not UTF-8, becomes an escape.
 
     Raises:
-        OSError: it cannot be written. The old one is still there.
+        OSError: The file cannot be written. The old one is still there.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:

@@ -102,7 +102,7 @@ KINDS: Mapping[str, Kind] = {
 #: What the settings of kind SPREAD come to, by a name of its own.
 ALL_DEVICES = "data.batch_size of all devices"
 
-#: Above it, a float need not be the whole number that it was written as.
+#: From this number on, a float need not be the whole number that it was written as.
 MAX_WHOLE = 2**53
 
 Settings = Mapping[Any, Any]
@@ -112,7 +112,7 @@ def kind_of(key: str) -> Kind:
     """The kind of a setting.
 
     Args:
-        key: as on the command line.
+        key: The name of the setting, as on the command line.
 
     Example:
         >>> kind_of("optimizer.momentum").name, kind_of("optimizer.lr").name, kind_of("pseudo_labels.noise_seed").name
@@ -174,7 +174,7 @@ def fingerprint(settings: Settings) -> str:
     """Ten digits that are the same for all repetitions of a setting, and for no other setting.
 
     Args:
-        settings: as for :func:`setting_of`.
+        settings: The settings, as :func:`setting_of` takes them.
 
     Example:
         >>> fingerprint({"seed": 0, "optimizer": {"lr": 0.1}}) == fingerprint({"seed": 1, "optimizer": {"lr": 0.1}})
@@ -188,15 +188,15 @@ class Draw(NamedTuple):
     """Which repetition of its setting a run is.
 
     Attributes:
-        seed: ``seed``.
-        others: what else it is drawn by, as text: a fold, a split, a second seed that is not the first one.
+        seed: The value of ``seed``.
+        others: What else the run is drawn by, as text: a fold, a split, a second seed that is not the first one.
     """
 
     seed: int
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """For people.
+        """The draw in words, for people.
 
         Example:
             >>> f"seed {Draw(0)}", f"seed {Draw(0, ('fold=3',))}"
@@ -209,7 +209,7 @@ def draw_of(settings: Settings) -> Draw | None:
     """Which repetition of its setting a run is; None where it has no seed.
 
     Args:
-        settings: as for :func:`setting_of`.
+        settings: The settings, as :func:`setting_of` takes them.
 
     Example:
         >>> str(draw_of({"seed": 2, "data": {"fold": 3, "split": None}, "pseudo_labels": {"noise_seed": 2}}))
@@ -232,10 +232,10 @@ def batch_of_all_devices(flat: Mapping[str, Any]) -> int | str:
     """The labelled images of a batch, over all devices: 8 on 2 devices are as many as 16 on one.
 
     Args:
-        flat: see :func:`~layermatch.runs.settings.flatten`.
+        flat: The settings, flat as :func:`~layermatch.runs.settings.flatten` gives them.
 
     Returns:
-        Their number; the factors as text where one is no whole number.
+        The number of images; the factors as text where one is no whole number.
     """
     factors = [flat.get(key) for key in keys_of(Kind.SPREAD)]
     whole = [factor for factor in factors if isinstance(factor, int)]
@@ -246,7 +246,7 @@ def images_of_step(flat: Mapping[str, Any]) -> str:
     """What places a run in its sequence of batches, for people.
 
     Args:
-        flat: see :func:`~layermatch.runs.settings.flatten`.
+        flat: The settings, flat as :func:`~layermatch.runs.settings.flatten` gives them.
     """
     accumulate, mu = flat.get("algorithm.accumulate"), flat.get("data.mu")
     return f"{accumulate} x {batch_of_all_devices(flat)} labelled images a step and mu={mu}"
@@ -256,9 +256,9 @@ def may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> b
     """Whether a run is still the same one with a setting that is not as it was.
 
     Args:
-        key: of the setting.
-        before: all settings then, flat.
-        now: all settings now, flat.
+        key: The name of the setting.
+        before: All settings as they were, flat.
+        now: All settings as they are now, flat.
 
     Example:
         >>> may_change("trainer.max_steps", {"trainer.max_steps": 10}, {"trainer.max_steps": 20})
@@ -276,7 +276,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The settings that are not the same in all, in the order in which they first come.
 
     Args:
-        settings: flat, one for each run.
+        settings: The settings of each run, flat.
 
     Example:
         >>> differing([{"seed": 0, "lr": 0.1}, {"seed": 0, "lr": 0.2, "mu": 7}])

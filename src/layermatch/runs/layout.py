@@ -57,7 +57,7 @@ PREDICTIONS = "predictions.csv"
 #: Folders.
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
-#: Held while a run uses its directory; the system frees it when the process ends, however it ends.
+#: The lock that is held while a run uses its directory; the system frees it when the process ends, however it ends.
 LOCK = ".lock"
 
 #: What a run writes into its directory; none of it may be there before a new run.
@@ -79,7 +79,7 @@ def checkpoint_name(step: int) -> str:
     """The file name of the checkpoint of a step. There is no ``=`` in it: Hydra could not read that.
 
     Args:
-        step: optimizer steps done.
+        step: The optimizer steps done.
 
     Example:
         >>> checkpoint_name(250)
@@ -92,7 +92,7 @@ def step_of(name: str) -> int | None:
     """The step of a checkpoint; None where the name is no step's.
 
     Args:
-        name: of a file.
+        name: The name of a file.
 
     Example:
         >>> step_of("step-0000250.ckpt"), step_of("best_val.ckpt")
@@ -106,7 +106,7 @@ def checkpoints_in(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, in the order of their names.
 
     Args:
-        run_dir: of the run; it need not exist.
+        run_dir: The directory of the run; it need not exist.
     """
     return sorted((run_dir / CHECKPOINTS).glob("*.ckpt"))
 
@@ -115,8 +115,8 @@ def is_checkpoint_of(run_dir: Path, ckpt_path: Path | None) -> bool:
     """Whether a checkpoint lies in a run directory, so that the run goes on in it instead of branching off.
 
     Args:
-        run_dir: of the run.
-        ckpt_path: what it goes on from; None for a run that starts.
+        run_dir: The directory of the run.
+        ckpt_path: The checkpoint that the run goes on from; None for a run that starts.
     """
     return ckpt_path is not None and ckpt_path.parent.resolve() == (run_dir / CHECKPOINTS).resolve()
 
@@ -125,7 +125,7 @@ def outputs_in(run_dir: Path) -> list[str]:
     """The names of :data:`OUTPUTS` that are in a directory.
 
     Args:
-        run_dir: it may be missing.
+        run_dir: The directory; it may be missing.
     """
     try:
         there = {path.name for path in run_dir.iterdir()}
@@ -138,7 +138,7 @@ def find_runs(folder: Path) -> list[Path]:
     """Every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
 
     Args:
-        folder: for example of a sweep.
+        folder: The folder, for example that of a sweep.
     """
     found = []
     for path, subfolders, files in os.walk(folder):

@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 __all__ = ["Curve", "MetricsFile"]
 
-#: Longer than any first line of names.
+#: The bytes that a first line of names may have at most.
 HEADER_LIMIT = 1 << 20
 
-#: Above it a float skips whole numbers.
+#: The largest step: above it a float skips whole numbers.
 MAX_STEP = 2**53
 
 #: So many bytes before the place that was read up to must be there again, or the file is another one.
@@ -25,8 +25,8 @@ class Curve:
     """The values of one metric.
 
     Args:
-        steps: optimizer steps, rising.
-        values: as many.
+        steps: The optimizer steps, rising.
+        values: The value at each step.
 
     Example:
         >>> curve = Curve()
@@ -60,7 +60,7 @@ class MetricsFile:
     column) is read from its start.
 
     Args:
-        path: of the file; it need not exist yet.
+        path: The path of the file; it need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,11 +81,11 @@ class MetricsFile:
         """Read what is new.
 
         Returns:
-            Whether there was any.
+            Whether anything was new.
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it starts with no line of names with ``step`` among them.
+            OSError: The file cannot be read.
+            ValueError: The file starts with no line of names with ``step`` among them.
         """
         with self.path.open("rb") as file:
             if not self._is_the_same(file):

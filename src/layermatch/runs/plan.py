@@ -17,11 +17,11 @@ def write_plan(run_dir: Path, rows: Mapping[str, str]) -> None:
     """Write the plan of a run, in place of that of the run that it goes on from.
 
     Args:
-        run_dir: of the run.
-        rows: name -> text, in the order in which they are shown.
+        run_dir: The directory of the run.
+        rows: The text of each row by its name, in the order in which they are shown.
 
     Raises:
-        OSError: it cannot be written. The old one is still there.
+        OSError: The file cannot be written. The old one is still there.
     """
     replace_text(run_dir / PLAN, json.dumps(dict(rows), indent=2) + "\n")
 
@@ -30,14 +30,14 @@ def read_plan(path: Path) -> dict[str, str]:
     """The plan of a run.
 
     Args:
-        path: of ``plan.json``.
+        path: The path of ``plan.json``.
 
     Returns:
-        Name -> text, without control characters.
+        The text of each row by its name, without control characters.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no plan.
+        OSError: The file cannot be read.
+        ValueError: The file holds no plan.
     """
     rows = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(rows, dict) or not all(isinstance(text, str) for text in rows.values()):

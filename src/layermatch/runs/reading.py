@@ -41,11 +41,11 @@ def read_results(path: Path) -> dict[str, Any]:
     """What a run ended with.
 
     Args:
-        path: of ``results.json``.
+        path: The path of ``results.json``.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no results.
+        OSError: The file cannot be read.
+        ValueError: The file holds no results.
     """
     results = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(results, dict):
@@ -57,7 +57,7 @@ def finite_number(value: object) -> float | None:
     """A number of a JSON file; None for anything else.
 
     Args:
-        value: as read.
+        value: The value, as it was read.
 
     Example:
         >>> finite_number(3), finite_number(float("nan")), finite_number("3"), finite_number(True)

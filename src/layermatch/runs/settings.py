@@ -21,8 +21,8 @@ def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     A W&B sweep writes its choice under the same key, so that the two are one column.
 
     Args:
-        settings: section -> key -> value.
-        prefix: put before each key.
+        settings: Section -> key -> value.
+        prefix: A text that is put before each key.
 
     Example:
         >>> flatten({"seed": 0, "optimizer": {"lr": 0.03}, "layerwise": {}})
@@ -41,7 +41,7 @@ def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
     """Dotted name -> value, both as text for people. An empty section is none.
 
     Args:
-        settings: nested, or flat already.
+        settings: The settings, nested or flat already.
 
     Example:
         >>> leaves({"data": {"mu": 7, "split": None}, "layerwise": {}})
@@ -67,12 +67,12 @@ def read_settings(path: Path) -> dict[Any, Any]:
     """The configuration of a run.
 
     Args:
-        path: of ``config.yaml``.
+        path: The path of ``config.yaml``.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no settings.
-        yaml.YAMLError: it is no YAML, or has aliases.
+        OSError: The file cannot be read.
+        ValueError: The file holds no settings.
+        yaml.YAMLError: The file is no YAML, or has aliases.
     """
     settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
     if not isinstance(settings, dict) or not settings:
@@ -84,7 +84,7 @@ def stored_settings(run_dir: Path) -> dict[Any, Any] | None:
     """The configuration in a run directory; None where there is none that can be read.
 
     Args:
-        run_dir: of the run.
+        run_dir: The directory of the run.
     """
     try:
         return read_settings(run_dir / CONFIG)

@@ -28,7 +28,7 @@ class RunState:
 
     Args:
         kind: ``finished``, ``running`` or ``stopped``; ``empty`` if there is nothing of a run.
-        quiet: seconds since the run last wrote; 0 where it wrote nothing.
+        quiet: The seconds since the run last wrote; 0 where it wrote nothing.
     """
 
     kind: str
@@ -39,8 +39,8 @@ def judge(run_dir: Path, *, now: float | None = None) -> RunState:
     """Judge a run by its results, its lock and the times of its files.
 
     Args:
-        run_dir: of the run.
-        now: seconds since the epoch; None is the clock's.
+        run_dir: The directory of the run.
+        now: The time in seconds since the epoch; None is the clock's.
 
     Returns:
         Finished, if there are results and the run does not go on; running, if it holds its lock, or wrote within the

@@ -59,12 +59,12 @@ class StepGuard:
         """Whether the step may be applied.
 
         Args:
-            network: with the gradients of the step.
-            step: optimizer steps made before, for the diagnosis.
-            lr: learning rate, for the diagnosis.
+            network: The network, with the gradients of the step.
+            step: The optimizer steps made before, for the diagnosis.
+            lr: The learning rate, for the diagnosis.
 
         Raises:
-            RunError: too many in a row were rejected.
+            RunError: Too many in a row were rejected.
         """
         parts, self._parts = self._parts, {}
         watched, self._watched = self._watched, {}

@@ -15,7 +15,7 @@ from layermatch.parts import LABELS, PSEUDO_LABELS, Losses
 
 __all__ = ["measure_layer_gradients"]
 
-#: From a parameter's name, its supervised and its pseudo-label gradient to the pseudo-label gradient it receives.
+#: A function of a parameter's name, its supervised and its pseudo-label gradient; it gives the one that it receives.
 Combine = Callable[[str, Tensor, Tensor], Tensor]
 
 
@@ -34,8 +34,8 @@ def measure_layer_gradients(network: Network, losses: Losses, *, combine: Combin
     ``N`` ranks log what one rank would.
 
     Args:
-        network: gives the layer groups, see :meth:`~layermatch.networks.Network.layer_groups`.
-        losses: of one batch, with their graph.
+        network: The network; it gives the layer groups, see :meth:`~layermatch.networks.Network.layer_groups`.
+        losses: The losses of one batch, with their graph.
         combine: The pseudo-label gradient that a parameter receives, where gradients are taken apart; see
             :meth:`~layermatch.layerwise.GradientRule.combine`.
 

@@ -65,8 +65,8 @@ class LogLines:
         """Write a line. What is not finite has no value, and is left out.
 
         Args:
-            values: By name.
-            loggers: Where it is written.
+            values: The values by name.
+            loggers: The loggers that the line is written to.
             step: The optimizer steps made so far.
         """
         values = {name: value for name, value in (values | self._with_next).items() if math.isfinite(value)}

@@ -66,7 +66,7 @@ class IntervalMeter:
         return means
 
     def look(self, component_names: Sequence[str] = ()) -> dict[str, float]:
-        """As :meth:`read_out`, but goes on adding."""
+        """The same means as :meth:`read_out` gives, without starting afresh."""
         if not self._totals:
             return {}
         totals = all_reduce_sum_(torch.cat(list(self._totals.values()), dim=1)).T.tolist()

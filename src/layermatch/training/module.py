@@ -70,9 +70,9 @@ class SemiSupervisedModule(LightningModule):
             :func:`~layermatch.training.layer_gradients.measure_layer_gradients`; 0 or None measures none. Training
             is the same to the bit. Each costs two backward passes: the time of 1.1 to 1.3 steps (CPU time, small and
             wide networks), so about 0.6 percent at 200.
-        gradient_scale: For study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label gradient of
-            the matching parameters, whatever the method; see :class:`~layermatch.layerwise.ScaledGradients`. It costs
-            a second backward pass.
+        gradient_scale: A mapping for study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label
+            gradient of the matching parameters, whatever the method; see
+            :class:`~layermatch.layerwise.ScaledGradients`. It costs a second backward pass.
 
     Raises:
         UserError: A value is out of range.
@@ -118,13 +118,13 @@ class SemiSupervisedModule(LightningModule):
         self.gradient_rules: list[GradientRule] = [rule for rule in rules if rule is not None]
         self.guard = StepGuard(max_nonfinite=max_nonfinite)
         self.lines = LogLines()
-        #: Seeds the layers that draw random numbers: what torch was seeded with when this was made.
+        #: The seed of the layers that draw random numbers: what torch was seeded with when this was made.
         self.noise_seed = torch.initial_seed()
         #: The learning rate of each parameter group, as the optimizer was made with.
         self._initial_rates: list[float] = []
         #: What keeps warnings that do not fit away while Lightning runs the module.
         self._quiet = ExitStack()
-        #: None until :meth:`prepare`.
+        #: What the method knows of the data and of the run; None until :meth:`prepare`.
         self.problem: Problem | None = None
 
     # ------------------------------------------------------------------------------------------------------- beginning
@@ -258,7 +258,7 @@ class SemiSupervisedModule(LightningModule):
             self.manual_backward(losses.total / self.accumulate)
 
     def backward_by_source(self, losses: Losses, *, sync: bool) -> None:  # noqa: ARG002 -- averaged here in any case
-        """As :meth:`backward_together`, but each pseudo-label gradient goes through :attr:`gradient_rules`."""
+        """Do as :meth:`backward_together`, but send each pseudo-label gradient through :attr:`gradient_rules`."""
         from_pseudo = self._gradients(losses.of(PSEUDO_LABELS), retain_graph=True)
         from_labels = self._gradients(losses.of(LABELS), retain_graph=False)
         for name, parameter in self.network.named_parameters():

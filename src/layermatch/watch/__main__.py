@@ -44,11 +44,12 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
     """Show a run until it is finished.
 
     Args:
-        arguments: of the command line; None takes the process's.
-        console: where to. Without a terminal, a frame is printed whenever the run made a step.
+        arguments: The arguments of the command line; None takes the process's.
+        console: The console that frames are drawn on. Without a terminal, a frame is printed whenever the run made a
+            step.
 
     Raises:
-        UserError: an argument is not legal.
+        UserError: An argument is not legal.
     """
     given = _parser().parse_args(arguments)
     check_number("--every", given.every, low=0.05, high=3600)
@@ -71,7 +72,7 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
 
 @contextmanager
 def _ctrl_c() -> Iterator[Event]:
-    """Set when Ctrl-C is pressed.
+    """An event that is set when Ctrl-C is pressed.
 
     As an exception it would be lost where Python cannot raise one, as in a finaliser. The second one is raised: the
     terminal may take no more output.
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a mistake of the user is one line on standard error and status 2, Ctrl-C is no mistake.
 
     Args:
-        arguments: of the command line; None takes the process's.
+        arguments: The arguments of the command line; None takes the process's.
     """
     try:
         watch(arguments, terminal())

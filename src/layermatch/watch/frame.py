@@ -37,12 +37,12 @@ class _Signs:
     """What is written with.
 
     Args:
-        levels: of a curve, low to high.
-        full: part of a bar.
-        empty: the rest of it.
-        bad: value that is not finite.
-        lines: of tables.
-        cut: what a line that is too long ends with.
+        levels: The levels of a curve, low to high.
+        full: The filled part of a bar.
+        empty: The rest of a bar.
+        bad: The sign of a value that is not finite.
+        lines: The lines of tables.
+        cut: The end of a line that is cut as it is too long.
     """
 
     levels: str
@@ -77,10 +77,10 @@ def sparkline(values: Sequence[float], *, width: int, levels: str = UNICODE.leve
     """A curve in one line: its lowest value is the lowest sign, its highest the highest.
 
     Args:
-        values: any; one that is not finite is a sign of its own.
-        width: signs at most; neighbours are averaged.
-        levels: signs, low to high.
-        bad: sign of a value that is not finite.
+        values: The values, any; one that is not finite is a sign of its own.
+        width: The number of signs at most; neighbours are averaged.
+        levels: The signs, low to high.
+        bad: The sign of a value that is not finite.
 
     Example:
         >>> sparkline([0, 1, 2, 3], width=10), sparkline([0, 0, 8, 8], width=2), sparkline([1, float("nan")], width=9)
@@ -100,10 +100,10 @@ def draw(snapshot: Snapshot, *, width: int, height: int | None, is_ascii: bool =
     """A frame: state and progress, curves, classes, and the last lines of the log in what room is left.
 
     Args:
-        snapshot: what is known.
-        width: columns.
-        height: rows; None for as many as there are.
-        is_ascii: whether only ASCII signs are used.
+        snapshot: What is known of the run.
+        width: The number of columns.
+        height: The number of rows; None for as many as there are.
+        is_ascii: Whether only ASCII signs are used.
     """
     signs = ASCII if is_ascii else UNICODE
     parts: list[RenderableType] = [*_head(snapshot, signs, width=width)]

@@ -47,8 +47,8 @@ class Pace:
         """Take note of the step.
 
         Args:
-            step: the run is at.
-            now: seconds of a clock that does not jump.
+            step: The step that the run is at.
+            now: The time in seconds, of a clock that does not jump.
         """
         if self._seen and step < self._seen[-1][1]:
             self._seen.clear()  # resumed from an earlier step
@@ -63,7 +63,7 @@ class Pace:
 
     @property
     def speed(self) -> float | None:
-        """None before two changes."""
+        """The steps per second; None before two changes."""
         if len(self._seen) < 2:
             return None
         (start, first), (end, last) = self._seen[0], self._seen[-1]
@@ -75,17 +75,17 @@ class Snapshot:
     """What is known of a run at one moment.
 
     Args:
-        run_dir: of the run.
-        state: what it is doing.
-        settings: dotted name -> value; empty where there are none.
-        step: it is at.
-        max_steps: it ends at; None where unknown.
-        speed: steps per second; None where unknown.
-        seconds: the whole run took; None before its end.
-        curves: metric -> its values.
-        catalogue: says what they are.
-        log: last lines of ``run.log``.
-        problems: files that cannot be read, one line each.
+        run_dir: The directory of the run.
+        state: What the run is doing.
+        settings: The value of each setting by dotted name; empty where there are none.
+        step: The step that the run is at.
+        max_steps: The step that the run ends at; None where unknown.
+        speed: The steps per second; None where unknown.
+        seconds: The seconds that the whole run took; None before its end.
+        curves: The values of each metric.
+        catalogue: The catalogue that says what the metrics are.
+        log: The last lines of ``run.log``.
+        problems: A line for each file that cannot be read.
     """
 
     run_dir: Path
@@ -105,7 +105,7 @@ class Watcher:
     """Reads what a run wrote since the last look.
 
     Args:
-        run_dir: of the run.
+        run_dir: The directory of the run.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -170,7 +170,7 @@ class Watcher:
         self._catalogue = CATALOGUE.plus(loads(path.read_text(encoding="utf-8")))
 
     def _speed(self, step: int, *, is_finished: bool) -> float | None:
-        """Of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
+        """The speed of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
         seconds = self._seconds()
         if is_finished:
             return step / seconds if seconds else None

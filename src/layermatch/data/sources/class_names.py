@@ -36,7 +36,7 @@ def class_folders(folder: Path) -> dict[str, str]:
         folder: The folder of the part.
 
     Returns:
-        From the name of each class, sorted, to that of its folder.
+        The name of each class's folder by the name of the class, sorted.
 
     Raises:
         UserError: The folder cannot be read, or two of its folders have one name but for the Unicode form.
@@ -89,7 +89,7 @@ def look_alikes_text(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
     Args:
         first: Names that one part alone has.
-        second: Those that another alone has.
+        second: Names that another part alone has.
 
     Returns:
         A text for each pair.
