@@ -16,7 +16,7 @@ from tests.dashboards.servers import Server, environment_for
 
 from layermatch.build import build_parts
 from layermatch.cli import config_dir, plain
-from layermatch.dashboards.wandb_run import OBJECTIVE
+from layermatch.metrics import OBJECTIVE
 from layermatch.runs.settings import flatten
 from layermatch.settings import Settings
 
@@ -41,7 +41,7 @@ def test_every_parameter_is_a_setting_and_every_value_is_legal() -> None:
 def test_the_search_is_one_that_wandb_knows() -> None:
     sweep = definition()
     assert sweep["method"] in {"grid", "random", "bayes"}
-    assert sweep["metric"] == {"name": OBJECTIVE, "goal": "maximize"}
+    assert sweep["metric"] == {"name": OBJECTIVE.name, "goal": "maximize"}
     assert all(set(parameter) == {"values"} for parameter in sweep["parameters"].values())
 
 
