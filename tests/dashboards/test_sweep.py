@@ -86,5 +86,5 @@ def test_wandb_sweep_and_wandb_agent_run_it(tmp_path: Path) -> None:
     assert (run["name"], run["sweep"]) == ("run1", "sweep1")
     config = json.loads(run["config"])
     assert {name: config[name]["value"] for name in chosen} == chosen
-    (objective,) = [row[OBJECTIVE] for row in server.history if OBJECTIVE in row]
+    (objective,) = [row[OBJECTIVE.name] for row in server.history if OBJECTIVE.name in row]
     assert objective == pytest.approx(results["val"]["accuracy_ema"])
