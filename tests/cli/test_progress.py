@@ -51,7 +51,7 @@ class LongRun(Callback):
     """The values of a run in trouble, which is stopped after two steps."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        pl_module.latest |= {
+        pl_module.lines.latest |= {
             "loss/features": 9876.54321, "loss/classifier": 123.456, "pseudo_labels/mask_rate": 1.0,
             "pseudo_labels/accuracy_accepted": 0.999, "val/accuracy": 1.0, "val/accuracy_ema": 0.98765,
         }  # fmt: skip
