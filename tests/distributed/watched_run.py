@@ -15,6 +15,7 @@ from typing import Any
 
 import layermatch.run as command
 from layermatch.data import file_images
+from layermatch.settings import Settings
 
 _decode, _decoded = file_images.decode_image, []
 
@@ -36,8 +37,8 @@ if __name__ == "__main__":
     file_images.decode_image = counted
     if kind == "decide":
 
-        def chosen(settings: dict[str, Any], *, run_dir: Path, ckpt_path: Path | None, **_: Any) -> dict[str, Any]:
-            report(folder, run_dir=str(run_dir), set_to=settings["run_dir"], ckpt_path=ckpt_path and str(ckpt_path))
+        def chosen(settings: Settings, *, run_dir: Path, ckpt_path: Path | None, **_: Any) -> dict[str, Any]:
+            report(folder, run_dir=str(run_dir), set_to=settings.run_dir, ckpt_path=ckpt_path and str(ckpt_path))
             deadline = time.monotonic() + 120
             while not (folder / "1.json").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
