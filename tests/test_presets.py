@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import layermatch
@@ -61,6 +61,22 @@ def test_every_method_trains_and_warns_of_nothing(
     assert module.network.num_classes == 4
     assert 0 <= module.latest["test/accuracy_ema"] <= 1
     assert module.uses_unlabelled == (preset is not Supervised)
+
+
+def test_lightnings_trial_of_the_evaluation_is_in_no_figure(tmp_path: Path) -> None:
+    """Before training it evaluates two batches; they are not counted again in the first evaluation."""
+    module = FixMatch(Network(OwnNetwork()))
+    data = own_data(num_val=8, eval_batch_size=2)
+    options = {"val_check_interval": 2, "check_val_every_n_epoch": None, "num_sanity_val_steps": 2}
+    counted: list[int] = []
+
+    class Count(Callback):
+        def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            counted.append(int(pl_module.evaluation.accuracies["val_ema"].update_count))
+
+    own_trainer(tmp_path, max_steps=4, callbacks=[Count()], **options).fit(module, datamodule=data)
+    assert counted == [0, 0, 0]  # the trial, and two evaluations
+    assert len(module.evaluations) == 2
 
 
 def test_a_checkpoint_of_lightnings_own_goes_on(tmp_path: Path) -> None:

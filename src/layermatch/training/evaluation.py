@@ -11,10 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from layermatch.metrics import accuracies
 
-__all__ = ["WEIGHTS", "Evaluation"]
-
-#: The weights that are evaluated, side by side.
-WEIGHTS = ("live", "ema")
+__all__ = ["Evaluation"]
 
 #: FixMatch reports the median of its last 20 checkpoints.
 NUM_EVALUATIONS = 20
@@ -29,7 +26,7 @@ class Evaluation(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        names = [f"{split}_{weights}" for split in ("val", "test") for weights in WEIGHTS]
+        names = [f"{split}_{weights}" for split in ("val", "test") for weights in accuracies(split)]
         self.accuracies = nn.ModuleDict({name: MulticlassAccuracy(num_classes, average="micro") for name in names})
         self.confusion = MulticlassConfusionMatrix(num_classes)
         #: ``(K, K)``, true class by prediction, of the EMA weights on the test set; after a test.

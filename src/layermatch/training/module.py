@@ -389,9 +389,11 @@ class SemiSupervisedModule(LightningModule):
         return outputs
 
     def _conclude(self, split: str) -> None:
-        if self.trainer.sanity_checking:
+        is_trial = self.trainer.sanity_checking  # a few batches before training, which are to be in no figure
+        in_training = split == "val" and self.trainer.state.fn == "fit" and not is_trial
+        values = self.evaluation.conclude(split, in_training=in_training)
+        if is_trial:
             return
-        values = self.evaluation.conclude(split, in_training=split == "val" and self.trainer.state.fn == "fit")
         # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
         self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)
         self.log_values(values)
