@@ -27,7 +27,7 @@ from layermatch.functional import constant
 from layermatch.layerwise import LayerwiseRule, Uniform
 from layermatch.methods import Method, PseudoLabelling, Supervised
 from layermatch.networks import wrn_small
-from layermatch.parts import FixedThreshold, Policy
+from layermatch.policies import FixedThreshold, Policy
 from layermatch.trainer import make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 

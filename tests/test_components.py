@@ -14,7 +14,7 @@ from layermatch.cli import config_dir
 from layermatch.components import check_keys, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
 from layermatch.networks import wrn_small
-from layermatch.parts import FixedThreshold
+from layermatch.policies import FixedThreshold
 
 PLUGIN = """
 import os
@@ -69,7 +69,7 @@ def test_every_target_of_the_configuration_is_found(file: str, path: str) -> Non
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("layermatch.parts.FixedThreshold", FixedThreshold),
+        ("layermatch.policies.FixedThreshold", FixedThreshold),
         ("layermatch.functional.cosine", functional.cosine),
         ("layermatch.functional.schedules.cosine", functional.cosine),
         ("layermatch.networks.wrn_small", wrn_small),
@@ -264,7 +264,7 @@ def test_make_calls_the_target_with_the_other_keys(plugin: str) -> None:
 
 
 def test_make_refuses_unknown_keys() -> None:
-    settings = {"_target_": "layermatch.parts.FixedThreshold", "treshold": 0.9}
+    settings = {"_target_": "layermatch.policies.FixedThreshold", "treshold": 0.9}
     with pytest.raises(UserError, match=r"^unknown setting pseudo_labels\.treshold: choose one of threshold$"):
         make("pseudo_labels", settings)
 
@@ -276,7 +276,7 @@ def test_make_refuses_settings_that_are_given(plugin: str) -> None:
 
 def test_make_passes_on_what_the_target_refuses() -> None:
     with pytest.raises(UserError, match=r"^pseudo_labels\.threshold=2 is not legal"):
-        make("pseudo_labels", {"_target_": "layermatch.parts.FixedThreshold", "threshold": 2})
+        make("pseudo_labels", {"_target_": "layermatch.policies.FixedThreshold", "threshold": 2})
 
 
 @pytest.mark.parametrize("settings", [{}, {"_target_": None}, {"_target_": "os.system", "command": "exit 7"}])

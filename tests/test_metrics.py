@@ -53,7 +53,7 @@ from layermatch.metrics import (
     page,
 )
 from layermatch.networks import wrn_small
-from layermatch.parts import FixedThreshold
+from layermatch.policies import FixedThreshold
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import render_html
 from layermatch.report.runs import read_run

@@ -17,6 +17,7 @@ import torch
 
 from layermatch.networks import wrn_small
 from layermatch.parts import Problem, Step
+from layermatch.policies import Predictions
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
@@ -188,7 +189,7 @@ def test_flexmatch_against_its_definition(flexmatch: ModuleType, problem: Proble
         for _ in range(1 + number % 2):
             indices = torch.randperm(pool, generator=generator)[:20]
             probs = (2.5 * torch.randn(20, num_classes, generator=generator)).softmax(dim=1)
-            found = policy(probs, indices)
+            found = policy(Predictions(probs, indices))
             for i, row in enumerate(probs.numpy()):
                 k = int(row.argmax())
                 assert found.target[i] == k
@@ -212,11 +213,11 @@ def test_flexmatch_remembers_nothing_of_a_step_that_is_not_applied(
     policy.prepare(problem)
     before = policy.latest.clone()
     sure = torch.eye(4)
-    policy(sure, torch.arange(4))
+    policy(Predictions(sure, torch.arange(4)))
     policy.discard_step()
     policy.after_step(step)
     assert torch.equal(policy.latest, before)
-    policy(sure, torch.arange(10, 14))
+    policy(Predictions(sure, torch.arange(10, 14)))
     assert torch.equal(policy.latest, before)
     policy.after_step(step)
     assert policy.latest.tolist() == [4] * 10 + [0, 1, 2, 3] + [4] * 36

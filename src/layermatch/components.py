@@ -23,7 +23,8 @@ __all__ = ["check_keys", "find_target", "make", "option_names", "section_of_erro
 #: and `make` itself, call what they are given, and through them a configuration could name anything.
 TRUSTED = (
     "layermatch.augment", "layermatch.data", "layermatch.functional", "layermatch.layerwise", "layermatch.loggers",
-    "layermatch.methods", "layermatch.networks", "layermatch.parts", "torch.optim",
+    "layermatch.methods", "layermatch.networks", "layermatch.parts", "layermatch.policies",
+    "torch.optim",
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Calla
 
     Args:
         key: The setting that holds the path, for the error.
-        path: The dotted path, for example ``layermatch.parts.FixedThreshold``.
+        path: The dotted path, for example ``layermatch.policies.FixedThreshold``.
         plugins: The packages that are trusted beside this one's components and ``torch.optim``.
 
     Raises:
@@ -74,7 +75,7 @@ def option_names(target: Callable[..., Any]) -> set[str]:
         target: a class, a function or a ``functools.partial``.
 
     Example:
-        >>> from layermatch.parts import FixedThreshold
+        >>> from layermatch.policies import FixedThreshold
         >>> option_names(FixedThreshold)
         {'threshold'}
     """
@@ -146,7 +147,7 @@ def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = 
             target.
 
     Example:
-        >>> settings = {"_target_": "layermatch.parts.FixedThreshold", "threshold": 0.9}
+        >>> settings = {"_target_": "layermatch.policies.FixedThreshold", "threshold": 0.9}
         >>> make("pseudo_labels", settings).threshold
         0.9
     """

@@ -9,7 +9,7 @@ from layermatch.methods import MeanTeacher as MeanTeacherMethod
 from layermatch.methods import PseudoLabelling
 from layermatch.methods import Supervised as SupervisedMethod
 from layermatch.networks import Network
-from layermatch.parts import FixedThreshold
+from layermatch.policies import FixedThreshold
 from layermatch.training import SemiSupervisedModule
 
 __all__ = ["FixMatch", "LayerMatch", "MeanTeacher", "Supervised"]
@@ -85,7 +85,7 @@ class MeanTeacher(SemiSupervisedModule):
     """
 
     def __init__(self, network: Network, *, lambda_u: float = 50.0, ramp: float = 0.4, **options: Any) -> None:
-        super().__init__(network, MeanTeacherMethod(lambda_u=lambda_u, ramp=ramp), **options)
+        super().__init__(network, MeanTeacherMethod(rule=Uniform(lambda_u=lambda_u), ramp=ramp), **options)
 
 
 class Supervised(SemiSupervisedModule):

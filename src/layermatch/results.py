@@ -34,7 +34,7 @@ from layermatch.metrics import (
     accuracies,
     own_metrics,
 )
-from layermatch.parts import Policy
+from layermatch.policies import Policy
 from layermatch.runs import layout
 from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings

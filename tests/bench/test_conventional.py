@@ -22,7 +22,8 @@ from layermatch.functional import (
 from layermatch.layerwise import Uniform
 from layermatch.methods import PseudoLabelling
 from layermatch.networks import Network, wrn_small
-from layermatch.parts import FixedThreshold, Problem, Step, WeightAverage
+from layermatch.parts import Problem, Step, WeightAverage
+from layermatch.policies import FixedThreshold
 from layermatch.training import IntervalMeter, StepGuard
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

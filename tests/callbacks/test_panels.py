@@ -15,7 +15,7 @@ from layermatch.callbacks.panels import NUM_PAIRS, Panels
 from layermatch.dashboards import About, Dashboard
 from layermatch.dashboards.pictures import Pairs, class_accuracies, per_class_bars, views_panel
 from layermatch.data import SemiSupervisedData, Views
-from layermatch.parts import PseudoLabels
+from layermatch.policies import PseudoLabels
 from layermatch.training import SemiSupervisedModule
 
 

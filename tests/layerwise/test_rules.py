@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerwiseRule, ScaledGradients, SeparateLosses, Uniform
 from layermatch.networks import Network, Output
-from layermatch.parts import Losses, Problem, PseudoLabels, Step, StepState
+from layermatch.parts import Losses, Problem, Step, StepState
+from layermatch.policies import PseudoLabels
 
 B, N, D, K = 5, 12, 7, 4
 

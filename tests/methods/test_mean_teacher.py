@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
+from layermatch.layerwise import Uniform
 from layermatch.methods import MeanTeacher
 from layermatch.networks import Network
 from layermatch.parts import Step, WeightAverage
@@ -48,7 +49,7 @@ def test_every_step_is_that_of_the_peers_code() -> None:
     settings, network = ORACLE["inputs"], linear_network()
     average = WeightAverage(network, decay=settings["ema_m"], warmup=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=settings["lr"])
-    method = MeanTeacher(lambda_u=settings["lambda_u"], ramp=settings["unsup_warm_up"])
+    method = MeanTeacher(rule=Uniform(lambda_u=settings["lambda_u"]), ramp=settings["unsup_warm_up"])
     for number, recorded in enumerate(ORACLE["steps"]):
         expected = recorded["outputs"][VARIANT]
         step = Step(network, average.network, number, settings["num_train_iter"], lambda *_: None, lambda *_: None)
@@ -73,14 +74,14 @@ def test_unlabelled_images_leave_running_statistics_as_they_are() -> None:
     average = WeightAverage(network, decay=0.9, warmup=False)
     batch = batch_of(ORACLE["steps"][0]["inputs"])
     step = Step(network, average.network, 0, 10, lambda *_: None, lambda *_: None)
-    losses = MeanTeacher().losses(batch, step)
+    losses = MeanTeacher(rule=Uniform()).losses(batch, step)
     expected = 0.9 * torch.zeros(4).double() + 0.1 * batch.labelled.views["weak"].mean(dim=0)
     torch.testing.assert_close(extractor[0].running_mean, expected)
     assert losses["consistency"].value.requires_grad
     assert extractor[0].track_running_stats
 
 
-@pytest.mark.parametrize(("options", "message"), [({"lambda_u": -1}, "lambda_u=-1"), ({"ramp": 1.5}, "ramp=1.5")])
+@pytest.mark.parametrize(("options", "message"), [({"ramp": -1}, "ramp=-1"), ({"ramp": 1.5}, "ramp=1.5")])
 def test_wrong_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        MeanTeacher(**options)
+        MeanTeacher(rule=Uniform(), **options)

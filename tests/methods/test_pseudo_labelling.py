@@ -15,7 +15,8 @@ from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import PseudoLabelling
 from layermatch.networks import Network
-from layermatch.parts import FixedThreshold, Losses, Policy, Problem, PseudoLabels, Step, Term
+from layermatch.parts import Losses, Problem, Step, Term
+from layermatch.policies import FixedThreshold, Policy, Predictions, PseudoLabels
 
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "fixmatch.json").read_text(encoding="utf-8"))
 VARIANT = ORACLE["paper_form"]
@@ -77,7 +78,7 @@ def test_every_step_is_that_of_the_peers_code(rule: Any, forward: str) -> None:
 class WithLoss(FixedThreshold):
     """A policy with a loss of its own."""
 
-    def losses(self, strong: Any, pseudo_labels: PseudoLabels) -> Losses:
+    def losses(self, strong: Any, pseudo_labels: PseudoLabels, predictions: Predictions) -> Losses:
         return Losses(own=Term(strong.logits.square().mean(), "pseudo_labels", frozenset({"extractor"})))
 
 

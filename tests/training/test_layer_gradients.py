@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from layermatch.data.batch import Views
 from layermatch.layerwise import GradientRule, LayerwiseRule, ScaledGradients, SeparateLosses, Uniform
 from layermatch.networks import Network, Output
-from layermatch.parts import Losses, Problem, PseudoLabels
+from layermatch.parts import Losses, Problem
+from layermatch.policies import PseudoLabels
 from layermatch.training import SemiSupervisedModule
 from layermatch.training.layer_gradients import measure_layer_gradients
 

@@ -349,7 +349,7 @@ def test_pseudo_label_quality_is_counted_right(make_data: Make, make_algorithm: 
     wrong[:4] = (wrong[:4] + 1) % 10
     weight = torch.ones(len(truth))
     weight[8:] = 0
-    from layermatch.parts import PseudoLabels
+    from layermatch.policies import PseudoLabels
 
     hidden = truth.clone()
     hidden[:2] = -1  # two of the wrong ones are of unknown truth

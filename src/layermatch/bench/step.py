@@ -24,7 +24,7 @@ from layermatch.layerwise import SeparateLosses
 from layermatch.methods import PseudoLabelling
 from layermatch.methods.pseudo_labelling import WEAK_SHARE
 from layermatch.networks import BatchStatistics, Network, wrn_28_2, wrn_37_2
-from layermatch.parts import FixedThreshold
+from layermatch.policies import FixedThreshold
 from layermatch.quiet import quiet_libraries
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of

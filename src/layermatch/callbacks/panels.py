@@ -18,7 +18,7 @@ from layermatch.dashboards import RUN_ID, Dashboard, WandbDashboard
 from layermatch.dashboards.pictures import Pairs, views_panel
 from layermatch.data.batch import Batch
 from layermatch.metrics import SHOWN_PAIRS
-from layermatch.parts import Policy, PseudoLabels
+from layermatch.policies import Policy, PseudoLabels
 
 __all__ = ["KeepRunId", "Panels"]
 
@@ -70,7 +70,7 @@ class Panels(Callback):
             self._hook = policy.register_forward_hook(self._keep)
 
     def _keep(self, policy: nn.Module, given: tuple[Any, ...], output: PseudoLabels) -> None:
-        self._labels = PseudoLabels(*(tensor[:NUM_PAIRS] for tensor in output))
+        self._labels = output.rows(slice(NUM_PAIRS))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

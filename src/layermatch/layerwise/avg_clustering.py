@@ -12,16 +12,11 @@ from torch import Tensor
 
 from layermatch.distributed import all_gather_rows, all_reduce_sum_
 from layermatch.errors import UserError, check_number
-from layermatch.functional import (
-    bias_corrected_ema,
-    centroid_loss,
-    class_sums,
-    ema,
-    pseudo_label_loss,
-    warmup_decay,
-)
+from layermatch.functional import bias_corrected_ema, centroid_loss, class_sums, ema, warmup_decay
+from layermatch.layerwise.routing import loss_of
 from layermatch.networks import Network, linear_float32
-from layermatch.parts import Problem, PseudoLabels, Step, StepState
+from layermatch.parts import Problem, Step, StepState
+from layermatch.policies import PseudoLabels
 
 __all__ = [
     "READINGS",
@@ -94,7 +89,7 @@ class EmaClassifier(AvgClustering):
     def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
         """The clustering loss; see the class."""
         logits = linear_float32(features_strong, self.centre_weight, self.centre_bias)
-        return pseudo_label_loss(logits, pseudo_labels.target, pseudo_labels.weight)
+        return loss_of(logits, pseudo_labels)
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:

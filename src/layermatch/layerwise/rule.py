@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from layermatch.errors import check_number
-from layermatch.functional import pseudo_label_loss, supervised_loss
+from layermatch.errors import UserError, check_number
+from layermatch.functional import supervised_loss
 from layermatch.layerwise.gradient_rule import GradientRule
+from layermatch.layerwise.routing import loss_of, routed_logits
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_float32
-from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, PseudoLabels, StepState, Term
+from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, StepState, Term
+from layermatch.policies import PseudoLabels
 
-__all__ = ["LayerwiseRule", "Uniform", "routed_logits"]
+__all__ = ["LayerwiseRule", "Uniform"]
 
 
 class LayerwiseRule(StepState, ABC):
@@ -71,9 +73,48 @@ class LayerwiseRule(StepState, ABC):
             pseudo_labels: The pseudo-labels of the ``N`` unlabelled images.
         """
 
-    def route(self, network: Network, strong: Output) -> Output:
-        """The strong views' outputs as a policy's own loss may have them: it reaches what the rule lets it reach."""
-        return Output(strong.features, {CLASSIFIER: routed_logits(network.classifier, strong.features)})
+    @property
+    def reached(self) -> frozenset[str]:
+        """The parameter groups that a loss of :meth:`route` reaches."""
+        return frozenset({EXTRACTOR, CLASSIFIER})
+
+    @property
+    def own_losses(self) -> str | None:
+        """What the rule does beside routing, in words; None where it routes and no more.
+
+        A method whose targets are not pseudo-labels of single images can be routed, but has nothing that centres or a
+        second head could learn from.
+        """
+        return None
+
+    def route(self, network: Network, out: Output) -> Output:
+        """Outputs as a loss of pseudo-labels may have them: it reaches what the rule lets it reach.
+
+        Args:
+            network: Gives the classifier.
+            out: What the network gave for views of ``N`` unlabelled images, with gradient.
+
+        Returns:
+            The same features and heads, with the logits ``(N, K)`` of a classifier that is detached where the rule
+            keeps pseudo-labels out of it.
+        """
+        logits = routed_logits(network.classifier, out.features, reaches_head=CLASSIFIER in self.reached)
+        return Output(out.features, {**out.heads, CLASSIFIER: logits})
+
+    def check_routes_only(self, method: str) -> None:
+        """Refuse to serve a method that has no pseudo-label of each image.
+
+        Args:
+            method: The name of the method.
+
+        Raises:
+            UserError: The rule has losses of its own, which need one.
+        """
+        if self.own_losses is not None:
+            raise UserError(
+                f"{self.own_losses} is not legal with {method}, which gives no pseudo-label to an image: choose "
+                "layerwise=uniform or layerwise=grad_relu"
+            )
 
     def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Ratios for the log that need gradients of their own; by default none.
@@ -112,23 +153,8 @@ class Uniform(LayerwiseRule):
         self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
     ) -> Losses:
         """The losses of one batch; see :class:`LayerwiseRule`."""
-        logits = routed_logits(network.classifier, strong.features)
-        loss = pseudo_label_loss(logits, pseudo_labels.target, pseudo_labels.weight)
+        loss = loss_of(routed_logits(network.classifier, strong.features), pseudo_labels)
         return Losses(
             supervised=Term(supervised_loss(labelled.logits, label), LABELS),
             pseudo=Term(loss, PSEUDO_LABELS, frozenset({EXTRACTOR, CLASSIFIER}), self.lambda_u),
         )
-
-
-def routed_logits(head: nn.Linear, features: Tensor, *, reaches_head: bool = True) -> Tensor:
-    """Logits of a linear head, whose loss reaches the extractor and, where asked for, the head.
-
-    To compute the head anew costs ``N D K`` multiplications, nothing beside the extractor.
-
-    Args:
-        head: The head.
-        features: ``(N, D)``.
-        reaches_head: False detaches the head's parameters.
-    """
-    weight, bias = (head.weight, head.bias) if reaches_head else (head.weight.detach(), head.bias.detach())
-    return linear_float32(features, weight, bias)

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from layermatch.distributed import all_reduce_mean_
 from layermatch.errors import UserError, check_bool, check_choice
-from layermatch.functional import gradient_gap, pseudo_label_loss, supervised_loss
+from layermatch.functional import gradient_gap, supervised_loss
 from layermatch.layerwise.avg_clustering import READINGS, make_avg_clustering
 from layermatch.layerwise.gradient_rule import AgreeingGradients
-from layermatch.layerwise.rule import LayerwiseRule, routed_logits
+from layermatch.layerwise.routing import loss_of, routed_logits
+from layermatch.layerwise.rule import LayerwiseRule
 from layermatch.metrics import GRADIENT_GAP, LOSS_GAP
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_float32, linear_head
-from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, PseudoLabels, Term
+from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Term
+from layermatch.policies import PseudoLabels
 
 __all__ = ["SeparateLosses"]
 
@@ -86,6 +88,7 @@ class SeparateLosses(LayerwiseRule):
             if not decoupled:
                 raise UserError(f"evaluate_head={evaluate_head} needs decoupled=true")
         self.grad_relu = grad_relu
+        self.reading = avg_clustering
         self.avg_clustering = make_avg_clustering(avg_clustering, weight=weight, decay=decay, temperature=temperature)
         self.decoupled = decoupled
         self.gradient_rule = AgreeingGradients(CLASSIFIER) if grad_relu == "conflict" else None
@@ -116,16 +119,15 @@ class SeparateLosses(LayerwiseRule):
         self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
     ) -> Losses:
         """The losses of one batch; see the class."""
-        head, target, mask = network.classifier, pseudo_labels.target, pseudo_labels.weight
-        share, weight = self.avg_clustering.weight, self.lambda_u
-        to_extractor = pseudo_label_loss(routed_logits(head, strong.features, reaches_head=False), target, mask)
+        head, share, weight = network.classifier, self.avg_clustering.weight, self.lambda_u
+        to_extractor = loss_of(routed_logits(head, strong.features, reaches_head=False), pseudo_labels)
         losses = Losses(
             # Not None, which is all groups: a second head learns nothing of the first one's loss.
             supervised=Term(supervised_loss(labelled.logits, label), LABELS, frozenset({EXTRACTOR, CLASSIFIER})),
             pseudo=Term(to_extractor, PSEUDO_LABELS, frozenset({EXTRACTOR}), (1 - share) * weight),
         )
         if not self.blocks:
-            to_classifier = pseudo_label_loss(routed_logits(head, strong.features.detach()), target, mask)
+            to_classifier = loss_of(routed_logits(head, strong.features.detach()), pseudo_labels)
             losses["pseudo_classifier"] = Term(to_classifier, PSEUDO_LABELS, frozenset({CLASSIFIER}), weight)
         if share:
             loss = self.avg_clustering.loss(strong.features, pseudo_labels)
@@ -139,7 +141,7 @@ class SeparateLosses(LayerwiseRule):
     ) -> Losses:
         head = cast("nn.Linear", network.heads[PSEUDO_CLASSIFIER])
         reached = frozenset({EXTRACTOR, PSEUDO_CLASSIFIER})
-        loss = pseudo_label_loss(routed_logits(head, strong.features), pseudo_labels.target, pseudo_labels.weight)
+        loss = loss_of(routed_logits(head, strong.features), pseudo_labels)
         return Losses(
             supervised_pseudo_head=Term(
                 supervised_loss(routed_logits(head, labelled.features), label), LABELS, reached
@@ -152,10 +154,17 @@ class SeparateLosses(LayerwiseRule):
         """Whether Grad-ReLU keeps pseudo-label gradients out of the classifier by a stop-gradient."""
         return self.grad_relu == "block"
 
-    def route(self, network: Network, strong: Output) -> Output:
-        """The strong views' outputs through the classifier, detached under Grad-ReLU; see :class:`LayerwiseRule`."""
-        logits = routed_logits(network.classifier, strong.features, reaches_head=not self.blocks)
-        return Output(strong.features, {CLASSIFIER: logits})
+    @property
+    def reached(self) -> frozenset[str]:
+        """The extractor; and the classifier, where Grad-ReLU does not keep pseudo-labels out of it."""
+        return frozenset({EXTRACTOR} if self.blocks else {EXTRACTOR, CLASSIFIER})
+
+    @property
+    def own_losses(self) -> str | None:
+        """Avg-Clustering or the second head, where there is one; see :class:`LayerwiseRule`."""
+        if self.decoupled:
+            return "decoupled=true"
+        return None if self.reading == "none" else f"avg_clustering={self.reading}"
 
     def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:
         r"""How far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.

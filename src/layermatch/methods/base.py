@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Views
-from layermatch.layerwise import GradientRule
+from layermatch.data.batch import Batch, Unlabelled, Views
+from layermatch.errors import UserError
+from layermatch.layerwise import GradientRule, LayerwiseRule
 from layermatch.networks import CLASSIFIER, Network, Output
 from layermatch.parts import Losses, Problem, Step, StepState
 
-__all__ = ["Method"]
+__all__ = ["Method", "RoutedMethod", "unlabelled_of"]
 
 
 class Method(StepState, ABC):
@@ -77,3 +78,40 @@ class Method(StepState, ABC):
     def centres(self, network: Network) -> Tensor:
         """The cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
         return network.classifier.weight
+
+
+class RoutedMethod(Method):
+    """A method whose losses on unlabelled images go where a layer-wise rule lets them.
+
+    It sends outputs through :meth:`~layermatch.layerwise.LayerwiseRule.route`, weighs its loss by ``rule.lambda_u``,
+    and names ``rule.reached`` in its terms. Its targets need not be pseudo-labels of single images, so the rule may
+    have no losses of its own.
+
+    Args:
+        rule: The rule that routes the losses, ``Uniform()`` or Grad-ReLU; its ``lambda_u`` is the weight of the loss on
+            unlabelled images.
+
+    Raises:
+        UserError: The rule has losses of its own.
+    """
+
+    def __init__(self, *, rule: LayerwiseRule) -> None:
+        super().__init__()
+        rule.check_routes_only(type(self).__name__)
+        self.rule = rule
+
+    @property
+    def gradient_rule(self) -> GradientRule | None:  # type: ignore[override]
+        """The gradient rule of the layer rule; see :class:`Method`."""
+        return self.rule.gradient_rule
+
+
+def unlabelled_of(batch: Batch) -> Unlabelled:
+    """The unlabelled images of a batch.
+
+    Raises:
+        UserError: There are none.
+    """
+    if batch.unlabelled is None:
+        raise UserError("this method needs unlabelled images, and the batch has none")
+    return batch.unlabelled

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 from layermatch.data.batch import Batch, Views
-from layermatch.errors import UserError, check_number
+from layermatch.errors import check_number
 from layermatch.functional import linear_ramp, probabilities, squared_error_of_probabilities, supervised_loss
-from layermatch.methods.base import Method
+from layermatch.layerwise import LayerwiseRule
+from layermatch.methods.base import RoutedMethod, unlabelled_of
 from layermatch.methods.passes import keep_running_statistics, without_gradient
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Step, Term
 
 __all__ = ["MeanTeacher"]
 
 
-class MeanTeacher(Method):
+class MeanTeacher(RoutedMethod):
     r"""The probabilities of the averaged network on one weak view are the live network's targets on another.
 
     .. math:: L = L_s + \lambda_u \, r(t) \, \frac{1}{N K} \sum_{u, k} \left(p_{uk} - \bar p_{uk}\right)^2, \qquad
@@ -26,7 +27,8 @@ class MeanTeacher(Method):
     NOTE: The teacher is in evaluation mode; in TorchSSL it normalises by its own batch's statistics.
 
     Args:
-        lambda_u: The weight of the consistency loss, at least 0.
+        rule: The rule that routes the consistency loss, ``lambda_u`` its weight (TorchSSL: 50); see
+            :class:`~layermatch.methods.RoutedMethod`.
         ramp: The share of the run in which the weight grows from 0, in ``[0, 1]``.
 
     Raises:
@@ -35,24 +37,23 @@ class MeanTeacher(Method):
 
     views: ClassVar[Views] = Views(unlabelled={"weak": "weak", "weak_2": "weak"})
 
-    def __init__(self, *, lambda_u: float = 50.0, ramp: float = 0.4) -> None:
-        super().__init__()
-        check_number("lambda_u", lambda_u, low=0)
+    def __init__(self, *, rule: LayerwiseRule, ramp: float = 0.4) -> None:
+        super().__init__(rule=rule)
         check_number("ramp", ramp, low=0, high=1)
-        self.lambda_u = lambda_u
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
         """The losses of one batch; see the class."""
-        labelled, unlabelled = batch
-        if unlabelled is None:
-            raise UserError("this method needs unlabelled images, and the batch has none")
+        labelled, unlabelled = batch.labelled, unlabelled_of(batch)
         target = probabilities(without_gradient(step.average, unlabelled.views["weak"]).logits)
         logits_labelled = step.network(labelled.views["weak"]).logits
         with keep_running_statistics(step.network):
-            logits = step.network(unlabelled.views["weak_2"]).logits
-        weight = self.lambda_u * linear_ramp(step.progress, length=self.ramp)
+            out = step.network(unlabelled.views["weak_2"])
+        logits = self.rule.route(step.network, out).logits
+        weight = self.rule.lambda_u * linear_ramp(step.progress, length=self.ramp)
         return Losses(
             supervised=Term(supervised_loss(logits_labelled, labelled.label), LABELS),
-            consistency=Term(squared_error_of_probabilities(logits, target), PSEUDO_LABELS, weight=weight),
+            consistency=Term(
+                squared_error_of_probabilities(logits, target), PSEUDO_LABELS, self.rule.reached, weight=weight
+            ),
         )

@@ -83,7 +83,13 @@ def detached(out: Output) -> Output:
 
 
 def share_statistics(
-    network: Network, views: Mapping[str, Tensor], weak: Tensor, *, share: float, statistics: BatchStatistics
+    network: Network,
+    views: Mapping[str, Tensor],
+    weak: Tensor,
+    *,
+    share: float,
+    statistics: BatchStatistics,
+    heads: Sequence[str] = (CLASSIFIER,),
 ) -> tuple[dict[str, Output], Output]:
     """Some weak views in one pass with the others; the rest without gradient, normalised by that pass's statistics.
 
@@ -93,6 +99,7 @@ def share_statistics(
         weak: The weak views, ``(N, C, H, W)``; of these the first ``share`` go with the others.
         share: The share of the weak views, in ``[0, 1]``.
         statistics: The batch statistics of the network.
+        heads: The names of the heads.
 
     Returns:
         The outputs of the other views, and those of the weak ones, detached.
@@ -101,11 +108,12 @@ def share_statistics(
     # In the order of the references: labelled, weak, strong.
     name, *others = views
     with statistics.taken():
-        out = together(network, {name: views[name], "": first} | {other: views[other] for other in others})
+        sent = {name: views[name], "": first} | {other: views[other] for other in others}
+        out = together(network, sent, heads=heads)
     out_first = detached(out.pop(""))
     if not len(rest):
         return out, out_first
     with statistics.applied():
-        out_rest = without_gradient(network, rest)
+        out_rest = without_gradient(network, rest, heads=heads)
     features = torch.cat([out_first.features, out_rest.features])
-    return out, Output(features, {CLASSIFIER: torch.cat([out_first.logits, out_rest.logits])})
+    return out, Output(features, {head: torch.cat([out_first.heads[head], out_rest.heads[head]]) for head in heads})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Unlabelled, Views
+from layermatch.data.batch import Batch, Views
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.functional import entropy, probabilities
 from layermatch.layerwise import GradientRule, LayerwiseRule
-from layermatch.methods.base import Method
+from layermatch.methods.base import Method, unlabelled_of
 from layermatch.methods.passes import detached, share_statistics, together, without_gradient
 from layermatch.metrics import (
     ACCURACY_ACCEPTED,
@@ -24,15 +25,36 @@ from layermatch.metrics import (
     THRESHOLDS,
 )
 from layermatch.networks import CLASSIFIER, BatchStatistics, Network, Output
-from layermatch.parts import Losses, Policy, Problem, PseudoLabels, Step
+from layermatch.parts import Losses, Problem, Step
+from layermatch.policies import Policy, Predictions, PseudoLabels
 
-__all__ = ["PseudoLabelling"]
+__all__ = ["BatchOutputs", "PseudoLabelling"]
 
 FORWARDS = ("joint", "shared", "split")
 
 #: The share of the weak views with ``forward="shared"`` unless said otherwise. Where a backward takes as long as two
 #: forwards, and mu is 7, it costs 1.11 times the network time of ``split``, and ``joint`` 1.45 times.
 WEAK_SHARE = 0.25
+
+
+class BatchOutputs(NamedTuple):
+    """What a batch gave.
+
+    Attributes:
+        views: The network's outputs for each view but the unlabelled ``weak``, with gradient: ``labelled`` (the weak
+            view of labelled images), ``strong``, and the other views that the method asks for by their names; other
+            views of labelled images are ``labelled/NAME``.
+        weak: Its outputs for the weak views of unlabelled images, without gradient.
+        pseudo_labels: The pseudo-labels of these images.
+        predictions: What the pseudo-labels were made from.
+        batch: The batch.
+    """
+
+    views: Mapping[str, Output]
+    weak: Output
+    pseudo_labels: PseudoLabels
+    predictions: Predictions
+    batch: Batch
 
 
 class PseudoLabelling(Method):
@@ -72,7 +94,7 @@ class PseudoLabelling(Method):
 
     Example:
         >>> from layermatch.layerwise import SeparateLosses
-        >>> from layermatch.parts import FixedThreshold
+        >>> from layermatch.policies import FixedThreshold
         >>> method = PseudoLabelling(policy=FixedThreshold(threshold=0.95), rule=SeparateLosses())
         >>> dict(method.views.unlabelled)
         {'weak': 'weak', 'strong': 'strong'}
@@ -99,6 +121,11 @@ class PseudoLabelling(Method):
                 f"skip_masked=true needs forward=split: with {forward} there is no mask yet when the strong views are "
                 "sent through"
             )
+        if skip_masked and policy.needs_labelled:
+            raise UserError(
+                f"skip_masked=true is not legal with {type(policy).__name__}: it compares with the labelled images, "
+                "which are sent through after it"
+            )
         self.forward_mode = forward
         self.weak_share = WEAK_SHARE if weak_share is None else weak_share
         check_number("weak_share", self.weak_share, low=0, high=1)
@@ -114,6 +141,11 @@ class PseudoLabelling(Method):
         """The gradient rule of the layer rule; see :class:`Method`."""
         return self.rule.gradient_rule
 
+    @property
+    def heads_sent(self) -> tuple[str, ...]:
+        """The heads that every view is sent through; a method of the family adds its own."""
+        return (CLASSIFIER,)
+
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
         """The rule's heads; see :class:`Method`."""
         return self.rule.heads(problem)
@@ -125,50 +157,78 @@ class PseudoLabelling(Method):
 
     def losses(self, batch: Batch, step: Step) -> Losses:
         """The losses of one batch; see the class."""
-        labelled, unlabelled = batch
-        if unlabelled is None:
-            raise UserError("this method needs unlabelled images, and the batch has none")
-        views = {"labelled": labelled.views["weak"], "strong": unlabelled.views["strong"]}
-        if self.forward_mode == "split":
-            weak = self.send_weak(unlabelled.views["weak"], step.network)
-            pseudo_labels = self.make_pseudo_labels(weak, unlabelled, step)
-            if self.skip_masked:
-                views["strong"], pseudo_labels = leave_out_masked(views["strong"], pseudo_labels)
-            out = together(step.network, views)
+        labelled, unlabelled = batch.labelled, unlabelled_of(batch)
+        views, weak_images = views_to_send(batch), unlabelled.views["weak"]
+        if self.skip_masked:
+            weak = self.send_weak(weak_images, step.network)
+            pseudo_labels, predictions = self.make_pseudo_labels(weak, None, batch, step)
+            views["strong"], pseudo_labels, predictions = leave_out_masked(views["strong"], pseudo_labels, predictions)
+            out = together(step.network, views, heads=self.heads_sent)
         else:
-            out, weak = self.send_with_weak(views, unlabelled.views["weak"], step.network)
-            pseudo_labels = self.make_pseudo_labels(weak, unlabelled, step)
+            out, weak = self.send(views, weak_images, step.network)
+            pseudo_labels, predictions = self.make_pseudo_labels(weak, out["labelled"], batch, step)
         self._strong = out["strong"]
         losses = self.rule(
             step.network, out["labelled"], out["strong"], label=labelled.label, pseudo_labels=pseudo_labels
         )
-        return Losses(losses | self.policy.losses(self.rule.route(step.network, out["strong"]), pseudo_labels))
+        routed = self.rule.route(step.network, out["strong"])
+        losses |= self.policy.losses(routed, pseudo_labels, predictions)
+        seen = BatchOutputs(out, weak, pseudo_labels, predictions, batch)
+        return Losses(losses | self.more_losses(seen, step))
+
+    def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- for those that have some
+        """Losses beside the rule's and the policy's: by default none; a method of the family adds its own here.
+
+        Args:
+            seen: What the network, the policy and the data gave for the batch.
+            step: The step that it belongs to.
+        """
+        return Losses()
+
+    def send(self, views: dict[str, Tensor], weak: Tensor, network: Network) -> tuple[dict[str, Output], Output]:
+        """All views through the network, as ``forward`` has it."""
+        if self.forward_mode == "split":
+            out_weak = self.send_weak(weak, network)
+            return together(network, views, heads=self.heads_sent), out_weak
+        return self.send_with_weak(views, weak, network)
 
     def send_weak(self, weak: Tensor, network: Network) -> Output:
         """The weak views alone, without gradient and by their own statistics."""
-        return without_gradient(network, weak)
+        return without_gradient(network, weak, heads=self.heads_sent)
 
     def send_with_weak(
         self, views: dict[str, Tensor], weak: Tensor, network: Network
     ) -> tuple[dict[str, Output], Output]:
         """All views in one pass, as in the references, or only a share of the weak ones with ``shared``."""
         if self.forward_mode == "joint":
-            labelled, strong = views["labelled"], views["strong"]
-            out = together(network, {"labelled": labelled, "weak": weak, "strong": strong})
-            return out, detached(out["weak"])
+            # In the order of the references: labelled, weak, strong.
+            first, *others = views
+            ordered = {first: views[first], "weak": weak, **{name: views[name] for name in others}}
+            out = together(network, ordered, heads=self.heads_sent)
+            return out, detached(out.pop("weak"))
         if self._statistics is None:  # made at the first step, as synchronised BatchNorms take others' places
             self._statistics = BatchStatistics(network)
-        return share_statistics(network, views, weak, share=self.weak_share, statistics=self._statistics)
+        return share_statistics(
+            network, views, weak, share=self.weak_share, statistics=self._statistics, heads=self.heads_sent
+        )
 
-    def make_pseudo_labels(self, weak: Output, unlabelled: Unlabelled, step: Step) -> PseudoLabels:
+    def make_pseudo_labels(
+        self, weak: Output, labelled: Output | None, batch: Batch, step: Step
+    ) -> tuple[PseudoLabels, Predictions]:
         """Targets and mask from the weak views, which the rule sees as well."""
+        unlabelled = unlabelled_of(batch)
         logits_weak = self.teach(unlabelled.views["weak"], step.average) if self.rule.needs_teacher else weak.logits
         step.must_be_finite("weak_views", logits_weak)
-        probs_weak = self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices)
-        pseudo_labels: PseudoLabels = self.policy(probs_weak, unlabelled.indices)
+        predictions = Predictions(
+            probs_weak=self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices),
+            indices=unlabelled.indices,
+            probs_labelled=None if labelled is None else probabilities(labelled.logits),
+            label=batch.labelled.label,
+        )
+        pseudo_labels: PseudoLabels = self.policy(predictions)
         self.rule.observe(weak.features, pseudo_labels)
-        record_quality(pseudo_labels, probs_weak, unlabelled.hidden_label, step=step)
-        return pseudo_labels
+        record_quality(pseudo_labels, predictions.probs_weak, unlabelled.hidden_label, step=step)
+        return pseudo_labels, predictions
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
@@ -231,17 +291,31 @@ def record_quality(pseudo_labels: PseudoLabels, probs_weak: Tensor, hidden_label
     )
 
 
-def leave_out_masked(strong: Tensor, pseudo_labels: PseudoLabels) -> tuple[Tensor, PseudoLabels]:
+def views_to_send(batch: Batch) -> dict[str, Tensor]:
+    """The views that learn: those of labelled images, then those of unlabelled images but the weak one."""
+    labelled, unlabelled = batch.labelled, unlabelled_of(batch)
+    views = {"labelled" if name == "weak" else f"labelled/{name}": view for name, view in labelled.views.items()}
+    return views | {name: view for name, view in unlabelled.views.items() if name != "weak"}
+
+
+def leave_out_masked(
+    strong: Tensor, pseudo_labels: PseudoLabels, predictions: Predictions
+) -> tuple[Tensor, PseudoLabels, Predictions]:
     """The strong views that count, and their pseudo-labels, weighted so that a mean over them is the mean over all.
 
     Args:
         strong: ``(N, C, H, W)``.
         pseudo_labels: The pseudo-labels of the ``N`` images.
+        predictions: What they were made from.
 
     Returns:
-        ``(M, C, H, W)`` with ``M`` at most ``N``, and the pseudo-labels of these.
+        ``(M, C, H, W)`` with ``M`` at most ``N``, and the pseudo-labels and predictions of these.
     """
     kept = pseudo_labels.weight.nonzero()[:, 0]
     share = len(kept) / max(len(strong), 1)
-    target, weight, label, confidence = (tensor[kept] for tensor in pseudo_labels)
-    return strong[kept], PseudoLabels(target, weight * share, label, confidence)
+    labels = pseudo_labels.rows(kept)
+    return (
+        strong[kept],
+        labels._replace(weight=labels.weight * share),
+        predictions._replace(probs_weak=predictions.probs_weak[kept], indices=predictions.indices[kept]),
+    )

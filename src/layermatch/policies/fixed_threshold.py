@@ -7,8 +7,8 @@ from torch import Tensor
 
 from layermatch.errors import check_number
 from layermatch.functional import confidence_mask, hard_pseudo_labels
-from layermatch.parts.policy import Policy, PseudoLabels
-from layermatch.parts.step import Problem
+from layermatch.parts import Problem
+from layermatch.policies.base import Policy, Predictions, PseudoLabels
 
 __all__ = ["FixedThreshold"]
 
@@ -29,7 +29,7 @@ class FixedThreshold(Policy):
     Example:
         >>> import torch
         >>> policy = FixedThreshold(threshold=0.95)
-        >>> policy(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([0, 1])).weight
+        >>> policy(Predictions(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([0, 1]))).weight
         tensor([1., 0.])
     """
 
@@ -47,7 +47,7 @@ class FixedThreshold(Policy):
         """The threshold, which is the same for every class."""
         return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
-    def forward(self, probs_weak: Tensor, indices: Tensor) -> PseudoLabels:  # noqa: ARG002 -- others need them
+    def forward(self, predictions: Predictions) -> PseudoLabels:
         """Pseudo-labels of a batch; see :class:`Policy`."""
-        label, confidence = hard_pseudo_labels(probs_weak)
+        label, confidence = hard_pseudo_labels(predictions.probs_weak)
         return PseudoLabels(label, confidence_mask(confidence, self.threshold), label, confidence)

@@ -8,9 +8,9 @@ from torch import Tensor
 from layermatch.errors import check_number
 from layermatch.functional import with_label_noise
 from layermatch.functional.streams import uniforms
-from layermatch.parts.fixed_threshold import FixedThreshold
-from layermatch.parts.policy import PseudoLabels
-from layermatch.parts.step import Problem, Step
+from layermatch.parts import Problem, Step
+from layermatch.policies.base import Predictions, PseudoLabels
+from layermatch.policies.fixed_threshold import FixedThreshold
 
 __all__ = ["NoisyThreshold"]
 
@@ -44,7 +44,7 @@ class NoisyThreshold(FixedThreshold):
         >>> policy = NoisyThreshold(threshold=0.9, noise=1.0)
         >>> from layermatch.parts import Problem
         >>> policy.prepare(Problem(2, 8, 4, 10, (3, 32, 32), 100))
-        >>> policy(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([3, 7])).target
+        >>> policy(Predictions(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([3, 7]))).target
         tensor([1, 1])
     """
 
@@ -64,10 +64,11 @@ class NoisyThreshold(FixedThreshold):
         self.num_unlabelled = problem.num_unlabelled
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, probs_weak: Tensor, indices: Tensor) -> PseudoLabels:
+    def forward(self, predictions: Predictions) -> PseudoLabels:
         """Pseudo-labels of a batch; see :class:`Policy`."""
-        clean = super().forward(probs_weak, indices)
-        label = with_label_noise(clean.label, self._draws(indices), noise=self.noise, num_classes=self.num_classes)
+        clean = super().forward(predictions)
+        draws = self._draws(predictions.indices)
+        label = with_label_noise(clean.label, draws, noise=self.noise, num_classes=self.num_classes)
         self._num_pending += 1
         return clean._replace(target=label, label=label)
 

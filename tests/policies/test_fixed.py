@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from layermatch.errors import UserError
-from layermatch.parts import FixedThreshold, Problem
+from layermatch.parts import Problem
+from layermatch.policies import FixedThreshold, Predictions
 
 
 def problem(*, num_classes: int, num_unlabelled: int) -> Problem:
@@ -27,7 +28,7 @@ def test_hard_labels_where_the_confidence_reaches_the_threshold(threshold: float
     generator = torch.Generator().manual_seed(num_classes)
     probs = (5 * torch.randn(200, num_classes, generator=generator)).softmax(dim=1)
     probs[0] = torch.nn.functional.one_hot(torch.tensor(1), num_classes)  # reaches even 1
-    found = FixedThreshold(threshold=threshold)(probs, torch.arange(200))
+    found = FixedThreshold(threshold=threshold)(Predictions(probs, torch.arange(200)))
     for i, row in enumerate(probs.numpy()):
         label = int(np.argmax(row))
         assert found.label[i] == found.target[i] == label
@@ -35,7 +36,7 @@ def test_hard_labels_where_the_confidence_reaches_the_threshold(threshold: float
         assert found.weight[i] == float(row[label] >= np.float32(threshold))
     assert found.weight.dtype == torch.float32
     assert 0 < found.weight.sum() <= 200
-    assert not any(tensor.requires_grad for tensor in found)
+    assert not any(tensor.requires_grad for tensor in found if tensor is not None)
 
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, "0.9", None, float("nan"), True])

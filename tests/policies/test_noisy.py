@@ -9,7 +9,8 @@ import torch
 from layermatch.errors import UserError
 from layermatch.functional.streams import uniforms
 from layermatch.networks import wrn_small
-from layermatch.parts import FixedThreshold, NoisyThreshold, Problem, Step
+from layermatch.parts import Problem, Step
+from layermatch.policies import FixedThreshold, NoisyThreshold, Predictions
 
 NUM_CLASSES, POOL = 5, 4000
 
@@ -46,8 +47,8 @@ def probabilities(num: int) -> torch.Tensor:
 
 def test_errors_come_at_their_rate_and_to_every_other_class_alike() -> None:
     probs, index = probabilities(POOL), torch.arange(POOL)
-    clean = FixedThreshold(threshold=0.5)(probs, index)
-    found = make(noise=0.3)(probs, index)
+    clean = FixedThreshold(threshold=0.5)(Predictions(probs, index))
+    found = make(noise=0.3)(Predictions(probs, index))
     step = (found.label - clean.label) % NUM_CLASSES
     counts = torch.bincount(step, minlength=NUM_CLASSES) / POOL
     # Five standard deviations of a share over 4,000 samples.
@@ -68,7 +69,7 @@ def test_the_same_errors_for_the_same_seed_step_and_sample() -> None:
     probs, pool, index = probabilities(6), 9, torch.tensor([8, 0, 3, 3, 5, 1])
     policy = make(noise=0.6, noise_seed=7, pool=pool)
     for step in range(3):
-        found = policy(probs, index)
+        found = policy(Predictions(probs, index))
         for i, position in enumerate(index.tolist()):
             u, v = uniforms(seed=7, stream=30, start=step * pool + position, count=1, width=2)[0]
             label = int(probs[i].argmax())
@@ -84,8 +85,8 @@ def test_parts_of_a_batch_meet_the_errors_of_the_whole() -> None:
     probs, index = probabilities(40), torch.randperm(POOL, generator=torch.Generator().manual_seed(0))[:40]
     whole, first, second = make(), make(), make()
     for number in range(2):
-        parts = [first(probs[:17], index[:17]).label, second(probs[17:], index[17:]).label]
-        assert torch.equal(torch.cat(parts), whole(probs, index).label)
+        parts = [first(Predictions(probs[:17], index[:17])).label, second(Predictions(probs[17:], index[17:])).label]
+        assert torch.equal(torch.cat(parts), whole(Predictions(probs, index)).label)
         apply_step(whole, first, second, number=number)
     assert torch.equal(first.num_batches, second.num_batches)
 
@@ -93,10 +94,10 @@ def test_parts_of_a_batch_meet_the_errors_of_the_whole() -> None:
 def test_seeds_steps_and_batches_of_a_step_have_errors_of_their_own() -> None:
     probs, index = probabilities(200), torch.arange(200)
     policy = make()
-    first, second = (policy(probs, index).label for _ in range(2))
+    first, second = (policy(Predictions(probs, index)).label for _ in range(2))
     apply_step(policy)
-    third = policy(probs, index).label
-    other = make(noise_seed=1)(probs, index).label
+    third = policy(Predictions(probs, index)).label
+    other = make(noise_seed=1)(Predictions(probs, index)).label
     all_errors = [first, second, third, other]
     assert not any(torch.equal(a, b) for i, a in enumerate(all_errors) for b in all_errors[:i])
 
@@ -115,9 +116,9 @@ def test_accumulated_batches_meet_the_errors_of_as_many_steps() -> None:
 def test_a_step_that_is_discarded_is_not_counted() -> None:
     probs, index = probabilities(200), torch.arange(200)
     policy, other = make(), make()
-    policy(probs, index)
+    policy(Predictions(probs, index))
     policy.discard_step()
-    assert torch.equal(policy(probs, index).label, other(probs, index).label)
+    assert torch.equal(policy(Predictions(probs, index)).label, other(Predictions(probs, index)).label)
     apply_step(policy, other)
     assert int(policy.num_batches) == int(other.num_batches) == 1
 
@@ -125,10 +126,10 @@ def test_a_step_that_is_discarded_is_not_counted() -> None:
 def test_it_goes_on_after_a_restart() -> None:
     probs, index = probabilities(200), torch.arange(200)
     policy, resumed = make(), make()
-    at_first = policy(probs, index).label
+    at_first = policy(Predictions(probs, index)).label
     apply_step(policy)
     resumed.load_state_dict(policy.state_dict())
-    goes_on = policy(probs, index).label
+    goes_on = policy(Predictions(probs, index)).label
     assert torch.equal(resumed(probs, index).label, goes_on)
     assert not torch.equal(goes_on, at_first)
 
@@ -136,7 +137,7 @@ def test_it_goes_on_after_a_restart() -> None:
 @pytest.mark.parametrize(("noise", "wrong"), [(0, 0), (0.0, 0), (1, 200), (1.0, 200)])
 def test_none_and_all(noise: float, wrong: int) -> None:
     probs, index = probabilities(200), torch.arange(200)
-    assert int((make(noise=noise)(probs, index).label != probs.argmax(dim=1)).sum()) == wrong
+    assert int((make(noise=noise)(Predictions(probs, index)).label != probs.argmax(dim=1)).sum()) == wrong
 
 
 @pytest.mark.parametrize("option", ["noise=-0.1", "noise=1.1", "noise=None", "noise_seed=-1", "noise_seed=0.5"])

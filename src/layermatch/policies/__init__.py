@@ -1,0 +1,7 @@
+"""Which unlabelled samples count, with what target and weight: a file for each policy, its equations in functional."""
+
+from layermatch.policies.base import Policy, Predictions, PseudoLabels
+from layermatch.policies.fixed_threshold import FixedThreshold
+from layermatch.policies.noisy_threshold import NoisyThreshold
+
+__all__ = ["FixedThreshold", "NoisyThreshold", "Policy", "Predictions", "PseudoLabels"]
