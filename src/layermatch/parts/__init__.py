@@ -1,5 +1,6 @@
 """What methods are made of: losses and where they reach, state that moves once a step."""
 
+from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.running import RunningMean
 from layermatch.parts.step import Problem, Record, Step, StepState
@@ -8,9 +9,12 @@ from layermatch.parts.weight_average import WeightAverage
 __all__ = [
     "LABELS",
     "PSEUDO_LABELS",
+    "DistributionAlignment",
     "Losses",
     "Problem",
+    "QueueMean",
     "Record",
+    "RunningFromFirst",
     "RunningMean",
     "Step",
     "StepState",
