@@ -126,7 +126,7 @@ class TestState:
 def test_every_kind_of_state_is_in_some_choice() -> None:
     """A new policy, bank or average that no choice of the configuration has would not be tested above."""
     for module in pkgutil.walk_packages(layermatch.__path__, "layermatch."):
-        if module.name.split(".")[1] in {"methods", "parts", "layerwise"}:
+        if module.name.split(".")[1] in {"methods", "parts", "policies", "layerwise"}:
             importlib.import_module(module.name)
     kinds, unseen = set(), [StepState]
     while unseen:
