@@ -2,6 +2,7 @@
 
 from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
+from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
 from layermatch.parts.step import Problem, Record, Step, StepState
 from layermatch.parts.weight_average import WeightAverage
@@ -11,6 +12,7 @@ __all__ = [
     "PSEUDO_LABELS",
     "DistributionAlignment",
     "Losses",
+    "OutputAverage",
     "Problem",
     "QueueMean",
     "Record",
