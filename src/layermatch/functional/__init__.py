@@ -4,7 +4,9 @@ from layermatch.functional.averaging import bias_corrected_ema, ema, relative_ch
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
+from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.pseudo_labels import (
@@ -14,22 +16,29 @@ from layermatch.functional.pseudo_labels import (
     probabilities,
     with_label_noise,
 )
+from layermatch.functional.relative_threshold import cosine_ramp, interpolate_logits, relative_threshold
 from layermatch.functional.schedules import constant, cosine, linear_ramp
+from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 
 __all__ = [
     "align_distribution",
     "between_class_scatter",
     "bias_corrected_ema",
     "centroid_loss",
+    "class_histogram",
     "class_sums",
     "confidence_mask",
     "constant",
     "cosine",
+    "cosine_ramp",
     "cosine_similarity",
+    "debiased_probabilities",
     "ema",
     "entropy",
+    "fairness_loss",
     "gradient_gap",
     "hard_pseudo_labels",
+    "interpolate_logits",
     "keep_agreeing",
     "linear_ramp",
     "nc1",
@@ -37,9 +46,12 @@ __all__ = [
     "probabilities",
     "pseudo_label_loss",
     "relative_change",
+    "relative_threshold",
     "scale_for",
+    "self_adaptive_thresholds",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "truncated_gaussian",
     "warmup_decay",
     "with_label_noise",
     "within_class_scatter",

@@ -172,7 +172,8 @@ class PseudoLabelling(Method):
             step.network, out["labelled"], out["strong"], label=labelled.label, pseudo_labels=pseudo_labels
         )
         routed = self.rule.route(step.network, out["strong"])
-        losses |= self.policy.losses(routed, pseudo_labels, predictions)
+        for name, term in self.policy.losses(routed, pseudo_labels, predictions).items():
+            losses[name] = term if term.reaches is not None else term._replace(reaches=self.rule.reached)
         seen = BatchOutputs(out, weak, pseudo_labels, predictions, batch)
         return Losses(losses | self.more_losses(seen, step))
 

@@ -4,17 +4,25 @@ from layermatch.policies.aligned import Aligned, aligned
 from layermatch.policies.averaged_network import AveragedNetwork
 from layermatch.policies.averaged_outputs import AveragedOutputs
 from layermatch.policies.base import Policy, Predictions, PseudoLabels
+from layermatch.policies.debiased import DebiasedThreshold
 from layermatch.policies.fixed_threshold import FixedThreshold
+from layermatch.policies.gaussian_weight import GaussianWeight
 from layermatch.policies.noisy_threshold import NoisyThreshold
+from layermatch.policies.relative_threshold import RelativeThreshold
+from layermatch.policies.self_adaptive import SelfAdaptiveThreshold
 
 __all__ = [
     "Aligned",
     "AveragedNetwork",
     "AveragedOutputs",
+    "DebiasedThreshold",
     "FixedThreshold",
+    "GaussianWeight",
     "NoisyThreshold",
     "Policy",
     "Predictions",
     "PseudoLabels",
+    "RelativeThreshold",
+    "SelfAdaptiveThreshold",
     "aligned",
 ]

@@ -93,6 +93,8 @@ class Policy(StepState, ABC):
     ) -> Losses:
         """Losses of the policy's own, such as FreeMatch's fairness; by default none.
 
+        A term that does not say what it reaches is of the strong logits, and reaches what the rule lets it reach.
+
         Args:
             strong: The outputs of the strong views, routed as the pseudo-label loss is: where that may not reach the
                 classifier, the classifier is detached here too.
