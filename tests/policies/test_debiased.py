@@ -40,7 +40,7 @@ def test_every_step_is_that_of_the_equations(rule: Any, strength: float) -> None
         debiased = softmax(weak - strength * np.log(average))
         average = 0.7 * average + 0.3 * softmax(weak).mean(axis=0)
         with_margin = softmax(strong + strength * np.log(average))
-        label, mask = debiased.argmax(axis=1), debiased.max(axis=1) >= 0.6
+        label, mask = debiased.argmax(axis=1), (debiased.max(axis=1) >= 0.6).astype(float)
         loss = np.mean([-m * np.log(q[y]) for m, q, y in zip(mask, with_margin, label, strict=True)])
         assert losses["pseudo"].value.item() == pytest.approx(loss, rel=1e-10)
         gradient = mask[:, None] * (with_margin - np.eye(6)[label]) / len(label)

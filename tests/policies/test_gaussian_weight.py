@@ -114,7 +114,10 @@ def test_a_step_that_is_not_applied_leaves_it_as_it_was() -> None:
         ({"weight_target": "labelled"}, "weight_target='labelled' is not legal"),
         ({"weight_start": "zero"}, "weight_start='zero' is not legal"),
         ({"statistics": "none"}, "statistics='none' is not legal"),
-        ({"statistics": "aligned", "weight_target": "none"}, "statistics=aligned has no effect with weight_target=none"),
+        (
+            {"statistics": "aligned", "weight_target": "none"},
+            "statistics=aligned has no effect with weight_target=none",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -17,8 +17,9 @@ class DebiasedThreshold(FixedThreshold):
     r"""A fixed threshold on debiased probabilities, and an adaptive margin in the loss.
 
     .. math::
-        \tilde p = \mathrm{softmax}(z_w - \lambda \log \bar p), \qquad \hat y = \arg\max \tilde p, \qquad
-        m = \mathbf{1}[\max \tilde p \ge \tau], \quad L_u = \frac{1}{N} \sum_u m_u H(\hat y_u, z_s + \lambda \log \bar p)
+        \tilde p &= \mathrm{softmax}(z_w - \lambda \log \bar p), \qquad \hat y = \arg\max \tilde p, \qquad
+        m = \mathbf{1}[\max \tilde p \ge \tau] \\
+        L_u &= \frac{1}{N} \sum_u m_u H(\hat y_u, z_s + \lambda \log \bar p)
 
     with :math:`\bar p \leftarrow \beta \bar p + (1 - \beta) \frac{1}{N} \sum_u \mathrm{softmax}(z_w)`, which starts
     at ``1 / K``. As in the authors' code, targets are debiased by the average before the step and the margin is made of

@@ -25,8 +25,9 @@ class RelativeThreshold(Policy):
         m_u = \mathbf{1}\left[\max \tilde p_u \ge \tau \, \frac{1}{B} \sum_i \max p_{x_i}\right]
 
     The mean of labelled images' predictions is a running one that starts at ``1 / K``; that of unlabelled ones is the
-    mean of the last steps, which start at ``1 / K`` too. The confidence in labelled images is that of the batch. Source:
-    AdaMatch (Berthelot et al. 2022) and its authors' code. :class:`~layermatch.methods.AdaMatch` adds what else it has.
+    mean of the last steps, which start at ``1 / K`` too. The confidence in labelled images is that of the batch.
+    Source: AdaMatch (Berthelot et al. 2022) and its authors' code; :class:`~layermatch.methods.AdaMatch` adds what else
+    they have.
 
     NOTE: USB has 0.95 in place of 0.9, and a running mean that starts at the first batch in place of the queue
     (``queue=null``). With ``algorithm=fixmatch`` the rest is USB's too: neither strong labelled views, nor

@@ -78,7 +78,7 @@ class SelfAdaptiveThreshold(Policy):
         label, confidence = hard_pseudo_labels(probs)
         self.confidence.see(confidence.mean())
         self.probs.see(probs.mean(dim=0))
-        self.histogram.see(class_histogram(label, probs.shape[1]))
+        self.histogram.see(class_histogram(label, probs.shape[1], torch.ones_like(confidence)))
         thresholds = self._thresholds(self.confidence.moved, self.probs.moved)
         return PseudoLabels(label, confidence_mask(confidence, thresholds[label]), label, confidence)
 
