@@ -32,6 +32,7 @@ class Problem:
         num_unlabelled: The number of images in the unlabelled pool; 0 where none are used.
         image_shape: ``(C, H, W)``.
         max_steps: The optimizer steps of the run.
+        label_counts: The labelled images of each class, K numbers; empty where nobody says.
     """
 
     num_classes: int
@@ -40,6 +41,7 @@ class Problem:
     num_unlabelled: int
     image_shape: tuple[int, int, int]
     max_steps: int
+    label_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
