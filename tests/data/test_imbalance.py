@@ -142,7 +142,7 @@ def test_another_image_of_the_pool_is_noticed() -> None:
     drawn = data_of(imbalance={"unlabelled": 4, "unlabelled_head": 40}, num_labels=40).split
     contents = list(drawn.contents)
     contents[-1] = "0" * 16
-    with pytest.raises(UserError, match="1 of its .* labelled, validation and unlabelled images have another content"):
+    with pytest.raises(UserError, match=r"1 of its .* labelled, validation and unlabelled images have another content"):
         data_of(split=replace(drawn, contents=tuple(contents)))
 
 

@@ -19,8 +19,8 @@ from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
-from layermatch.data.imbalance import Imbalance
 from layermatch.data.images import ConcatImages, Images, take
+from layermatch.data.imbalance import Imbalance
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
@@ -252,8 +252,9 @@ class SemiSupervisedData(LightningDataModule):
             )
         if self.imbalance.unlabelled is not None and content.unlabelled is not None:
             raise UserError(
-                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, and "
-                f"{len(content.unlabelled):,} of this data set come without labels: give data.imbalance.unlabelled=null"
+                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, "
+                f"and {len(content.unlabelled):,} of this data set come without labels: give "
+                "data.imbalance.unlabelled=null"
             )
 
     def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:

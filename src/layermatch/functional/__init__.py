@@ -1,5 +1,6 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
+from layermatch.functional.accuracy import macro_accuracy
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
@@ -30,6 +31,7 @@ __all__ = [
     "hard_pseudo_labels",
     "keep_agreeing",
     "linear_ramp",
+    "macro_accuracy",
     "nc1",
     "nearest_centre_accuracy",
     "probabilities",
