@@ -2,12 +2,14 @@
 
 from layermatch.functional.accuracy import macro_accuracy
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
+from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
     entropy,
@@ -19,8 +21,12 @@ from layermatch.functional.schedules import constant, cosine, linear_ramp
 
 __all__ = [
     "align_distribution",
+    "annealed_rates",
+    "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
+    "blend",
+    "blending_weights",
     "centroid_loss",
     "class_sums",
     "confidence_mask",
@@ -37,6 +43,7 @@ __all__ = [
     "nc1",
     "nearest_centre_accuracy",
     "probabilities",
+    "prototype_logits",
     "pseudo_label_loss",
     "relative_change",
     "scale_for",

@@ -1,8 +1,18 @@
 """The methods: each one file that reads like its paper's algorithm box."""
 
+from layermatch.methods.auxiliary_balanced import AuxiliaryBalancedClassifier
 from layermatch.methods.base import Method, RoutedMethod
+from layermatch.methods.daso import DASO
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.supervised import Supervised
 
-__all__ = ["MeanTeacher", "Method", "PseudoLabelling", "RoutedMethod", "Supervised"]
+__all__ = [
+    "DASO",
+    "AuxiliaryBalancedClassifier",
+    "MeanTeacher",
+    "Method",
+    "PseudoLabelling",
+    "RoutedMethod",
+    "Supervised",
+]
