@@ -6,6 +6,7 @@ from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
@@ -20,7 +21,9 @@ from layermatch.functional.pseudo_labels import (
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 
 __all__ = [
+    "added_labels",
     "align_distribution",
+    "alignment_power",
     "annealed_rates",
     "balancing_rates",
     "between_class_scatter",
@@ -46,9 +49,11 @@ __all__ = [
     "prototype_logits",
     "pseudo_label_loss",
     "relative_change",
+    "sampling_rates",
     "scale_for",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "tempered_distribution",
     "warmup_decay",
     "with_label_noise",
     "within_class_scatter",

@@ -6,6 +6,7 @@ from layermatch.policies.averaged_outputs import AveragedOutputs
 from layermatch.policies.base import Policy, Predictions, PseudoLabels
 from layermatch.policies.fixed_threshold import FixedThreshold
 from layermatch.policies.noisy_threshold import NoisyThreshold
+from layermatch.policies.progressive_alignment import ProgressiveAlignment
 
 __all__ = [
     "Aligned",
@@ -15,6 +16,7 @@ __all__ = [
     "NoisyThreshold",
     "Policy",
     "Predictions",
+    "ProgressiveAlignment",
     "PseudoLabels",
     "aligned",
 ]
