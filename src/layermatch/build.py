@@ -86,7 +86,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     options = dict(settings.data.module)
     if split is not None:
         # What the section says of labels was for drawing it.
-        options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None}
+        options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None, "imbalance": None}
     return SemiSupervisedData(
         settings.data.source.make(),
         **options,

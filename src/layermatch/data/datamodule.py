@@ -20,6 +20,7 @@ from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, Images, take
+from layermatch.data.imbalance import Imbalance
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.sources import ImageSet, Source, SourceData
@@ -59,6 +60,8 @@ class SemiSupervisedData(LightningDataModule):
             :func:`~layermatch.data.splits.make_split`.
         split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
             name where they are files: further files may be there, and unlabelled ones be gone.
+        imbalance: The long tails of labelled and of unlabelled images, an
+            :class:`~layermatch.data.imbalance.Imbalance` or its arguments by name; None draws none.
         fold: The predefined label set to use as the labelled set, for sources that have some (STL-10: 0 to 9).
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
@@ -106,6 +109,7 @@ class SemiSupervisedData(LightningDataModule):
         val_from: str = "pool",
         split: str | Path | Split | None = None,
         fold: int | None = None,
+        imbalance: Imbalance | Mapping[str, Any] | None = None,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -142,6 +146,7 @@ class SemiSupervisedData(LightningDataModule):
         self.val_from = val_from
         self.given_split = split
         self.fold = fold
+        self.imbalance = Imbalance.of(imbalance)
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -215,10 +220,11 @@ class SemiSupervisedData(LightningDataModule):
             return
         count = len(self.split.labelled)
         if self.use_unlabelled:
-            count = len(content.labelled) - len(self.split.validation) + len(content.unlabelled or ())
+            count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
 
     def _make_split(self, content: SourceData) -> Split:
+        self._check_imbalance(content)
         if self.given_split is not None:
             return self._use_given_split(self.given_split, content)
         if self.fold is not None:
@@ -230,8 +236,26 @@ class SemiSupervisedData(LightningDataModule):
             num_val=self.num_val,
             val_from=self.val_from,
             seed=self.seed,
+            imbalance=self.imbalance,
         )
         return identify(split, content)
+
+    def _check_imbalance(self, content: SourceData) -> None:
+        """Refuse a long tail where something else says which images there are, or where classes are not known."""
+        if self.imbalance is None:
+            return
+        if self.given_split is not None:
+            raise UserError("data.split and data.imbalance both say which images are labelled: give one of them")
+        if self.fold is not None:
+            raise UserError(
+                f"data.fold={self.fold} and data.imbalance both say which images are labelled: give one of them"
+            )
+        if self.imbalance.unlabelled is not None and content.unlabelled is not None:
+            raise UserError(
+                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, "
+                f"and {len(content.unlabelled):,} of this data set come without labels: give "
+                "data.imbalance.unlabelled=null"
+            )
 
     def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
         if self.fold is not None:
@@ -395,7 +419,7 @@ class SemiSupervisedData(LightningDataModule):
     def _pool_on(self, device: torch.device) -> DevicePool:
         """The training images on a device; copied there at the first batch."""
         if self._device_pool is None or self._device_pool.device != device:
-            labelled, pool = np.asarray(self.split.labelled), _kept(len(self.content.labelled), self.split)
+            labelled, pool = np.asarray(self.split.labelled), self.split.in_pool
             # Labelled images are in the pool too; alone they are all that an algorithm without it needs.
             rows = np.searchsorted(pool, labelled) if self.use_unlabelled else np.arange(len(labelled))
             images = self.unlabelled.images if self.use_unlabelled else self.labelled.images
@@ -476,17 +500,12 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
-    """The unlabelled pool: the training pool without the validation images, and the source's further images."""
+    """The unlabelled pool: the training images that the split leaves to it, and the source's further images."""
     labels = content.labelled.labels.copy()
     # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
     labels[np.asarray(split.labelled, np.int64)] = UNKNOWN
-    pool = _part(ImageSet(content.labelled.images, labels), _kept(len(labels), split).tolist())
+    pool = _part(ImageSet(content.labelled.images, labels), split.in_pool.tolist())
     more = content.unlabelled
     if more is None:
         return pool
     return ImageSet(ConcatImages([pool.images, more.images]), np.concatenate([pool.labels, more.labels]))
-
-
-def _kept(pool_size: int, split: Split) -> NDArray[np.int64]:
-    """Positions of the training pool that are not held out, in order."""
-    return np.setdiff1d(np.arange(pool_size), np.asarray(split.validation, np.int64))

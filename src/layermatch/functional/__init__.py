@@ -1,14 +1,18 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
+from layermatch.functional.accuracy import macro_accuracy
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
+from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
     entropy,
@@ -21,9 +25,15 @@ from layermatch.functional.schedules import constant, cosine, linear_ramp
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 
 __all__ = [
+    "added_labels",
     "align_distribution",
+    "alignment_power",
+    "annealed_rates",
+    "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
+    "blend",
+    "blending_weights",
     "centroid_loss",
     "class_histogram",
     "class_sums",
@@ -41,16 +51,20 @@ __all__ = [
     "interpolate_logits",
     "keep_agreeing",
     "linear_ramp",
+    "macro_accuracy",
     "nc1",
     "nearest_centre_accuracy",
     "probabilities",
+    "prototype_logits",
     "pseudo_label_loss",
     "relative_change",
     "relative_threshold",
+    "sampling_rates",
     "scale_for",
     "self_adaptive_thresholds",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "tempered_distribution",
     "truncated_gaussian",
     "warmup_decay",
     "with_label_noise",

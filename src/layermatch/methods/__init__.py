@@ -1,9 +1,20 @@
 """The methods: each one file that reads like its paper's algorithm box."""
 
 from layermatch.methods.adamatch import AdaMatch
+from layermatch.methods.auxiliary_balanced import AuxiliaryBalancedClassifier
 from layermatch.methods.base import Method, RoutedMethod
+from layermatch.methods.daso import DASO
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.supervised import Supervised
 
-__all__ = ["AdaMatch", "MeanTeacher", "Method", "PseudoLabelling", "RoutedMethod", "Supervised"]
+__all__ = [
+    "DASO",
+    "AdaMatch",
+    "AuxiliaryBalancedClassifier",
+    "MeanTeacher",
+    "Method",
+    "PseudoLabelling",
+    "RoutedMethod",
+    "Supervised",
+]

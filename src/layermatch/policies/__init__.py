@@ -8,6 +8,7 @@ from layermatch.policies.debiased import DebiasedThreshold
 from layermatch.policies.fixed_threshold import FixedThreshold
 from layermatch.policies.gaussian_weight import GaussianWeight
 from layermatch.policies.noisy_threshold import NoisyThreshold
+from layermatch.policies.progressive_alignment import ProgressiveAlignment
 from layermatch.policies.relative_threshold import RelativeThreshold
 from layermatch.policies.self_adaptive import SelfAdaptiveThreshold
 
@@ -21,6 +22,7 @@ __all__ = [
     "NoisyThreshold",
     "Policy",
     "Predictions",
+    "ProgressiveAlignment",
     "PseudoLabels",
     "RelativeThreshold",
     "SelfAdaptiveThreshold",

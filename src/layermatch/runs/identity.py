@@ -81,6 +81,7 @@ KINDS: Mapping[str, Kind] = {
     "data.num_labels": Kind.LABELS,
     "data.num_val": Kind.LABELS,
     "data.val_from": Kind.LABELS,
+    "data.imbalance": Kind.LABELS,
     "data.batch_size": Kind.SPREAD,
     "trainer.devices": Kind.SPREAD,
     "trainer.num_nodes": Kind.SPREAD,
