@@ -1,11 +1,14 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
+from layermatch.functional.adversarial import avoidance_loss, reversal_factor, reverse_gradient
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.divergence import at_temperature, divergence_loss
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
     entropy,
@@ -16,6 +19,8 @@ from layermatch.functional.pseudo_labels import (
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 
 __all__ = [
+    "at_temperature",
+    "avoidance_loss",
     "between_class_scatter",
     "bias_corrected_ema",
     "centroid_loss",
@@ -24,6 +29,7 @@ __all__ = [
     "constant",
     "cosine",
     "cosine_similarity",
+    "divergence_loss",
     "ema",
     "entropy",
     "gradient_gap",
@@ -32,9 +38,14 @@ __all__ = [
     "linear_ramp",
     "nc1",
     "nearest_centre_accuracy",
+    "one_vs_all_loss",
+    "one_vs_all_probabilities",
+    "open_set_targets",
     "probabilities",
     "pseudo_label_loss",
     "relative_change",
+    "reversal_factor",
+    "reverse_gradient",
     "scale_for",
     "squared_error_of_probabilities",
     "supervised_loss",

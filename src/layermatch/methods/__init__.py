@@ -1,8 +1,20 @@
 """The methods: each one file that reads like its paper's algorithm box."""
 
 from layermatch.methods.base import Method, RoutedMethod
+from layermatch.methods.dst import DST
+from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.pseudo_labelling import PseudoLabelling
+from layermatch.methods.sequencematch import SequenceMatch
 from layermatch.methods.supervised import Supervised
 
-__all__ = ["MeanTeacher", "Method", "PseudoLabelling", "RoutedMethod", "Supervised"]
+__all__ = [
+    "DST",
+    "IOMatch",
+    "MeanTeacher",
+    "Method",
+    "PseudoLabelling",
+    "RoutedMethod",
+    "SequenceMatch",
+    "Supervised",
+]

@@ -64,6 +64,9 @@ class Policy(StepState, ABC):
     #: Whether :attr:`Predictions.probs_labelled` must be there.
     needs_labelled: ClassVar[bool] = False
 
+    #: Whether :meth:`losses` reads the strong views of images of weight 0.
+    needs_masked: ClassVar[bool] = False
+
     def prepare(self, problem: Problem) -> None:
         """Make the state for a problem. This is called once, before training; by default there is none."""
 
