@@ -49,9 +49,7 @@ def test_images_below_the_threshold_follow_their_weak_view(
     pseudo_labels = policy(predictions)
     term = policy.losses(Output(strong, {"classifier": strong}), pseudo_labels, predictions)["low_confidence"]
     term.value.backward()
-    expected, grad = reference(
-        weak.numpy(), strong.detach().numpy(), threshold=threshold, temperature=temperature
-    )
+    expected, grad = reference(weak.numpy(), strong.detach().numpy(), threshold=threshold, temperature=temperature)
     assert term.value.item() == pytest.approx(expected, rel=1e-10, abs=1e-15)
     torch.testing.assert_close(strong.grad, grad, rtol=1e-9, atol=1e-13)
     assert term.weight == 0.7
