@@ -83,8 +83,9 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     with section_of_errors("views", settings.views):
         weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])
         strong = StrongView(**options_of_views)
-        check_number("medium_ops", settings.views["medium_ops"], low=0, integer=True)
-        medium = strong.with_ops(settings.views["medium_ops"])
+        medium_ops = settings.views.get("medium_ops", 1)  # runs of earlier versions have none
+        check_number("medium_ops", medium_ops, low=0, integer=True)
+        medium = strong.with_ops(medium_ops)
     options = dict(settings.data.module)
     if split is not None:
         # What the section says of labels was for drawing it.
