@@ -125,6 +125,13 @@ def gradient(value: Tensor, network: Network, group: str) -> Tensor:
     return torch.cat([grad.flatten() for grad in filled])
 
 
+def test_the_rule_gives_the_weight_and_nothing_else() -> None:
+    network, method, batch = small()
+    under_grad_relu = method.losses(batch, step_of(network, 5))
+    method.rule = Uniform()
+    torch.testing.assert_close(under_grad_relu.total, method.losses(batch, step_of(network, 5)).total, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("worst_labels", ["given", "predicted"])
 def test_every_group_learns_from_the_terms_that_say_so(worst_labels: str) -> None:
     network, method, batch = small(worst_labels=worst_labels)
@@ -187,7 +194,6 @@ def test_the_further_heads_have_dropout_and_no_part_in_evaluation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": Uniform()}, "DST keeps pseudo-labels out of the main head: choose layerwise=grad_relu"),
         ({"rule": SeparateLosses()}, "avg_clustering=ema_classifier is not legal with DST"),
         ({"eta": -1}, "eta=-1"),
         ({"eta_prime": -1}, "eta_prime=-1"),

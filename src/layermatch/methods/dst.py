@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from layermatch.data.batch import Batch, Views
-from layermatch.errors import UserError, check_choice, check_number
+from layermatch.errors import check_choice, check_number
 from layermatch.functional import (
     avoidance_loss,
     hard_pseudo_labels,
@@ -19,7 +19,7 @@ from layermatch.functional import (
 from layermatch.layerwise import LayerwiseRule
 from layermatch.layerwise.routing import loss_of
 from layermatch.methods.base import RoutedMethod, unlabelled_of
-from layermatch.methods.passes import together
+from layermatch.methods.passes import together, without_gradient
 from layermatch.methods.pseudo_labelling import record_quality
 from layermatch.metrics import THRESHOLDS
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_head
@@ -46,8 +46,8 @@ class DST(RoutedMethod):
     so avoids features that allow such a head. ``R``'s factor grows from 0. ``h_p`` and ``h_w`` are three layers
     (D, 2D, 2D, K) with dropout, parameter groups of their own, and have no part in evaluation.
 
-    For the main head this is Grad-ReLU (``layerwise=grad_relu``), which the rule must be; but the pseudo-labels reach
-    the extractor by another head than the one that made them.
+    For the main head this is Grad-ReLU, whatever the rule: no loss of pseudo-labels comes near it. But they reach the
+    extractor by another head than the one that made them.
 
     Source: "Debiased Self-Training for Semi-Supervised Learning" (Chen et al., NeurIPS 2022, arXiv 2202.07136), and
     the authors' code (thuml/Transfer-Learning-Library).
@@ -60,7 +60,8 @@ class DST(RoutedMethod):
 
     Args:
         policy: The policy that makes pseudo-labels. The paper has a fixed threshold, 0.95.
-        rule: Grad-ReLU; its ``lambda_u`` is the weight of the pseudo head's loss.
+        rule: Gives ``lambda_u``, the weight of the pseudo head's loss, and changes nothing else: ``grad_relu`` says
+            what happens, and ``uniform`` is the same.
         eta: The weight of ``B``, at least 0.
         eta_prime: ``eta'``, the weight of its labelled term, at least 0.
         worst_labels: What ``h_w`` must say of labelled images: the ``given`` labels, or those ``predicted`` by the main
@@ -70,7 +71,7 @@ class DST(RoutedMethod):
         dropout: The dropout of both heads, in ``[0, 1)``.
 
     Raises:
-        UserError: A value is not legal, or the rule lets pseudo-labels reach the main head.
+        UserError: A value is not legal, or the rule has losses of its own.
     """
 
     views: ClassVar[Views] = Views(unlabelled={"weak": "weak", "strong": "strong"})
@@ -88,8 +89,6 @@ class DST(RoutedMethod):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(rule=rule)
-        if CLASSIFIER in rule.reached:
-            raise UserError("DST keeps pseudo-labels out of the main head: choose layerwise=grad_relu")
         check_number("eta", eta, low=0)
         check_number("eta_prime", eta_prime, low=0)
         check_choice("worst_labels", worst_labels, WORST_LABELS)
@@ -137,6 +136,8 @@ class DST(RoutedMethod):
     def make_pseudo_labels(self, out: dict[str, Output], batch: Batch, step: Step) -> tuple[PseudoLabels, Predictions]:
         """Targets and mask from the main head on the weak views."""
         unlabelled, logits = unlabelled_of(batch), out["weak"].logits
+        if self.policy.needs_teacher:
+            logits = without_gradient(step.average, unlabelled.views["weak"]).logits
         step.must_be_finite("weak_views", logits)
         predictions = Predictions(
             probs_weak=probabilities(logits),
