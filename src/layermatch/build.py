@@ -18,7 +18,7 @@ from layermatch.augment import StrongView, WeakView
 from layermatch.components import check_keys, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
-from layermatch.errors import UserError
+from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
 from layermatch.policies import Policy, aligned
@@ -79,10 +79,14 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     Raises:
         UserError: A value or a key is not legal.
     """
-    check_keys("views", settings.views, option_names(StrongView))
+    check_keys("views", settings.views, option_names(StrongView) | {"medium_ops"})
+    options_of_views = {key: value for key, value in settings.views.items() if key != "medium_ops"}
     with section_of_errors("views", settings.views):
         weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])
-        strong = StrongView(**settings.views)
+        strong = StrongView(**options_of_views)
+        medium_ops = settings.views.get("medium_ops", 1)  # runs of earlier versions have none
+        check_number("medium_ops", medium_ops, low=0, integer=True)
+        medium = strong.with_ops(medium_ops)
     options = dict(settings.data.module)
     if split is not None:
         # What the section says of labels was for drawing it.
@@ -92,6 +96,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
         **options,
         weak=weak,
         strong=strong,
+        medium=medium,
         views=views,
         seed=settings.seed,
         channels_last=device.channels_last,

@@ -23,6 +23,7 @@ from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
+from layermatch.data.open_set import leave_classes_out
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
@@ -51,6 +52,8 @@ class SemiSupervisedData(LightningDataModule):
         source: The source of the images.
         weak: The weak view; None is FixMatch's.
         strong: The strong view; None is FixMatch's.
+        medium: The view between the two, for methods that ask for one; None is the strong one with a single operation,
+            as in SequenceMatch.
         views: The views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
             and a strong one without a trainer.
         num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
@@ -63,6 +66,9 @@ class SemiSupervisedData(LightningDataModule):
         imbalance: The long tails of labelled and of unlabelled images, an
             :class:`~layermatch.data.imbalance.Imbalance` or its arguments by name; None draws none.
         fold: The predefined label set to use as the labelled set, for sources that have some (STL-10: 0 to 9).
+        open_set: The classes that no label has, by name or by position from 0; or a number, the classes that have
+            labels, which are then the first ones. Their images are in the unlabelled pool alone; see
+            :func:`~layermatch.data.open_set.leave_classes_out`. None leaves no class out.
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
@@ -103,6 +109,7 @@ class SemiSupervisedData(LightningDataModule):
         *,
         weak: WeakView | None = None,
         strong: StrongView | None = None,
+        medium: StrongView | None = None,
         views: Views | None = None,
         num_labels: int | None = None,
         num_val: int = 0,
@@ -110,6 +117,7 @@ class SemiSupervisedData(LightningDataModule):
         split: str | Path | Split | None = None,
         fold: int | None = None,
         imbalance: Imbalance | Mapping[str, Any] | None = None,
+        open_set: int | Sequence[int | str] | None = None,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -135,18 +143,26 @@ class SemiSupervisedData(LightningDataModule):
         for number in _channel_numbers("data.std", std or ()):
             check_number("data.std", number, low=0, low_open=True)
         self.source = source
+        strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
         self.kinds = {
             "weak": WeakView() if weak is None else weak,
-            "strong": StrongView() if strong is None else strong,
+            "medium": strong.with_ops(1) if medium is None else medium,
+            "strong": strong,
         }
         self.given_views = views
         self.num_labels = num_labels
         self.num_val = num_val
         self.val_from = val_from
         self.given_split = split
+        if open_set is not None and fold is not None:
+            raise UserError(
+                f"data.fold={fold} is not legal with data.open_set: a fold has labels of every class: give "
+                "data.fold=null and data.num_labels"
+            )
         self.fold = fold
         self.imbalance = Imbalance.of(imbalance)
+        self.open_set = open_set
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -203,6 +219,8 @@ class SemiSupervisedData(LightningDataModule):
                 f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
                 f"{channels} channels"
             )
+        if self.open_set is not None:
+            content = leave_classes_out(content, self.open_set)
         self.split = self._make_split(content)
         self._name_classes_without_labels(content)
         self._check_device(content)

@@ -1,6 +1,7 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
 from layermatch.functional.accuracy import macro_accuracy
+from layermatch.functional.adversarial import avoidance_loss, reversal_factor, reverse_gradient
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
@@ -9,9 +10,11 @@ from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
+from layermatch.functional.divergence import at_temperature, divergence_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
 from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
@@ -29,6 +32,8 @@ __all__ = [
     "align_distribution",
     "alignment_power",
     "annealed_rates",
+    "at_temperature",
+    "avoidance_loss",
     "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
@@ -43,6 +48,7 @@ __all__ = [
     "cosine_ramp",
     "cosine_similarity",
     "debiased_probabilities",
+    "divergence_loss",
     "ema",
     "entropy",
     "fairness_loss",
@@ -54,11 +60,16 @@ __all__ = [
     "macro_accuracy",
     "nc1",
     "nearest_centre_accuracy",
+    "one_vs_all_loss",
+    "one_vs_all_probabilities",
+    "open_set_targets",
     "probabilities",
     "prototype_logits",
     "pseudo_label_loss",
     "relative_change",
     "relative_threshold",
+    "reversal_factor",
+    "reverse_gradient",
     "sampling_rates",
     "scale_for",
     "self_adaptive_thresholds",

@@ -4,17 +4,23 @@ from layermatch.methods.adamatch import AdaMatch
 from layermatch.methods.auxiliary_balanced import AuxiliaryBalancedClassifier
 from layermatch.methods.base import Method, RoutedMethod
 from layermatch.methods.daso import DASO
+from layermatch.methods.dst import DST
+from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.pseudo_labelling import PseudoLabelling
+from layermatch.methods.sequencematch import SequenceMatch
 from layermatch.methods.supervised import Supervised
 
 __all__ = [
     "DASO",
+    "DST",
     "AdaMatch",
     "AuxiliaryBalancedClassifier",
+    "IOMatch",
     "MeanTeacher",
     "Method",
     "PseudoLabelling",
     "RoutedMethod",
+    "SequenceMatch",
     "Supervised",
 ]

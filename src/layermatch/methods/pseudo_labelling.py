@@ -126,6 +126,10 @@ class PseudoLabelling(Method):
                 f"skip_masked=true is not legal with {type(policy).__name__}: it compares with the labelled images, "
                 "which are sent through after it"
             )
+        if skip_masked and policy.needs_masked:
+            raise UserError(
+                f"skip_masked=true is not legal with {type(policy).__name__}: it learns from masked strong views too"
+            )
         self.forward_mode = forward
         self.weak_share = WEAK_SHARE if weak_share is None else weak_share
         check_number("weak_share", self.weak_share, low=0, high=1)
@@ -227,10 +231,21 @@ class PseudoLabelling(Method):
             probs_labelled=None if labelled is None else probabilities(labelled.logits),
             label=batch.labelled.label,
         )
-        pseudo_labels: PseudoLabels = self.policy(predictions)
+        pseudo_labels = self.decide(predictions, weak, step.network)
         self.rule.observe(weak.features, pseudo_labels)
         record_quality(pseudo_labels, predictions.probs_weak, unlabelled.hidden_label, step=step)
         return pseudo_labels, predictions
+
+    def decide(self, predictions: Predictions, weak: Output, network: Network) -> PseudoLabels:  # noqa: ARG002
+        """What the policy makes of the predictions; a method of the family may go on from there.
+
+        Args:
+            predictions: What the network says of the batch.
+            weak: Its outputs for the weak views, of all heads that are sent.
+            network: Gives further heads.
+        """
+        pseudo_labels: PseudoLabels = self.policy(predictions)
+        return pseudo_labels
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:

@@ -9,6 +9,7 @@ from layermatch.policies.fixed_threshold import FixedThreshold
 from layermatch.policies.gaussian_weight import GaussianWeight
 from layermatch.policies.noisy_threshold import NoisyThreshold
 from layermatch.policies.progressive_alignment import ProgressiveAlignment
+from layermatch.policies.refixmatch import ReFixMatch
 from layermatch.policies.relative_threshold import RelativeThreshold
 from layermatch.policies.self_adaptive import SelfAdaptiveThreshold
 
@@ -24,6 +25,7 @@ __all__ = [
     "Predictions",
     "ProgressiveAlignment",
     "PseudoLabels",
+    "ReFixMatch",
     "RelativeThreshold",
     "SelfAdaptiveThreshold",
     "aligned",

@@ -64,6 +64,9 @@ class Policy(StepState, ABC):
     #: Whether :attr:`Predictions.probs_labelled` must be there.
     needs_labelled: ClassVar[bool] = False
 
+    #: Whether :meth:`losses` reads the strong views of images of weight 0.
+    needs_masked: ClassVar[bool] = False
+
     #: Whether the probabilities are to be those of the averaged network; it costs one more forward of the weak views.
     needs_teacher: ClassVar[bool] = False
 

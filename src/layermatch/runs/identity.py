@@ -90,6 +90,7 @@ KINDS: Mapping[str, Kind] = {
     "algorithm.name": Kind.LEARNT,
     "data.source": Kind.LEARNT,
     "data.image_size": Kind.LEARNT,
+    "data.open_set": Kind.LEARNT,
     "data.channels": Kind.LEARNT,
     "data.mean": Kind.LEARNT,
     "data.std": Kind.LEARNT,
