@@ -21,6 +21,7 @@ from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError
 from layermatch.methods import Method
 from layermatch.networks import Network
+from layermatch.parts.stages import rate_at
 from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
@@ -176,7 +177,9 @@ def learning_rate_at(settings: Settings, step: int) -> float:
         UserError: A value or a key is not legal.
     """
     optimizer = _optimizer_factory(settings.optimizer)([torch.zeros(1, requires_grad=True)])
-    factor: float = _schedule(settings.schedule)(step, settings.trainer.max_steps)
+    max_steps = settings.trainer.max_steps
+    factor: float = _schedule(settings.schedule)(step, max_steps)
+    factor *= rate_at(build_method(settings).stages, step / max_steps)
     return float(optimizer.param_groups[0]["lr"]) * factor
 
 

@@ -4,6 +4,7 @@ from layermatch.functional.averaging import bias_corrected_ema, ema, relative_ch
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.pseudo_labels import (
@@ -29,9 +30,12 @@ __all__ = [
     "gradient_gap",
     "hard_pseudo_labels",
     "keep_agreeing",
+    "label_divergence",
+    "label_gradient",
     "linear_ramp",
     "nc1",
     "nearest_centre_accuracy",
+    "prediction_entropy",
     "probabilities",
     "pseudo_label_loss",
     "relative_change",

@@ -25,11 +25,13 @@ from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
+from layermatch.parts.stages import check_stages, rate_at
 from layermatch.quiet import quiet_warnings
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.log_lines import LogLines
+from layermatch.training.pool import predict_in_order
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
 
@@ -58,7 +60,7 @@ class SemiSupervisedModule(LightningModule):
         method: What the losses are.
         optimizer: Takes parameter groups, gives the optimizer, for example ``partial(torch.optim.SGD, lr=...)``.
             Each group has a ``name``; groups ``*/no_decay`` (biases and BatchNorm) carry ``weight_decay`` 0.
-        schedule: ``(step, max_steps) -> factor`` of the initial learning rate.
+        schedule: ``(step, max_steps) -> factor`` of the initial learning rate; a method with stages multiplies it.
         ema_decay: The decay of the weight average, in ``[0, 1)``.
         ema_warmup: See :class:`~layermatch.parts.WeightAverage`.
         clip_norm: The largest L2 norm of the gradient of all parameters together, above 0; None does not clip.
@@ -102,6 +104,7 @@ class SemiSupervisedModule(LightningModule):
         if layer_gradients_every is not None:
             check_number("layer_gradients_every", layer_gradients_every, low=0, integer=True)
         WeightAverage.check(decay=ema_decay, warmup=ema_warmup)
+        check_stages(method.stages)
         self.automatic_optimization = False
         self.network = network
         self.method = method
@@ -124,6 +127,8 @@ class SemiSupervisedModule(LightningModule):
         self._initial_rates: list[float] = []
         #: What keeps warnings that do not fit away while Lightning runs the module.
         self._quiet = ExitStack()
+        #: The stage of the method that has begun; none before the first step.
+        self.stage_begun = -1
         #: What the method knows of the data and of the run; None until :meth:`prepare`.
         self.problem: Problem | None = None
 
@@ -154,10 +159,13 @@ class SemiSupervisedModule(LightningModule):
         self._quiet.enter_context(quiet_warnings())
         if self.problem is not None:
             return
+        self.prepare(problem_of(self._data(), self.network, self.method, max_steps=self.trainer.max_steps))
+
+    def _data(self) -> SemiSupervisedData:
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData):
             raise UserError("the trainer has no data: give fit(module, datamodule=SemiSupervisedData(...))")
-        self.prepare(problem_of(data, self.network, self.method, max_steps=self.trainer.max_steps))
+        return data
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """Let Lightning warn as before."""
@@ -201,6 +209,10 @@ class SemiSupervisedModule(LightningModule):
         is_step = (batch_idx + 1) % self.accumulate == 0
         self._seed_noise(batch_idx)
         step = self.step
+        if (stage := self.method.stage_of(step)) != self.stage_begun:
+            self.method.begin_stage(stage, self.predict_pool)
+            self.stage_begun = stage
+            self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
@@ -227,6 +239,17 @@ class SemiSupervisedModule(LightningModule):
             watch=self.guard.watch,
             batches=world_size() * self.accumulate,
         )
+
+    def predict_pool(self) -> Tensor:
+        """Logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
+
+        Raises:
+            UserError: The trainer's data module is not one of this package.
+        """
+        data = self._data()
+        self._share_buffers()
+        batches = map(self.trainer.strategy.batch_to_device, data.pool_dataloader())
+        return predict_in_order(self.method, self.network, batches, count=len(data.unlabelled))
 
     @property
     def states(self) -> list[StepState]:
@@ -313,7 +336,8 @@ class SemiSupervisedModule(LightningModule):
             state.discard_step()
 
     def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
-        factor = self.schedule(step, self.trainer.max_steps)
+        max_steps = self.trainer.max_steps
+        factor = self.schedule(step, max_steps) * rate_at(self.method.stages, step / max_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -434,6 +458,7 @@ class SemiSupervisedModule(LightningModule):
         checkpoint["lines"] = self.lines.state_dict()
         checkpoint["guard"] = self.guard.state_dict()
         checkpoint["noise_seed"] = self.noise_seed
+        checkpoint["stage_begun"] = self.stage_begun
         checkpoint["evaluations"] = list(self.evaluations)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -441,6 +466,7 @@ class SemiSupervisedModule(LightningModule):
         self.lines.load_state_dict(checkpoint["lines"])
         self.guard.load_state_dict(checkpoint["guard"])
         self.noise_seed = checkpoint["noise_seed"]
+        self.stage_begun = checkpoint["stage_begun"]
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
 
 
@@ -460,4 +486,5 @@ def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, ma
         num_unlabelled=len(data.unlabelled) if method.views.uses_unlabelled else 0,
         image_shape=data.image_shape,
         max_steps=max_steps,
+        pool_labels=data.pool_labels if method.views.uses_unlabelled else None,
     )
