@@ -68,7 +68,7 @@ def step_of(network: Network, number: int, **options: Any) -> Step:
 
 
 def batch_of(inputs: dict[str, Any]) -> tuple[Batch, Tensor]:
-    """The batch of a step, and its images, whose gradient is that of the logits: unlabelled ones, then labelled ones."""
+    """The batch of a step, and its images, which are the logits: unlabelled ones, then labelled ones."""
     idx, images = torch.tensor(inputs["idx"]), tensor(inputs["logits"]).requires_grad_()
     cut = round(START["unlabelled_ratio"] * START["batch"])
     labelled = Samples({"weak": images[cut:]}, pool_labels()[idx[cut:]], idx[cut:])
@@ -107,7 +107,6 @@ def test_every_step_is_that_of_the_authors_code(
             worst = max(worst, float(((value.detach() - wanted).abs() / wanted.abs().clamp(min=1)).max()))
             torch.testing.assert_close(value.detach(), wanted, rtol=1e-7, atol=1e-7, msg=f"step {number}: {name}")
     record_property("worst", worst)
-    print(f"r2d2 {divergence}: worst difference {worst:.1e}")
     if divergence == "kl_reverse":
         final = tensor(ORACLE["outputs"][VARIANTS[divergence]]["final_label_logits"])
         torch.testing.assert_close(method.table.logits, final, rtol=1e-7, atol=1e-7)

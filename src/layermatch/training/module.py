@@ -27,6 +27,7 @@ from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
 from layermatch.parts.stages import check_stages, rate_at
 from layermatch.quiet import quiet_warnings
+from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
@@ -75,6 +76,9 @@ class SemiSupervisedModule(LightningModule):
         gradient_scale: A mapping for study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label
             gradient of the matching parameters, whatever the method; see
             :class:`~layermatch.layerwise.ScaledGradients`. It costs a second backward pass.
+        imwa: IMWA, which trains several models from the same weights and goes on with their mean, whatever the method:
+            ``{"members": M, "episode": STEPS}``; see :class:`~layermatch.training.episodes.Episodes`. None is one
+            model.
 
     Raises:
         UserError: A value is out of range.
@@ -95,6 +99,7 @@ class SemiSupervisedModule(LightningModule):
         log_every: int = 50,
         layer_gradients_every: int | None = 200,
         gradient_scale: Mapping[str, float] | None = None,
+        imwa: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         if clip_norm is not None:
@@ -119,6 +124,7 @@ class SemiSupervisedModule(LightningModule):
         rules = [method.gradient_rule, ScaledGradients(gradient_scale) if gradient_scale else None]
         #: What each parameter's pseudo-label gradient goes through; none leaves both sources in one backward.
         self.gradient_rules: list[GradientRule] = [rule for rule in rules if rule is not None]
+        self.episodes = Episodes.of(imwa)
         self.guard = StepGuard(max_nonfinite=max_nonfinite)
         self.lines = LogLines()
         #: The seed of the layers that draw random numbers: what torch was seeded with when this was made.
@@ -144,6 +150,8 @@ class SemiSupervisedModule(LightningModule):
         Raises:
             UserError: The network or the method does not fit it.
         """
+        if self.episodes is not None:
+            self.episodes.check(max_steps=problem.max_steps, num_stages=len(self.method.stages))
         self.network.add_classifier(problem.num_classes)
         for name, head in self.method.heads(problem).items():
             self.network.add_head(name, head)
@@ -193,6 +201,8 @@ class SemiSupervisedModule(LightningModule):
         """See where the run starts: its learning rate, and its cluster centres."""
         if self.global_step:
             self._use_given_learning_rate()
+        if self.episodes is not None:
+            self.episodes.begin(self._parts, self.trainer.optimizers[0])
         self.lines.start(self.method.centres(self.network))
 
     def _use_given_learning_rate(self) -> None:
@@ -220,7 +230,7 @@ class SemiSupervisedModule(LightningModule):
         self._record(losses)
         if not is_step:
             return
-        if self.guard.accepts(self.network, step=step.number, lr=self._learning_rate()):
+        if self.guard.accepts(self.network, step=self.global_step, lr=self._learning_rate()):
             self.apply_step(step)
             if self.global_step % self.log_every == 0:
                 self._log_interval()
@@ -230,15 +240,28 @@ class SemiSupervisedModule(LightningModule):
     @property
     def step(self) -> Step:
         """What a method is told of the step that is made now."""
+        number, max_steps = self.place_in_run(self.global_step)
         return Step(
             network=self.network,
             average=self.ema.network,
-            number=self.global_step,
-            max_steps=self.trainer.max_steps,
+            number=number,
+            max_steps=max_steps,
             record=self.lines.meter.add,
             watch=self.guard.watch,
             batches=world_size() * self.accumulate,
         )
+
+    def place_in_run(self, step: int) -> tuple[int, int]:
+        """Where a run stands for its method and schedule: the steps made so far, of how many.
+
+        Args:
+            step: The optimizer steps made so far; with ``imwa`` several models have made them.
+        """
+        return place_in_run(step, self.trainer.max_steps, self.episodes)
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.ema, "method": self.method}
 
     def predict_pool(self) -> Tensor:
         """Logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
@@ -320,10 +343,12 @@ class SemiSupervisedModule(LightningModule):
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         optimizer.step()
-        self._set_learning_rate(optimizer, step.number + 1)
+        self._set_learning_rate(optimizer, self.global_step)
         optimizer.zero_grad()
         for state in self.states:
             state.after_step(step)
+        if self.episodes is not None:
+            self.episodes.after_step(self._parts, self.trainer.optimizers[0], step=self.global_step)
 
     def _discard(self) -> None:
         """Forget a step: its gradients, what its forward did to BatchNorm's statistics, and what its batches showed."""
@@ -336,8 +361,8 @@ class SemiSupervisedModule(LightningModule):
             state.discard_step()
 
     def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
-        max_steps = self.trainer.max_steps
-        factor = self.schedule(step, max_steps) * rate_at(self.method.stages, step / max_steps)
+        number, max_steps = self.place_in_run(step)
+        factor = self.schedule(number, max_steps) * rate_at(self.method.stages, number / max_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -459,6 +484,8 @@ class SemiSupervisedModule(LightningModule):
         checkpoint["guard"] = self.guard.state_dict()
         checkpoint["noise_seed"] = self.noise_seed
         checkpoint["stage_begun"] = self.stage_begun
+        if self.episodes is not None:
+            checkpoint["imwa"] = self.episodes.state_dict()
         checkpoint["evaluations"] = list(self.evaluations)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -467,6 +494,8 @@ class SemiSupervisedModule(LightningModule):
         self.guard.load_state_dict(checkpoint["guard"])
         self.noise_seed = checkpoint["noise_seed"]
         self.stage_begun = checkpoint["stage_begun"]
+        if self.episodes is not None:
+            self.episodes.load_state_dict(checkpoint["imwa"])
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
 
 
