@@ -97,12 +97,7 @@ class R2D2(RoutedMethod):
     ) -> None:
         super().__init__(rule=rule)
         check_choice("divergence", divergence, DIVERGENCES)
-        if (
-            isinstance(reprediction_rates, str)
-            or not isinstance(reprediction_rates, Sequence)
-            or not reprediction_rates
-        ):
-            raise UserError(f"reprediction_rates={reprediction_rates!r} is not legal: give a list of numbers")
+        check_rates(reprediction_rates)
         shares = {"supervised": supervised, "decipher": decipher, "reprediction": reprediction}
         for name, share in shares.items():
             check_number(name, share, low=0, high=1)
@@ -114,7 +109,7 @@ class R2D2(RoutedMethod):
             "supervised_rate": supervised_rate, "decipher_rate": decipher_rate, "finetune_rate": finetune_rate,
             "class_weight": class_weight, "entropy_weight": entropy_weight, "label_rate": label_rate,
         }  # fmt: skip
-        for name, number in [*numbers.items(), *(("reprediction_rates", rate) for rate in reprediction_rates)]:
+        for name, number in numbers.items():
             check_number(name, number, low=0)
         self.class_weight, self.entropy_weight = class_weight, entropy_weight
         self.label_rate = label_rate
@@ -167,6 +162,21 @@ class R2D2(RoutedMethod):
         """The loss of each image: how far it is from its label, and how undecided the network is."""
         far = label_divergence(logits, label_logits, kind=self.divergence)
         return self.class_weight * far + self.entropy_weight * prediction_entropy(logits)
+
+
+def check_rates(rates: object) -> None:
+    """Refuse what is no list of factors of the learning rate.
+
+    Args:
+        rates: What was given as ``reprediction_rates``.
+
+    Raises:
+        UserError: It is no list, it is empty, or a number is below 0.
+    """
+    if not isinstance(rates, Sequence) or isinstance(rates, str) or not rates:
+        raise UserError(f"reprediction_rates={rates!r} is not legal: give a list of numbers, one for each round")
+    for rate in rates:
+        check_number("reprediction_rates", rate, low=0)
 
 
 def record_labels(label: Tensor, hidden_label: Tensor, *, step: Step) -> None:

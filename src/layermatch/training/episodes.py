@@ -62,7 +62,7 @@ class Episodes:
         self._sum: Tree = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> Episodes | None:
+    def of(cls, options: object) -> Episodes | None:
         """From the setting ``imwa``.
 
         Args:
