@@ -22,9 +22,11 @@ from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
 from layermatch.policies import Policy, aligned
+from layermatch.parts.stages import rate_at
 from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
+from layermatch.training.episodes import Episodes, place_in_run
 
 __all__ = [
     "RunParts",
@@ -199,7 +201,10 @@ def learning_rate_at(settings: Settings, step: int) -> float:
         UserError: A value or a key is not legal.
     """
     optimizer = _optimizer_factory(settings.optimizer)([torch.zeros(1, requires_grad=True)])
-    factor: float = _schedule(settings.schedule)(step, settings.trainer.max_steps)
+    episodes = Episodes.of(settings.algorithm.module.get("imwa"))
+    number, max_steps = place_in_run(step, settings.trainer.max_steps, episodes)
+    factor: float = _schedule(settings.schedule)(number, max_steps)
+    factor *= rate_at(build_method(settings).stages, number / max_steps)
     return float(optimizer.param_groups[0]["lr"]) * factor
 
 

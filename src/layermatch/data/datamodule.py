@@ -201,6 +201,15 @@ class SemiSupervisedData(LightningDataModule):
         """The test set; None where the source has none."""
         return self.content.test
 
+    @property
+    def pool_labels(self) -> Tensor:
+        """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
+        labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
+        rows = np.asarray(self.split.labelled, np.int64)
+        kept = _kept(len(self.content.labelled), self.split)
+        labels[np.searchsorted(kept, rows)] = self.content.labelled.labels[rows]
+        return torch.from_numpy(labels)
+
     def prepare_data(self) -> None:
         """Check, decode and cache the data; Lightning calls it on one process of each machine while others wait."""
         self.setup()
@@ -386,6 +395,12 @@ class SemiSupervisedData(LightningDataModule):
         steps = self.training_steps(read_images=not on_device)
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
+    def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
+        """The unlabelled pool once, not augmented, each image on one rank; for a pass in the middle of training."""
+        rank, world_size = self._rank_and_world
+        steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
+
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
         """The validation set; nothing where ``num_val`` is 0."""
         return [] if self.validation is None else self._eval_loader(self.validation)
@@ -401,7 +416,9 @@ class SemiSupervisedData(LightningDataModule):
         steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(steps, sampler=EveryBatch(len(steps)))
 
-    def _loader(self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True) -> DataLoader[Any]:
+    def _loader(
+        self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True, is_kept: bool = True
+    ) -> DataLoader[Any]:
         workers = self._readers(self.content, decodes=decodes)
         return BatchLoader(
             Guarded(steps),
@@ -409,7 +426,9 @@ class SemiSupervisedData(LightningDataModule):
             batch_size=None,  # an item is a batch already
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+            persistent_workers=is_kept and workers > 0,
+            # A loader of its own draws its seed from torch's random numbers, which are those of the step.
+            generator=None if is_kept else torch.Generator(),
         )
 
     def _readers(self, content: SourceData, *, decodes: bool) -> int:

@@ -9,6 +9,7 @@ from layermatch.functional.collapse import between_class_scatter, nc1, nearest_c
 from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.debiasing import debiased_probabilities
+from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.divergence import at_temperature, divergence_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
@@ -56,6 +57,8 @@ __all__ = [
     "hard_pseudo_labels",
     "interpolate_logits",
     "keep_agreeing",
+    "label_divergence",
+    "label_gradient",
     "linear_ramp",
     "macro_accuracy",
     "nc1",
@@ -63,6 +66,7 @@ __all__ = [
     "one_vs_all_loss",
     "one_vs_all_probabilities",
     "open_set_targets",
+    "prediction_entropy",
     "probabilities",
     "prototype_logits",
     "pseudo_label_loss",

@@ -8,12 +8,14 @@ from layermatch.methods.dst import DST
 from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.pseudo_labelling import PseudoLabelling
+from layermatch.methods.r2d2 import R2D2
 from layermatch.methods.sequencematch import SequenceMatch
 from layermatch.methods.supervised import Supervised
 
 __all__ = [
     "DASO",
     "DST",
+    "R2D2",
     "AdaMatch",
     "AuxiliaryBalancedClassifier",
     "IOMatch",

@@ -2,9 +2,11 @@
 
 from layermatch.parts.class_queue import ClassQueue, PeriodicShares
 from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
+from layermatch.parts.label_table import LabelTable, fixed_logits
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
+from layermatch.parts.stages import Stage
 from layermatch.parts.step import Problem, Record, Step, StepState
 from layermatch.parts.weight_average import WeightAverage
 
@@ -13,6 +15,7 @@ __all__ = [
     "PSEUDO_LABELS",
     "ClassQueue",
     "DistributionAlignment",
+    "LabelTable",
     "Losses",
     "OutputAverage",
     "PeriodicShares",
@@ -21,8 +24,10 @@ __all__ = [
     "Record",
     "RunningFromFirst",
     "RunningMean",
+    "Stage",
     "Step",
     "StepState",
     "Term",
     "WeightAverage",
+    "fixed_logits",
 ]

@@ -87,6 +87,7 @@ KINDS: Mapping[str, Kind] = {
     "trainer.num_nodes": Kind.SPREAD,
     "trainer.max_steps": Kind.LENGTH,
     "algorithm._target_": Kind.LEARNT,
+    "algorithm.imwa": Kind.LEARNT,
     "algorithm.name": Kind.LEARNT,
     "data.source": Kind.LEARNT,
     "data.image_size": Kind.LEARNT,
