@@ -41,7 +41,7 @@ def choices() -> dict[str, list[str]]:
     # `split` hides weak views that are no numbers behind the mask: nothing but the guard's own look rejects the step.
     family = ["algorithm=layermatch", "algorithm.forward=split"]
     lines = {name: [f"algorithm={name}"] for name in names("algorithm")}
-    lines |= {name: [*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")}
+    lines |= {f"policy_{name}": [*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")}
     lines |= {name: [*family, f"layerwise.avg_clustering={name}"] for name in READINGS}
     return lines
 
@@ -74,7 +74,7 @@ def make(choice: str, *more: str) -> tuple[Any, Watched]:
     """The parts of a run, whose module is watched."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         raw = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
-    if raw["pseudo_labels"]:
+    if "threshold" in raw["pseudo_labels"]:
         raw["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
     settings = Settings.parse(raw)
     parts = build_parts(settings)

@@ -2,7 +2,9 @@
 
 from layermatch.methods.base import Method, RoutedMethod
 from layermatch.methods.mean_teacher import MeanTeacher
+from layermatch.methods.pseudo_label import PseudoLabel
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.supervised import Supervised
+from layermatch.methods.uda import UDA
 
-__all__ = ["MeanTeacher", "Method", "PseudoLabelling", "RoutedMethod", "Supervised"]
+__all__ = ["UDA", "MeanTeacher", "Method", "PseudoLabel", "PseudoLabelling", "RoutedMethod", "Supervised"]
