@@ -30,7 +30,7 @@ def reference(logits: torch.Tensor, label: torch.Tensor, threshold: float, form:
         if (probs[y] if form == "paper" else max(probs)) <= threshold:
             kept += 1
             value -= math.log(probs[y])
-            gradient[i] = torch.tensor([p - (k == y) for k, p in enumerate(probs)])
+            gradient[i] = torch.tensor([p - (k == y) for k, p in enumerate(probs)], dtype=torch.float64)
     divisor = max(kept, 1) if form == "paper" else len(logits)
     return value / divisor, gradient / divisor
 

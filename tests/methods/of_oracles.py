@@ -1,4 +1,4 @@
-"""Runs a method on the numbers of an oracle: its logits are given as images to a network that leaves them as they are."""
+"""The numbers of an oracle as a batch: its logits are the images of a network that leaves them as they are."""
 
 from __future__ import annotations
 
@@ -72,3 +72,7 @@ class Worst:
         largest = difference.max().item()
         assert largest <= self.tolerance, (what, largest)
         self.difference = max(self.difference, largest)
+
+    def say(self, what: str) -> None:
+        """Show it, where pytest is asked to (``-s``)."""
+        print(f"{what}: worst difference {self.difference:.1e}")  # noqa: T201

@@ -26,7 +26,7 @@ def form_of(code: str, tsa: str) -> str | None:
 @pytest.mark.parametrize("code", ["paper", "torchssl", "usb"])
 @pytest.mark.parametrize("rule", [Uniform, SeparateLosses])
 def test_every_step_is_that_of_the_oracle(code: str, tsa: str, rule: type) -> None:
-    """Without Avg-Clustering, Grad-ReLU gives the strong logits the same gradient, and the classifier that of labels."""
+    """Grad-ReLU gives the strong logits the same gradient, and the classifier that of labels."""
     variant, worst = f"{code}/{tsa}", Worst()
     config = ORACLE["config"].get(variant, ORACLE["config"][f"torchssl/{tsa}"])
     temperature = 1.0 if code == "usb" else config["T"]  # USB names one, and does not apply it
@@ -56,7 +56,7 @@ def test_every_step_is_that_of_the_oracle(code: str, tsa: str, rule: type) -> No
         if "unsup_kl" in want:  # the paper's divergence is less by the entropy of the targets
             divergence = losses["pseudo"].value - (found.weight * entropy(found.target)).mean()
             worst.see(divergence, want["unsup_kl"], "divergence")
-    print(f"uda {variant} {rule.__name__}: worst difference {worst.difference:.1e}")
+    worst.say(f"uda {variant}, {rule.__name__}")
 
 
 def test_the_classifier_learns_from_the_labels_that_count_alone_under_grad_relu() -> None:

@@ -54,7 +54,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         worst.see(losses.total, want["total_loss"], "total")
         worst.see(batch.unlabelled.views["strong"].grad, want["grad_logits_s"], "gradient")
         policy.after_step(step_of(network, number))
-    print(f"dash {variant}: worst difference {worst.difference:.1e}")
+    worst.say(f"dash {variant}")
 
 
 def make(*, num_labelled: int = 8, max_steps: int = 100, **options: object) -> LossThreshold:
@@ -88,7 +88,7 @@ def labelled_losses(*drawn: Predictions) -> list[float]:
 
 @pytest.mark.parametrize(("num_labelled", "steps_of_pass"), [(4, 1), (8, 2), (10, 3), (2, 1), (1000, 5)])
 def test_the_threshold_starts_at_the_labelled_loss_of_the_last_pass(num_labelled: int, steps_of_pass: int) -> None:
-    policy = make(num_labelled=num_labelled, warmup=0.05, drop_every=0.03)
+    policy = make(num_labelled=num_labelled, warmup=0.05, drop_every=0.03, lowest=0.3)
     for number in range(5):
         assert policy(draw(number)).weight.sum() == 0
         assert policy.thresholds().tolist() == [1] * NUM_CLASSES
@@ -96,7 +96,7 @@ def test_the_threshold_starts_at_the_labelled_loss_of_the_last_pass(num_labelled
     losses = labelled_losses(*(draw(number) for number in range(5 - steps_of_pass, 5)))
     first = math.fsum(losses) / len(losses)
     for number in range(5, 40):
-        rho = max(1.0001 * first / 1.27 ** ((number - 5) // 3), 0.05)
+        rho = max(1.0001 * first / 1.27 ** ((number - 5) // 3), 0.3)
         predictions = draw(number)
         found = policy(predictions)
         assert policy.threshold.item() == pytest.approx(rho, rel=1e-6)
@@ -108,9 +108,9 @@ def test_the_threshold_starts_at_the_labelled_loss_of_the_last_pass(num_labelled
             powers = [p**2 for p in row]
             soft = [power / sum(powers) for power in powers]
             hard = [float(p == max(row)) for p in row]
-            assert target == pytest.approx(soft if rho > 0.05 else hard, abs=1e-6)
+            assert target == pytest.approx(soft if rho > 0.3 else hard, abs=1e-6)
         end(policy)
-    assert rho == 0.05  # both kinds of targets were there
+    assert rho == 0.3 < first  # both kinds of targets were there
 
 
 def test_a_warm_up_takes_one_step_at_least_where_the_first_threshold_is_measured() -> None:
@@ -193,8 +193,8 @@ def test_it_needs_labelled_images() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"gamma": 0.9}, {"scale": 0}, {"lowest": -1}, {"temperature": 0}, {"warmup": 2}, {"drop_every": 0}, {"first": -1},
-        {"selection": "both"},
+        {"gamma": 0.9}, {"scale": 0}, {"lowest": -1}, {"temperature": 0}, {"warmup": 2}, {"drop_every": 0},
+        {"first": -1}, {"selection": "both"},
     ],
 )  # fmt: skip
 def test_values_that_are_refused(option: dict[str, object]) -> None:
