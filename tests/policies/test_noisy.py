@@ -106,11 +106,11 @@ def test_accumulated_batches_meet_the_errors_of_as_many_steps() -> None:
     probs, index = probabilities(200), torch.arange(200)
     accumulated, stepwise = make(), make()
     for number in range(3):
-        assert torch.equal(accumulated(probs, index).label, stepwise(probs, index).label)
+        assert torch.equal(accumulated(Predictions(probs, index)).label, stepwise(Predictions(probs, index)).label)
         apply_step(stepwise, number=number)
     apply_step(accumulated)
     assert int(accumulated.num_batches) == int(stepwise.num_batches) == 3
-    assert torch.equal(accumulated(probs, index).label, stepwise(probs, index).label)
+    assert torch.equal(accumulated(Predictions(probs, index)).label, stepwise(Predictions(probs, index)).label)
 
 
 def test_a_step_that_is_discarded_is_not_counted() -> None:
@@ -130,7 +130,7 @@ def test_it_goes_on_after_a_restart() -> None:
     apply_step(policy)
     resumed.load_state_dict(policy.state_dict())
     goes_on = policy(Predictions(probs, index)).label
-    assert torch.equal(resumed(probs, index).label, goes_on)
+    assert torch.equal(resumed(Predictions(probs, index)).label, goes_on)
     assert not torch.equal(goes_on, at_first)
 
 

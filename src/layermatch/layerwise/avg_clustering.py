@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layermatch.distributed import all_gather_rows, all_reduce_sum_
+from layermatch.distributed import all_reduce_sum_
 from layermatch.errors import UserError, check_number
-from layermatch.functional import bias_corrected_ema, centroid_loss, class_sums, ema, warmup_decay
+from layermatch.functional import centroid_loss, class_sums, ema, warmup_decay
 from layermatch.layerwise.routing import loss_of
 from layermatch.networks import Network, linear_float32
-from layermatch.parts import Problem, Step, StepState
+from layermatch.parts import OutputAverage, Problem, Step, StepState
 from layermatch.policies import PseudoLabels
 
 __all__ = [
@@ -109,63 +109,26 @@ class EmaOutputs(AvgClustering):
     .. math::
         P_i \leftarrow \beta P_i + (1 - \beta) p_i \text{ (bias-corrected)}, \qquad \hat p_i = (1 - a) p_i + a P_i
 
-    There is no loss of its own. Source: ours, after Temporal Ensembling (Laine and Aila 2017), which is ``a`` = 1.
-
-    Memory: ``4 K`` bytes per unlabelled image. Under DDP every rank holds the whole table and sees every update.
+    There is no loss of its own. Source: ours, with the average of :class:`~layermatch.parts.OutputAverage`.
 
     Args:
         weight: ``a``, in ``[0, 1]``.
         decay: ``beta``, in ``[0, 1)``.
     """
 
-    average: Tensor
-    num_updates: Tensor
-
     def __init__(self, *, weight: float = 0.5, decay: float = 0.9) -> None:
         super().__init__()
-        self.share = weight  # of the average; no loss has a share, so AvgClustering.weight stays 0
-        self.decay = decay
-        #: The indices and outputs of the step's batches, of all ranks.
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        # No loss has a share, so AvgClustering.weight stays 0.
+        self.outputs = OutputAverage(share=weight, decay=decay)
 
     def prepare(self, network: Network, problem: Problem) -> None:
         """Start an empty table."""
-        device = network.classifier.weight.device
-        rows, num_classes = problem.num_unlabelled, problem.num_classes
-        self.register_buffer("average", torch.zeros(rows, num_classes, device=device))
-        self.register_buffer("num_updates", torch.zeros(rows, dtype=torch.int64, device=device))
+        self.outputs.prepare(problem, device=network.classifier.weight.device)
 
-    @torch.no_grad()
     def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:
         """The mixture of this step's outputs and of the average with these outputs in it."""
-        batch = all_gather_rows(indices), all_gather_rows(probs_weak)
-        self._seen.append(batch)
-        rows, updated, num_updates = self._moved(*batch)
-        place = torch.searchsorted(rows, indices)
-        average = bias_corrected_ema(updated[place], num_updates[place], self.decay)
-        return (1 - self.share) * probs_weak + self.share * average
-
-    @torch.no_grad()
-    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
-        """Move the rows of the samples that the step had."""
-        indices, probs = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        rows, updated, num_updates = self._moved(indices, probs)
-        self.average[rows] = updated
-        self.num_updates[rows] = num_updates
-        self.discard_step()
-
-    def discard_step(self) -> None:
-        """Forget the outputs of the step."""
-        self._seen = []
-
-    def _moved(self, indices: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of some samples, in order, and what they are with these outputs in them."""
-        # A sample that is there twice (a small pool) counts once, with the mean of its outputs.
-        rows, position = torch.unique(indices, return_inverse=True)
-        sums = probs.new_zeros(len(rows), probs.shape[1])
-        sums.index_add_(0, position, probs)
-        mean = sums / position.bincount(minlength=len(rows))[:, None]
-        return rows, ema(self.average[rows], mean, self.decay), self.num_updates[rows] + 1
+        mixture: Tensor = self.outputs(probs_weak, indices)
+        return mixture
 
 
 class EmaTeacher(AvgClustering):

@@ -217,7 +217,8 @@ class PseudoLabelling(Method):
     ) -> tuple[PseudoLabels, Predictions]:
         """Targets and mask from the weak views, which the rule sees as well."""
         unlabelled = unlabelled_of(batch)
-        logits_weak = self.teach(unlabelled.views["weak"], step.average) if self.rule.needs_teacher else weak.logits
+        needs_teacher = self.rule.needs_teacher or self.policy.needs_teacher
+        logits_weak = self.teach(unlabelled.views["weak"], step.average) if needs_teacher else weak.logits
         step.must_be_finite("weak_views", logits_weak)
         predictions = Predictions(
             probs_weak=self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices),

@@ -1,6 +1,7 @@
 """What methods are made of: losses and where they reach, state that moves once a step."""
 
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
+from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
 from layermatch.parts.step import Problem, Record, Step, StepState
 from layermatch.parts.weight_average import WeightAverage
@@ -9,6 +10,7 @@ __all__ = [
     "LABELS",
     "PSEUDO_LABELS",
     "Losses",
+    "OutputAverage",
     "Problem",
     "Record",
     "RunningMean",

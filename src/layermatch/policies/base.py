@@ -64,6 +64,9 @@ class Policy(StepState, ABC):
     #: Whether :attr:`Predictions.probs_labelled` must be there.
     needs_labelled: ClassVar[bool] = False
 
+    #: Whether the probabilities are to be those of the averaged network; it costs one more forward of the weak views.
+    needs_teacher: ClassVar[bool] = False
+
     def prepare(self, problem: Problem) -> None:
         """Make the state for a problem. This is called once, before training; by default there is none."""
 
