@@ -33,6 +33,9 @@ def names(section: str) -> list[str]:
 
 METHODS, RULES, POLICIES = names("algorithm"), names("layerwise"), names("pseudo_labels")
 
+#: Settings of policies, where they have them: a low threshold of the confidence, a high first threshold of the loss.
+LENIENT = {"threshold": 0.12, "first": 10.0}
+
 #: Their pseudo-label loss takes no layer-wise rule, or there is none.
 WITHOUT_RULE = {"supervised"}
 
@@ -40,8 +43,8 @@ WITHOUT_RULE = {"supervised"}
 def compose_settings(*overrides: str) -> Settings:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         raw = plain(compose("run", overrides=[*SMALL, *overrides]))
-    if "threshold" in (raw["pseudo_labels"] or {}):
-        raw["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
+    # Pseudo-labels count from the first step on.
+    raw["pseudo_labels"] |= {key: value for key, value in LENIENT.items() if key in raw["pseudo_labels"]}
     return Settings.parse(raw)
 
 

@@ -2,18 +2,26 @@
 
 from layermatch.functional.accuracy import macro_accuracy
 from layermatch.functional.adversarial import avoidance_loss, reversal_factor, reverse_gradient
+from layermatch.functional.annealing import (
+    ANNEALING_FORMS,
+    ANNEALING_SCHEDULES,
+    annealed_supervised_loss,
+    annealing_threshold,
+)
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
+from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.divergence import at_temperature, divergence_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
+from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
 from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
@@ -27,12 +35,18 @@ from layermatch.functional.pseudo_labels import (
 from layermatch.functional.relative_threshold import cosine_ramp, interpolate_logits, relative_threshold
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
+from layermatch.functional.sharpening import sharpen
 
 __all__ = [
+    "ANNEALING_FORMS",
+    "ANNEALING_SCHEDULES",
+    "CURRICULUM_MAPPINGS",
     "added_labels",
     "align_distribution",
     "alignment_power",
     "annealed_rates",
+    "annealed_supervised_loss",
+    "annealing_threshold",
     "at_temperature",
     "avoidance_loss",
     "balancing_rates",
@@ -48,17 +62,22 @@ __all__ = [
     "cosine",
     "cosine_ramp",
     "cosine_similarity",
+    "cross_entropy_of_probabilities",
+    "curriculum_mapping",
     "debiased_probabilities",
     "divergence_loss",
     "ema",
     "entropy",
     "fairness_loss",
+    "falling_threshold",
     "gradient_gap",
     "hard_pseudo_labels",
     "interpolate_logits",
     "keep_agreeing",
     "label_divergence",
     "label_gradient",
+    "last_of_each",
+    "learning_status",
     "linear_ramp",
     "macro_accuracy",
     "nc1",
@@ -77,6 +96,7 @@ __all__ = [
     "sampling_rates",
     "scale_for",
     "self_adaptive_thresholds",
+    "sharpen",
     "squared_error_of_probabilities",
     "supervised_loss",
     "tempered_distribution",

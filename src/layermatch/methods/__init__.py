@@ -7,20 +7,24 @@ from layermatch.methods.daso import DASO
 from layermatch.methods.dst import DST
 from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.mean_teacher import MeanTeacher
+from layermatch.methods.pseudo_label import PseudoLabel
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.r2d2 import R2D2
 from layermatch.methods.sequencematch import SequenceMatch
 from layermatch.methods.supervised import Supervised
+from layermatch.methods.uda import UDA
 
 __all__ = [
     "DASO",
     "DST",
     "R2D2",
+    "UDA",
     "AdaMatch",
     "AuxiliaryBalancedClassifier",
     "IOMatch",
     "MeanTeacher",
     "Method",
+    "PseudoLabel",
     "PseudoLabelling",
     "RoutedMethod",
     "SequenceMatch",
