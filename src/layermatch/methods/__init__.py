@@ -2,7 +2,19 @@
 
 from layermatch.methods.base import Method, RoutedMethod
 from layermatch.methods.mean_teacher import MeanTeacher
+from layermatch.methods.mixmatch import MixMatch
+from layermatch.methods.pi_model import PiModel
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.supervised import Supervised
+from layermatch.methods.vat import VAT
 
-__all__ = ["MeanTeacher", "Method", "PseudoLabelling", "RoutedMethod", "Supervised"]
+__all__ = [
+    "VAT",
+    "MeanTeacher",
+    "Method",
+    "MixMatch",
+    "PiModel",
+    "PseudoLabelling",
+    "RoutedMethod",
+    "Supervised",
+]
