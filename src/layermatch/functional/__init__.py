@@ -4,6 +4,7 @@ from layermatch.functional.averaging import bias_corrected_ema, ema, relative_ch
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.mixing import larger_part, mix, sharpen, soft_cross_entropy
@@ -19,6 +20,7 @@ from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 
 __all__ = [
+    "align_distribution",
     "between_class_scatter",
     "bias_corrected_ema",
     "centroid_loss",
