@@ -59,7 +59,10 @@ def divergence(logits: Tensor, target: Tensor) -> Tensor:
 def fisher_product(probs: Tensor, vectors: Tensor) -> Tensor:
     r"""The Hessian of the divergence with respect to the logits, at the target itself, times a vector.
 
-    .. math:: F v = p \odot v - p \, (p^\top v), \qquad F = \nabla^2_\ell \, \mathrm{KL}(p \,\|\, \mathrm{softmax}(\ell))
+    .. math:: F v = p \odot v - p \, (p^\top v), \qquad
+        F = \nabla^2_\ell \, \mathrm{KL}(p \,\|\, \mathrm{softmax}(\ell))
+
+    Source: the second-order expansion of VAT (Miyato et al. 2018, section 3.3), with respect to the logits.
 
     Args:
         probs: ``(N, K)`` float probabilities p.

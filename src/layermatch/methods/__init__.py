@@ -5,6 +5,7 @@ from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.mixmatch import MixMatch
 from layermatch.methods.pi_model import PiModel
 from layermatch.methods.pseudo_labelling import PseudoLabelling
+from layermatch.methods.remixmatch import ReMixMatch
 from layermatch.methods.supervised import Supervised
 from layermatch.methods.vat import VAT
 
@@ -15,6 +16,7 @@ __all__ = [
     "MixMatch",
     "PiModel",
     "PseudoLabelling",
+    "ReMixMatch",
     "RoutedMethod",
     "Supervised",
 ]

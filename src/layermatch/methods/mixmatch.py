@@ -86,23 +86,23 @@ def mixed_outputs(
     Returns:
         Outputs and mixed targets of the rows of labelled images (``labelled``) and of all other rows (``unlabelled``).
     """
-    together_images, together_targets = torch.cat(list(images)), torch.cat(list(targets))
-    coefficients, order = mixing.draw(len(together_images), device=together_images.device)
-    sizes = [len(images[0]), len(together_images) - len(images[0])]
-    parts = ("labelled", "unlabelled")
-    mixed = mix(together_images, coefficients, order).split(sizes)
-    mixed_targets = mix(together_targets, coefficients, order).split(sizes)
-    return together(network, dict(zip(parts, mixed, strict=True))), dict(zip(parts, mixed_targets, strict=True))
+    num_labelled, count = len(images[0]), sum(map(len, images))
+    coefficients, order = mixing.draw(count, device=images[0].device)
+    mixed_images = mix(torch.cat(list(images)), coefficients, order)
+    mixed_targets = mix(torch.cat(list(targets)), coefficients, order)
+    rows = {"labelled": slice(None, num_labelled), "unlabelled": slice(num_labelled, None)}
+    out = together(network, {name: mixed_images[part] for name, part in rows.items()})
+    return out, {name: mixed_targets[part] for name, part in rows.items()}
 
 
 class MixMatch(RoutedMethod):
     r"""Labelled and unlabelled images are mixed in pairs, the unlabelled ones with a guessed label.
 
-    1. Guess: :math:`q_u = \mathrm{sharpen}\left(\frac{1}{2} \sum_{k=1}^2 \mathrm{softmax}(f(w_k(u); \theta)), T\right)`,
-       for both weak views of u.
-    2. Mix: with W all weak views, labelled and unlabelled, in random order,
-       :math:`v' = \lambda' v + (1 - \lambda') W_v`, images and labels alike, :math:`\lambda' = \max(\lambda, 1 - \lambda)`
-       and :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)`.
+    1. Guess, for both weak views of u alike:
+       :math:`q_u = \mathrm{sharpen}\left(\frac{1}{2} \sum_{k=1}^2 \mathrm{softmax}(f(w_k(u); \theta)), T\right)`.
+    2. Mix, images and labels alike: :math:`v' = \lambda' v + (1 - \lambda') W_v`, with W all weak views, labelled and
+       unlabelled, in random order, :math:`\lambda' = \max(\lambda, 1 - \lambda)` and
+       :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)`.
     3. Learn, from the mixtures X' that began with a labelled image and the 2 N mixtures U' that did not:
 
     .. math:: L = \frac{1}{B} \sum_{x', y' \in X'} H(y', f(x'; \theta)) + \lambda_u \, r(t) \, \frac{1}{2 N K}
@@ -115,12 +115,12 @@ class MixMatch(RoutedMethod):
     The rest of its target may be a guessed label, and under Grad-ReLU the classifier learns from that part too; it
     learns nothing from the second sum.
 
-    NOTE: The paper draws a coefficient for each image (``coefficients="sample"``), and so does its authors' code. USB and
-    TorchSSL draw one for the whole batch (``batch``).
+    NOTE: The paper draws a coefficient for each image (``coefficients="sample"``), and so does its authors' code. USB
+    and TorchSSL draw one for the whole batch (``batch``).
 
-    NOTE: The codes send the mixtures in parts of B through the network, with labelled and unlabelled rows interleaved, so
-    that the running statistics of BatchNorm, which follow the first part, are of both. Here one pass has all mixtures:
-    they are normalised together, and the running statistics are of all of them. The guesses leave the running
+    NOTE: The codes send the mixtures in parts of B through the network, with labelled and unlabelled rows interleaved,
+    so that the running statistics of BatchNorm, which follow the first part, are of both. Here one pass has all
+    mixtures: they are normalised together, and the running statistics are of all of them. The guesses leave the running
     statistics as they are; each view is normalised by its own.
 
     NOTE: Two ranks mix each its own images.

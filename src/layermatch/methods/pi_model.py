@@ -26,8 +26,8 @@ class PiModel(RoutedMethod):
     .. math:: L = L_s + \lambda_u \, r(t) \, \frac{1}{N K} \sum_{u, k} \left(p^{(1)}_{uk} - p^{(2)}_{uk}\right)^2,
         \qquad p^{(i)} = \mathrm{softmax}(f(w_i(u); \theta))
 
-    with r a linear ramp. Source: Temporal Ensembling (Laine and Aila 2017, algorithm 1); weight and ramp as in TorchSSL.
-    Its unlabelled batch is as large as the labelled one (``data.mu=1``).
+    with r a linear ramp. Source: Temporal Ensembling (Laine and Aila 2017, algorithm 1); weight and ramp as in
+    TorchSSL. Its unlabelled batch is as large as the labelled one (``data.mu=1``).
 
     NOTE: In the paper and in its authors' code the gradient goes through both views (``learns="both"``). The PyTorch
     codes take one view as a constant target: USB the first (``second`` learns), TorchSSL the second (``first`` learns).

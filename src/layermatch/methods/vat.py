@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from layermatch.data.batch import Batch, Views
-from layermatch.errors import check_number
+from layermatch.errors import UserError, check_number
 from layermatch.functional import (
     divergence,
     entropy,
@@ -40,8 +41,8 @@ class VAT(RoutedMethod):
     .. math:: d \leftarrow \overline{H d} \approx
         \overline{\nabla_v \mathrm{KL}(p(u) \,\|\, p(u + v))}\Big|_{v = \xi d},
 
-    H the Hessian of the divergence at 0, and the bar division by the length. Source: VAT (Miyato et al. 2018, algorithm 1;
-    the last term is its VAT+EntMin). Its unlabelled batch is as large as the labelled one (``data.mu=1``).
+    H the Hessian of the divergence at 0, and the bar division by the length. Source: VAT (Miyato et al. 2018, algorithm
+    1; the last term is its VAT+EntMin). Its unlabelled batch is as large as the labelled one (``data.mu=1``).
 
     The random directions are those of (seed, batch, rank). The running statistics of BatchNorm are those of labelled
     images: no pass of unlabelled ones moves them. All of these passes are in full precision, whatever
@@ -50,20 +51,24 @@ class VAT(RoutedMethod):
 
     NOTE: The length of a direction is exact. USB and TorchSSL add 1e-16 to a norm that is about as small.
 
-    NOTE: %XI%
+    NOTE: The paper and all codes take the finite difference with ``xi=1e-6``. In float32 such a difference of two
+    predictions is mostly rounding error, and so are the directions (tests/methods/test_vat.py compares them with those
+    of float64). Unless ``xi`` is given, H itself is multiplied, by two products with the Jacobian of the logits: that
+    is the limit of small xi, and loses nothing to rounding. It costs two more backward passes for each iteration. torch
+    cannot differentiate its synchronised BatchNorm twice: with ``trainer.sync_batchnorm=true`` give ``xi=0.001``.
 
     Args:
         rule: The rule that routes both losses of unlabelled images, ``lambda_u`` the weight of the divergence (the
             paper: 1; TorchSSL: 0.3); see :class:`~layermatch.methods.RoutedMethod`.
         epsilon: The length of the change, in units of normalised pixels, above 0 (TorchSSL: 6).
-        xi: The length of the step of the finite difference, above 0; None multiplies by H itself.
+        xi: The length of the step of the finite difference, above 0. None multiplies by H itself.
         power_iterations: The iterations of the power method, at least 1.
         entropy_weight: ``w_e``, at least 0; 0 is VAT without the entropy (the paper's VAT+EntMin: 1; TorchSSL: 0.06).
         ramp: The share of the run in which the weight grows from 0, in ``[0, 1]``; 0 is no ramp, as in the paper
             (TorchSSL: 0.4).
 
     Raises:
-        UserError: A value is out of range.
+        UserError: A value is out of range, or ``xi`` is None and BatchNorm synchronised.
 
     Example:
         >>> from layermatch.layerwise import Uniform
@@ -78,7 +83,7 @@ class VAT(RoutedMethod):
         *,
         rule: LayerwiseRule,
         epsilon: float = 6.0,
-        xi: float | None = 1e-6,
+        xi: float | None = None,
         power_iterations: int = 1,
         entropy_weight: float = 0.0,
         ramp: float = 0.0,
@@ -182,9 +187,19 @@ def hessian_product(network: Network, images: Tensor, target: Tensor, direction:
         images: ``(N, C, H, W)``.
         target: ``(N, K)``, its predictions of them.
         direction: ``(N, C, H, W)``.
+
+    Raises:
+        UserError: A layer cannot be differentiated twice.
     """
+    if (
+        dist.is_available()
+        and dist.is_initialized()
+        and any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
+    ):
+        raise UserError("xi=null is not legal with trainer.sync_batchnorm=true: give xi=0.001")
     images = images.detach().requires_grad_()
-    logits = network(images).logits
+    # Not the call: what torch.compile made of the network cannot be differentiated twice.
+    logits = network.forward(images).logits
     vector = torch.zeros_like(logits, requires_grad=True)
     (pulled_back,) = torch.autograd.grad(logits, images, vector, create_graph=True)
     (pushed_forward,) = torch.autograd.grad(pulled_back, vector, direction, retain_graph=True)
