@@ -23,7 +23,9 @@ from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.mixing import larger_part, mix, sharpen, soft_cross_entropy
 from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
+from layermatch.functional.perturbations import divergence, fisher_product, unit_directions
 from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
@@ -33,6 +35,7 @@ from layermatch.functional.pseudo_labels import (
     with_label_noise,
 )
 from layermatch.functional.relative_threshold import cosine_ramp, interpolate_logits, relative_threshold
+from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 from layermatch.functional.sharpening import sharpen
@@ -65,21 +68,25 @@ __all__ = [
     "cross_entropy_of_probabilities",
     "curriculum_mapping",
     "debiased_probabilities",
+    "divergence",
     "divergence_loss",
     "ema",
     "entropy",
     "fairness_loss",
     "falling_threshold",
+    "fisher_product",
     "gradient_gap",
     "hard_pseudo_labels",
     "interpolate_logits",
     "keep_agreeing",
     "label_divergence",
     "label_gradient",
+    "larger_part",
     "last_of_each",
     "learning_status",
     "linear_ramp",
     "macro_accuracy",
+    "mix",
     "nc1",
     "nearest_centre_accuracy",
     "one_vs_all_loss",
@@ -89,6 +96,7 @@ __all__ = [
     "probabilities",
     "prototype_logits",
     "pseudo_label_loss",
+    "quarter_turns",
     "relative_change",
     "relative_threshold",
     "reversal_factor",
@@ -97,10 +105,12 @@ __all__ = [
     "scale_for",
     "self_adaptive_thresholds",
     "sharpen",
+    "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
     "tempered_distribution",
     "truncated_gaussian",
+    "unit_directions",
     "warmup_decay",
     "with_label_noise",
     "within_class_scatter",
