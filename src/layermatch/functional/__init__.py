@@ -10,7 +10,7 @@ from layermatch.functional.contrast import (
     pseudo_label_graph,
     scaled_similarities,
 )
-from layermatch.functional.equivariance import feature_distance_loss, quarter_turns
+from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.pseudo_labels import (
@@ -20,6 +20,7 @@ from layermatch.functional.pseudo_labels import (
     probabilities,
     with_label_noise,
 )
+from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 from layermatch.functional.shrinking import shrink_loss, shrunk_classes
 from layermatch.functional.similarity_matching import (

@@ -1,4 +1,4 @@
-"""CR-Match's equations: features that tell the views of an image apart, and quarter turns."""
+"""CR-Match's equation: features that tell the views of an image apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["feature_distance_loss", "quarter_turns"]
+__all__ = ["feature_distance_loss"]
 
 
 def feature_distance_loss(strong: Tensor, weak: Tensor, weight: Tensor, *, clamped: bool = True) -> Tensor:
@@ -35,24 +35,3 @@ def feature_distance_loss(strong: Tensor, weak: Tensor, weight: Tensor, *, clamp
     if clamped:
         cosine = cosine.clamp(min=0)
     return (weight * cosine).sum() / max(len(cosine), 1)
-
-
-def quarter_turns(images: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Images turned by 0, 90, 180 and 270 degrees, and by how many quarters each is turned.
-
-    Source: Gidaris et al. 2018, which CR-Match and ReMixMatch take over.
-
-    Args:
-        images: ``(N, C, S, S)``: square.
-
-    Returns:
-        ``(4 N, C, S, S)``, all images for each turn, and ``(4 N,)`` int64 in ``[0, 4)``.
-
-    Example:
-        >>> import torch
-        >>> turned, turns = quarter_turns(torch.tensor([[[[0, 1], [2, 3]]]]))
-        >>> turned[:, 0].tolist(), turns
-        ([[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[3, 2], [1, 0]], [[2, 0], [3, 1]]], tensor([0, 1, 2, 3]))
-    """
-    turned = torch.cat([images.rot90(quarters, dims=(2, 3)) for quarters in range(4)])
-    return turned, torch.arange(4, device=images.device).repeat_interleave(len(images))

@@ -55,8 +55,8 @@ def shrink_loss(logits: Tensor, probs: Tensor, uncertain: Tensor, *, threshold: 
     .. math:: L_{sh} = \frac{1}{N} \sum_{u \text{ uncertain}} p_{u1} \, r_u \, H_{S_u}(\hat y_u, \ell_u), \qquad
         H_S(y, \ell) = -\log \frac{\exp \ell_y}{\sum_{k \in S} \exp \ell_k}
 
-    with :math:`S_u` the classes of :func:`shrunk_classes`, and :math:`r_u` 1 where they make the first one certain and 0
-    elsewhere. Source: ShrinkMatch (Yang et al. 2023, section 3.3, and its first principle of weights).
+    with :math:`S_u` the classes of :func:`shrunk_classes`, and :math:`r_u` 1 where these make the first one certain,
+    else 0. Source: ShrinkMatch (Yang et al. 2023, section 3.3, and its first principle of weights).
 
     Args:
         logits: ``(N, K)``, any float dtype, of the strong views; computed in float32 (float64 stays).

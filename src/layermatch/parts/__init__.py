@@ -3,7 +3,6 @@
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.running import RunningMean
-from layermatch.parts.started_mean import StartedMean
 from layermatch.parts.step import Problem, Record, Step, StepState
 from layermatch.parts.weight_average import WeightAverage
 
@@ -17,7 +16,6 @@ __all__ = [
     "Problem",
     "Record",
     "RunningMean",
-    "StartedMean",
     "Step",
     "StepState",
     "Term",

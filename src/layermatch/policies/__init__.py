@@ -3,5 +3,6 @@
 from layermatch.policies.base import Policy, Predictions, PseudoLabels
 from layermatch.policies.fixed_threshold import FixedThreshold
 from layermatch.policies.noisy_threshold import NoisyThreshold
+from layermatch.policies.soft_threshold import SoftThreshold
 
-__all__ = ["FixedThreshold", "NoisyThreshold", "Policy", "Predictions", "PseudoLabels"]
+__all__ = ["FixedThreshold", "NoisyThreshold", "Policy", "Predictions", "PseudoLabels", "SoftThreshold"]
