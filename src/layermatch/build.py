@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError
 from layermatch.methods import Method
 from layermatch.networks import Network
+from layermatch.policies import Policy, aligned
 from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
@@ -98,6 +99,23 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     )
 
 
+def build_policy(section: Component) -> Policy:
+    """The policy, behind the distribution alignment that its section asks for.
+
+    Args:
+        section: The section ``pseudo_labels``: a policy's settings, and those of :func:`~layermatch.policies.aligned`.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
+    of_alignment = option_names(aligned) - {"policy"}
+    check_keys(section.section, section.arguments, option_names(section.find()) | of_alignment)
+    options = {key: value for key, value in section.arguments.items() if key in of_alignment}
+    policy = replace(section, options={key: section.options[key] for key in section.options.keys() - options}).make()
+    with section_of_errors(section.section, options):
+        return aligned(policy, **options)
+
+
 def build_method(settings: Settings) -> Method:
     """The method, with the policy and the rule that it takes.
 
@@ -111,7 +129,7 @@ def build_method(settings: Settings) -> Method:
     for name, argument in PARTS_OF_METHODS.items():
         section: Component = getattr(settings, name)
         if argument in takes:
-            given[argument] = section.make()
+            given[argument] = build_policy(section) if argument == "policy" else section.make()
         elif not section.is_empty:
             keys = ", ".join(f"{name}.{key}" for key in section.options)
             raise UserError(f"algorithm={settings.algorithm.name} reads no {name}, but {keys} is set: add {name}=none")

@@ -29,6 +29,10 @@ SMALL = (
     "trainer=cpu", "trainer.precision=32-true", "eval_every=1000", "algorithm.layer_gradients_every=0",
 )  # fmt: skip
 STEPS = 4
+ALIGNMENTS = {
+    "running": ["pseudo_labels.alignment=predictions"],
+    "queue": ["pseudo_labels.alignment=labelled", "pseudo_labels.alignment_queue=2"],
+}
 
 
 def names(section: str) -> list[str]:
@@ -43,6 +47,7 @@ def choices() -> dict[str, list[str]]:
     lines = {name: [f"algorithm={name}"] for name in names("algorithm")}
     lines |= {name: [*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")}
     lines |= {name: [*family, f"layerwise.avg_clustering={name}"] for name in READINGS}
+    lines |= {f"alignment_{name}": [*family, *words] for name, words in ALIGNMENTS.items()}
     return lines
 
 
@@ -74,7 +79,7 @@ def make(choice: str, *more: str) -> tuple[Any, Watched]:
     """The parts of a run, whose module is watched."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         raw = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
-    if raw["pseudo_labels"]:
+    if "threshold" in raw["pseudo_labels"]:
         raw["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
     settings = Settings.parse(raw)
     parts = build_parts(settings)

@@ -10,6 +10,7 @@ from layermatch.functional.contrast import (
     pseudo_label_graph,
     scaled_similarities,
 )
+from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
@@ -32,6 +33,7 @@ from layermatch.functional.similarity_matching import (
 
 __all__ = [
     "aggregated",
+    "align_distribution",
     "between_class_scatter",
     "bias_corrected_ema",
     "centroid_loss",

@@ -1,5 +1,6 @@
 """What methods are made of: losses and where they reach, state that moves once a step."""
 
+from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.running import RunningMean
@@ -10,11 +11,14 @@ __all__ = [
     "LABELS",
     "PSEUDO_LABELS",
     "Bank",
+    "DistributionAlignment",
     "LabelledBank",
     "Losses",
     "MemoryBank",
     "Problem",
+    "QueueMean",
     "Record",
+    "RunningFromFirst",
     "RunningMean",
     "Step",
     "StepState",

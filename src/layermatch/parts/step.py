@@ -32,6 +32,7 @@ class Problem:
         num_unlabelled: The number of images in the unlabelled pool; 0 where none are used.
         image_shape: ``(C, H, W)``.
         max_steps: The optimizer steps of the run.
+        label_counts: The number of labelled images of each class, K of them; empty where nobody knows.
     """
 
     num_classes: int
@@ -40,6 +41,7 @@ class Problem:
     num_unlabelled: int
     image_shape: tuple[int, int, int]
     max_steps: int
+    label_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -460,4 +460,5 @@ def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, ma
         num_unlabelled=len(data.unlabelled) if method.views.uses_unlabelled else 0,
         image_shape=data.image_shape,
         max_steps=max_steps,
+        label_counts=tuple(np.bincount(data.labelled.labels, minlength=len(data.classes)).tolist()),
     )
