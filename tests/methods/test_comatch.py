@@ -71,7 +71,7 @@ def tangent(grad: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize(("variant", "first"), [("authors/smoothing", 2), ("authors/no_smoothing_epoch0", 1000)])
-def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forward: str, record_property: Any) -> None:
+def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forward: str) -> None:
     method, net = made(bank_from=first, forward=forward)
     worst = Worst()
     for number, recorded in enumerate(ORACLE["steps"]):
@@ -101,7 +101,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forwar
         assert int(method.bank.num_written) % ROWS == expected["state_queue_ptr"]
         worst.close(method.bank.probs.mean(dim=0), expected["state_queue_probs_mean"])
         worst.close(method.bank.keys.mean(dim=0), expected["state_queue_feats_mean"])
-    record_property("worst difference", worst.difference)
+    assert worst.difference < 1e-8  # the recorded numbers have nine digits
     assert number == 6  # the bank has wrapped twice
 
 

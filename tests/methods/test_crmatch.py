@@ -53,7 +53,7 @@ def made(rule: Any = None, **options: Any) -> tuple[CRMatch, Network]:
 
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_step_is_that_of_the_peers_code(variant: str, forward: str, record_property: Any) -> None:
+def test_every_step_is_that_of_the_peers_code(variant: str, forward: str) -> None:
     method, net = made(clamped=VARIANTS[variant], forward=forward)
     worst = Worst()
     for recorded in ORACLE["steps"]:
@@ -75,7 +75,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str, forward: str, record
             assert (weak[:, : SIZES["K"]] == 0).all()  # pseudo-labels carry no gradient
         else:
             assert weak is None or (weak == 0).all()
-    record_property("worst difference", worst.difference)
+    assert worst.difference < 1e-8  # the recorded numbers have nine digits
 
 
 def square_batch(side: int = 4, num: int = 6, num_labelled: int = 2) -> Any:

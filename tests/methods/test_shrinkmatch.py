@@ -56,7 +56,7 @@ def made(rule: Any = None, **options: Any) -> tuple[ShrinkMatch, Network]:
 
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_step_is_that_of_the_authors_code(variant: str, forward: str, record_property: Any) -> None:
+def test_every_step_is_that_of_the_authors_code(variant: str, forward: str) -> None:
     method, net = made(
         alignment_queue=VARIANTS[variant], shrink_threshold=ORACLE["config"][variant]["threshold"], forward=forward
     )
@@ -78,7 +78,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, forward: str, reco
         worst.close(grad[:, SIZES["K"] :], expected["grad_logits_aux_s"])
         after_step(method, step)
         worst.close(method.ratio.value, expected["state_certain_ratio_ema"])
-    record_property("worst difference", worst.difference)
+    assert worst.difference < 1e-8  # the recorded numbers have nine digits
 
 
 @pytest.mark.parametrize("rule", [Uniform, lambda: SeparateLosses(avg_clustering="none")])

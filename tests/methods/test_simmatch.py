@@ -63,7 +63,7 @@ def made(rule: Any = None, **options: Any) -> tuple[SimMatch, Network]:
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("teacher", ["live", "average"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_step_is_that_of_the_authors_code(variant: str, teacher: str, forward: str, record_property: Any) -> None:
+def test_every_step_is_that_of_the_authors_code(variant: str, teacher: str, forward: str) -> None:
     """The averaged network is the same here, so that both teachers must give the same."""
     method, net = made(bank_decay=VARIANTS[variant], bank_from=1, teacher=teacher, forward=forward)
     worst = Worst()
@@ -95,7 +95,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, teacher: str, forw
         after_step(method, step)
         worst.close(method.bank.keys.T, expected["state_bank"])
         assert method.bank.label.tolist() == expected["state_labels_bank"]
-    record_property("worst difference", worst.difference)
+    assert worst.difference < 1e-8  # the recorded numbers have nine digits
 
 
 def test_the_bank_waits_until_every_labelled_image_has_been_seen() -> None:

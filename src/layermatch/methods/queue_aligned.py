@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from layermatch.data.batch import Batch
-from layermatch.methods.pseudo_labelling import PseudoLabelling
+from layermatch.methods.pseudo_labelling import BatchOutputs, PseudoLabelling
 from layermatch.networks import Network, Output
-from layermatch.parts import DistributionAlignment, Problem, Step
+from layermatch.parts import DistributionAlignment, Losses, Problem, Step
 from layermatch.policies import Predictions
 
 __all__ = ["QueueAligned"]
@@ -50,3 +51,7 @@ class QueueAligned(PseudoLabelling):
             return predictions
         self.alignment.see(predictions.probs_weak)
         return predictions._replace(probs_weak=self.alignment(predictions.probs_weak))
+
+    @abstractmethod
+    def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
+        """What the method adds to FixMatch; see :class:`PseudoLabelling`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from layermatch.parts.step import Problem, Step, StepState
 __all__ = ["Bank", "LabelledBank", "MemoryBank"]
 
 
-class Bank(StepState):
+class Bank(StepState, ABC):
     """Embeddings of images, the same on every rank, which take in each step's images when it is applied.
 
     Args:

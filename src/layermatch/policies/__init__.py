@@ -6,7 +6,6 @@ from layermatch.policies.fixed_threshold import FixedThreshold
 from layermatch.policies.noisy_threshold import NoisyThreshold
 from layermatch.policies.soft_threshold import SoftThreshold
 
-__all__ = ["FixedThreshold", "NoisyThreshold", "Policy", "Predictions", "PseudoLabels", "SoftThreshold"]
 __all__ = [
     "Aligned",
     "FixedThreshold",
@@ -14,5 +13,6 @@ __all__ = [
     "Policy",
     "Predictions",
     "PseudoLabels",
+    "SoftThreshold",
     "aligned",
 ]
