@@ -13,12 +13,14 @@ from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.contrast import graph_contrast_loss, memory_smoothed, pseudo_label_graph, scaled_similarities
 from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.divergence import at_temperature, divergence_loss
+from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
@@ -39,12 +41,20 @@ from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, linear_ramp
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 from layermatch.functional.sharpening import sharpen
+from layermatch.functional.shrinking import shrink_loss, shrunk_classes
+from layermatch.functional.similarity_matching import (
+    aggregated,
+    instance_similarity_loss,
+    similarity_distribution,
+    unfolded,
+)
 
 __all__ = [
     "ANNEALING_FORMS",
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
     "added_labels",
+    "aggregated",
     "align_distribution",
     "alignment_power",
     "annealed_rates",
@@ -74,9 +84,12 @@ __all__ = [
     "entropy",
     "fairness_loss",
     "falling_threshold",
+    "feature_distance_loss",
     "fisher_product",
     "gradient_gap",
+    "graph_contrast_loss",
     "hard_pseudo_labels",
+    "instance_similarity_loss",
     "interpolate_logits",
     "keep_agreeing",
     "label_divergence",
@@ -86,6 +99,7 @@ __all__ = [
     "learning_status",
     "linear_ramp",
     "macro_accuracy",
+    "memory_smoothed",
     "mix",
     "nc1",
     "nearest_centre_accuracy",
@@ -95,6 +109,7 @@ __all__ = [
     "prediction_entropy",
     "probabilities",
     "prototype_logits",
+    "pseudo_label_graph",
     "pseudo_label_loss",
     "quarter_turns",
     "relative_change",
@@ -103,13 +118,18 @@ __all__ = [
     "reverse_gradient",
     "sampling_rates",
     "scale_for",
+    "scaled_similarities",
     "self_adaptive_thresholds",
     "sharpen",
+    "shrink_loss",
+    "shrunk_classes",
+    "similarity_distribution",
     "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
     "tempered_distribution",
     "truncated_gaussian",
+    "unfolded",
     "unit_directions",
     "warmup_decay",
     "with_label_noise",

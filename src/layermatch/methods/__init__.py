@@ -3,6 +3,8 @@
 from layermatch.methods.adamatch import AdaMatch
 from layermatch.methods.auxiliary_balanced import AuxiliaryBalancedClassifier
 from layermatch.methods.base import Method, RoutedMethod
+from layermatch.methods.comatch import CoMatch
+from layermatch.methods.crmatch import CRMatch
 from layermatch.methods.daso import DASO
 from layermatch.methods.dst import DST
 from layermatch.methods.iomatch import IOMatch
@@ -14,6 +16,8 @@ from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.r2d2 import R2D2
 from layermatch.methods.remixmatch import ReMixMatch
 from layermatch.methods.sequencematch import SequenceMatch
+from layermatch.methods.shrinkmatch import ShrinkMatch
+from layermatch.methods.simmatch import SimMatch
 from layermatch.methods.supervised import Supervised
 from layermatch.methods.uda import UDA
 from layermatch.methods.vat import VAT
@@ -26,6 +30,8 @@ __all__ = [
     "VAT",
     "AdaMatch",
     "AuxiliaryBalancedClassifier",
+    "CRMatch",
+    "CoMatch",
     "IOMatch",
     "MeanTeacher",
     "Method",
@@ -36,5 +42,7 @@ __all__ = [
     "ReMixMatch",
     "RoutedMethod",
     "SequenceMatch",
+    "ShrinkMatch",
+    "SimMatch",
     "Supervised",
 ]

@@ -4,6 +4,7 @@ from layermatch.parts.class_queue import ClassQueue, PeriodicShares
 from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
 from layermatch.parts.label_table import LabelTable, fixed_logits
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
+from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
 from layermatch.parts.stages import Stage
@@ -13,10 +14,13 @@ from layermatch.parts.weight_average import WeightAverage
 __all__ = [
     "LABELS",
     "PSEUDO_LABELS",
+    "Bank",
     "ClassQueue",
     "DistributionAlignment",
     "LabelTable",
+    "LabelledBank",
     "Losses",
+    "MemoryBank",
     "OutputAverage",
     "PeriodicShares",
     "Problem",

@@ -15,6 +15,7 @@ from layermatch.policies.refixmatch import ReFixMatch
 from layermatch.policies.relative_threshold import RelativeThreshold
 from layermatch.policies.self_adaptive import SelfAdaptiveThreshold
 from layermatch.policies.sharpened_targets import SharpenedTargets
+from layermatch.policies.soft_threshold import SoftThreshold
 
 __all__ = [
     "Aligned",
@@ -34,5 +35,6 @@ __all__ = [
     "RelativeThreshold",
     "SelfAdaptiveThreshold",
     "SharpenedTargets",
+    "SoftThreshold",
     "aligned",
 ]
