@@ -21,8 +21,8 @@ from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
-from layermatch.policies import Policy, aligned
 from layermatch.parts.stages import rate_at
+from layermatch.policies import Policy, aligned
 from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of

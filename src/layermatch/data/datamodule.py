@@ -206,8 +206,7 @@ class SemiSupervisedData(LightningDataModule):
         """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
         labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
         rows = np.asarray(self.split.labelled, np.int64)
-        kept = _kept(len(self.content.labelled), self.split)
-        labels[np.searchsorted(kept, rows)] = self.content.labelled.labels[rows]
+        labels[np.searchsorted(self.split.in_pool, rows)] = self.content.labelled.labels[rows]
         return torch.from_numpy(labels)
 
     def prepare_data(self) -> None:

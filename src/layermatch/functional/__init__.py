@@ -25,7 +25,7 @@ from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
-from layermatch.functional.mixing import larger_part, mix, sharpen, soft_cross_entropy
+from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
 from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
 from layermatch.functional.perturbations import divergence, fisher_product, unit_directions
 from layermatch.functional.prototypes import blend, blending_weights, prototype_logits

@@ -1,4 +1,4 @@
-"""CReST: how much of each class a labelled set takes from its pseudo-labels, and the distribution they are aligned to."""
+"""CReST: how many pseudo-labels of each class are taken as labels, and the distribution they are aligned to."""
 
 from __future__ import annotations
 

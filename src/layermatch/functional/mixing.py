@@ -6,31 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["larger_part", "mix", "sharpen", "soft_cross_entropy"]
-
-
-def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    r"""Probabilities with less entropy.
-
-    .. math:: q_k = p_k^{1/T} \Big/ \sum_j p_j^{1/T}
-
-    For :math:`p = \mathrm{softmax}(\ell)` it is :math:`\mathrm{softmax}(\ell / T)`. Source: MixMatch (Berthelot et al.
-    2019, eq. 7).
-
-    Args:
-        probs: ``(N, K)`` float probabilities p.
-        temperature: T, above 0; 1 changes nothing, and the limit 0 is one-hot.
-
-    Returns:
-        ``(N, K)`` of the same dtype, rows sum to 1.
-
-    Example:
-        >>> sharpen(torch.tensor([[0.75, 0.25]]), 0.5)
-        tensor([[0.9000, 0.1000]])
-    """
-    # The largest entry is made 1 first, so that a small temperature leaves no row of zeros.
-    powers = (probs / probs.amax(dim=-1, keepdim=True)).pow(1 / temperature)
-    return powers / powers.sum(dim=-1, keepdim=True)
+__all__ = ["larger_part", "mix", "soft_cross_entropy"]
 
 
 def larger_part(draws: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class PseudoLabelling(Method):
         learner = policy if policy.needs_masked else self
         if skip_masked and learner.needs_masked:
             raise UserError(
-                f"skip_masked=true is not legal with {type(learner).__name__}, which learns from masked strong views too"
+                f"skip_masked=true is not legal with {type(learner).__name__}, which learns from masked views too"
             )
         self.forward_mode = forward
         self.weak_share = WEAK_SHARE if weak_share is None else weak_share
