@@ -14,7 +14,16 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import layermatch
-from layermatch import FixMatch, LayerMatch, MeanTeacher, Network, SemiSupervisedData, SemiSupervisedModule, Supervised
+from layermatch import (
+    FixMatch,
+    LayerMatch,
+    MeanTeacher,
+    Network,
+    SemiSupervisedData,
+    SemiSupervisedModule,
+    Supervised,
+    create,
+)
 from layermatch.data.sources import Datasets
 from layermatch.errors import UserError
 
@@ -119,3 +128,29 @@ def test_importing_the_package_is_light() -> None:
     assert {"LayerMatch", "FixMatch"} <= set(dir(layermatch))
     with pytest.raises(AttributeError, match="LayerMash"):
         _ = layermatch.LayerMash
+
+
+def test_any_method_by_its_name(tmp_path: Path) -> None:
+    module = create("flexmatch", Network(OwnNetwork()), "layerwise=grad_relu", "optimizer.lr=0.01")
+    trainer = own_trainer(tmp_path, max_steps=2)
+    trainer.fit(module, datamodule=own_data())
+    assert trainer.global_step == 2
+    assert module.optimizers().param_groups[0]["initial_lr"] == 0.01
+    assert module.ema_decay == 0.999  # not that of an experiment
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("flexmtach", "seed=0", r"^unknown algorithm=flexmtach: choose one of abc, adamatch, .*flexmatch"),
+        (
+            "flexmatch",
+            "pseudo_labels.treshold=1",
+            r"^unknown setting pseudo_labels.treshold: choose one of .*threshold",
+        ),
+        ("mixmatch", "layerwise=layermatch", r"^.*is not legal with"),
+    ],
+)
+def test_what_create_refuses(name: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create(name, Network(OwnNetwork()), override)

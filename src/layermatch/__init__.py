@@ -29,7 +29,7 @@ from layermatch.rank_variables import drop_unreadable_ranks
 if TYPE_CHECKING:
     from layermatch.data import SemiSupervisedData
     from layermatch.networks import Network
-    from layermatch.presets import FixMatch, LayerMatch, MeanTeacher, Supervised
+    from layermatch.presets import FixMatch, LayerMatch, MeanTeacher, Supervised, create
     from layermatch.training import SemiSupervisedModule
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Supervised",
     "UserError",
     "__version__",
+    "create",
 ]
 
 #: What is imported when it is asked for, and from where.
@@ -53,6 +54,7 @@ _LAZY = {
     "SemiSupervisedData": "layermatch.data",
     "SemiSupervisedModule": "layermatch.training",
     "Supervised": "layermatch.presets",
+    "create": "layermatch.presets",
 }
 
 try:

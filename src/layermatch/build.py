@@ -33,6 +33,8 @@ __all__ = [
     "build_algorithm",
     "build_data",
     "build_loggers",
+    "build_method",
+    "build_module",
     "build_parts",
     "build_trainer",
     "learning_rate_at",
@@ -86,7 +88,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     with section_of_errors("views", settings.views):
         weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])
         strong = StrongView(**options_of_views)
-        medium_ops = settings.views.get("medium_ops", 1)  # runs of earlier versions have none
+        medium_ops = settings.views["medium_ops"]
         check_number("medium_ops", medium_ops, low=0, integer=True)
         medium = strong.with_ops(medium_ops)
     options = dict(settings.data.module)
@@ -158,8 +160,25 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
         UserError: A value or a key is not legal.
     """
     network: Network = settings.model.make(num_classes=len(data.classes), in_channels=data.image_shape[0])
+    algorithm = build_module(settings, network=network, method=method)
+    with section_of_errors("algorithm", settings.algorithm.module):
+        algorithm.prepare(problem_of(data, network, method, max_steps=settings.trainer.max_steps))
+    return algorithm
+
+
+def build_module(settings: Settings, *, network: Network, method: Method) -> SemiSupervisedModule:
+    """The LightningModule, which has seen no data yet.
+
+    Args:
+        settings: The settings of the run.
+        network: The network.
+        method: The method.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
     with section_of_errors("trainer", ["log_every"]), section_of_errors("algorithm", settings.algorithm.module):
-        algorithm = SemiSupervisedModule(
+        return SemiSupervisedModule(
             network,
             method,
             optimizer=_optimizer_factory(settings.optimizer),
@@ -167,8 +186,6 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
             log_every=settings.trainer.log_every,
             **settings.algorithm.module,
         )
-        algorithm.prepare(problem_of(data, network, method, max_steps=settings.trainer.max_steps))
-    return algorithm
 
 
 def _optimizer_factory(section: Component) -> partial[torch.optim.Optimizer]:

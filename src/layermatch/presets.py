@@ -4,15 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from layermatch.build import build_method, build_module
+from layermatch.cli import config_dir, explain, plain
+from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import MeanTeacher as MeanTeacherMethod
 from layermatch.methods import PseudoLabelling
 from layermatch.methods import Supervised as SupervisedMethod
 from layermatch.networks import Network
 from layermatch.policies import FixedThreshold
+from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
-__all__ = ["FixMatch", "LayerMatch", "MeanTeacher", "Supervised"]
+__all__ = ["FixMatch", "LayerMatch", "MeanTeacher", "Supervised", "create"]
+
+
+def create(name: str, network: Network, *overrides: str) -> SemiSupervisedModule:
+    """Any method of conf/algorithm, with the settings of its file, on a network of your own.
+
+    Args:
+        name: The method, as ``algorithm=NAME`` has it on the command line, for example ``freematch``.
+        network: The extractor, and its classifier or none yet.
+        *overrides: Other settings, as on the command line: ``"layerwise=layermatch"``, ``"optimizer.lr=0.01"``.
+
+    Raises:
+        UserError: There is no such method or setting, or a value is not legal.
+
+    Example:
+        >>> from layermatch.networks import wrn_small
+        >>> module = create("freematch", wrn_small(in_channels=1), "layerwise=grad_relu")
+        >>> type(module.method.policy).__name__, module.method.rule.grad_relu
+        ('SelfAdaptiveThreshold', 'block')
+    """
+    # The default experiment's settings are those of one data set.
+    given = ["run_dir=unused", "~experiment", f"algorithm={name}", *overrides]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            settings = Settings.parse(plain(compose("run", overrides=given)))
+        except HydraException as error:
+            raise UserError(explain(error)) from error
+    return build_module(settings, network=network, method=build_method(settings))
 
 
 class LayerMatch(SemiSupervisedModule):
