@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from layermatch import UserError
 from layermatch.augment import StrongView, WeakView
+from layermatch.build import build_data, build_device
+from layermatch.cli import config_dir, plain
 from layermatch.data import Batch, SemiSupervisedData, Views
 from layermatch.data.sources import Digits
 from layermatch.methods import PseudoLabelling, SequenceMatch
+from layermatch.settings import Settings
 
 
 def batch_of(views: Views, **options: StrongView) -> Batch:
@@ -46,3 +51,19 @@ def test_with_ops_changes_the_number_of_operations_and_nothing_else(num_ops: int
     draws: Tensor = torch.rand(20, same.num_draws, generator=torch.Generator().manual_seed(1))
     assert repr(view.with_ops(num_ops)) == repr(same)
     assert torch.equal(view.with_ops(num_ops)(images, draws), same(images, draws))
+
+
+def data_of(*overrides: str, without: str = "") -> SemiSupervisedData:
+    given = ["run_dir=unused", "experiment=digits", "algorithm=sequencematch", "trainer=cpu", *overrides]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        raw = plain(compose("run", overrides=given))
+    raw["views"].pop(without, None)
+    settings = Settings.parse(raw)
+    return build_data(settings, device=build_device(settings), views=SequenceMatch.views)
+
+
+def test_its_operations_are_a_setting_that_earlier_runs_do_not_have() -> None:
+    assert repr(data_of("views.medium_ops=2").kinds["medium"]) == repr(data_of().kinds["strong"].with_ops(2))
+    assert repr(data_of(without="medium_ops").kinds["medium"]) == repr(data_of().kinds["medium"])
+    with pytest.raises(UserError, match=r"^views\.medium_ops=-1 is not legal"):
+        data_of("views.medium_ops=-1")

@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from tests.data import stand_ins
 
 from layermatch import UserError
+from layermatch.build import build_parts
+from layermatch.cli import config_dir, plain
 from layermatch.data import SemiSupervisedData
 from layermatch.data.images import ArrayImages
 from layermatch.data.open_set import leave_classes_out, unseen_classes
 from layermatch.data.sources import Digits, Folder, ImageSet, SourceData
+from layermatch.settings import Settings
 
 CLASSES = ("cat", "dog", "fox", "owl")
 
@@ -170,3 +174,17 @@ def test_a_fold_and_a_pool_without_unseen_images_are_refused() -> None:
     few = Numbered(num_pool=3)  # a cat, a dog and a fox
     with pytest.raises(UserError, match=r"no training image is of an unseen class \(owl\)"):
         make(few, open_set=["owl"], num_labels=None).setup()
+
+
+def test_the_number_of_classes_is_that_of_the_seen_ones_from_the_command_line_on() -> None:
+    overrides = [
+        "run_dir=unused", "experiment=digits", "algorithm=iomatch", "data.open_set=[3,'8']", "data.num_labels=16",
+        "data.num_val=0", "trainer=cpu", "model.width=1",
+    ]  # fmt: skip
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        parts = build_parts(Settings.parse(plain(compose("run", overrides=overrides))))
+    network = parts.algorithm.network
+    assert parts.data.classes == tuple("01245679")
+    assert network.classifier.out_features == 8
+    assert (network.heads["one_vs_all"].out_features, network.heads["open"].out_features) == (16, 9)
+    assert parts.data.content.notes["unseen classes"].startswith("2 of 10 (3, 8): ")

@@ -22,8 +22,9 @@ class ReFixMatch(FixedThreshold):
 
     Source: ReFixMatch (Nguyen and Yang 2023, arXiv 2308.07509), from the authors' code (beandkay/SequenceMatch).
 
-    NOTE: USB's version masks this loss with ``m`` in place of ``1 - m``, and so draws the confident images twice; the
-    authors' code, which is followed here, has ``1 - m``.
+    NOTE: USB's version puts the weak view's probabilities through a softmax once more, which makes targets nearly
+    uniform, and divides the strong view's logits by the temperature too. The authors' code, which is followed here,
+    does neither.
 
     Args:
         threshold: ``tau``, in ``(0, 1]``.
