@@ -48,7 +48,7 @@ class OutputAverage(StepState):
 
         Args:
             problem: Gives the size of the pool and the number of classes.
-            device: Where the table is made; None is the CPU.
+            device: The device that the table is made on; None is the CPU.
         """
         rows, num_classes = problem.num_unlabelled, problem.num_classes
         self.register_buffer("average", torch.zeros(rows, num_classes, device=device))
