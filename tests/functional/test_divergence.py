@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layermatch.functional import at_temperature, divergence_loss, pseudo_label_loss
+from layermatch.functional import divergence_loss, pseudo_label_loss, sharpen
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -79,14 +79,14 @@ def test_two_halves_of_a_batch_together_are_the_batch(halves: tuple[int, int]) -
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_probabilities_at_a_temperature_are_the_softmax_of_divided_logits(temperature: float) -> None:
     logits = drawn(20, 5)
-    found = at_temperature(logits.softmax(dim=1), temperature)
+    found = sharpen(logits.softmax(dim=1), temperature)
     torch.testing.assert_close(found, (logits / temperature).softmax(dim=1), rtol=1e-10, atol=1e-14)
 
 
 def test_a_low_temperature_leaves_ties_and_rows_of_many_classes_whole() -> None:
     even = torch.full((1, 1000), 1e-3)
-    torch.testing.assert_close(at_temperature(even, 0.05), even)
-    tied = at_temperature(torch.tensor([[0.4, 0.4, 0.2]]), 0.01)
+    torch.testing.assert_close(sharpen(even, 0.05), even)
+    tied = sharpen(torch.tensor([[0.4, 0.4, 0.2]]), 0.01)
     torch.testing.assert_close(tied, torch.tensor([[0.5, 0.5, 0.0]]))
     certain = torch.tensor([[1.0, 0.0]])
-    torch.testing.assert_close(at_temperature(certain, 0.5), certain)
+    torch.testing.assert_close(sharpen(certain, 0.5), certain)

@@ -19,7 +19,7 @@ from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_map
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
 from layermatch.functional.distribution_alignment import align_distribution
-from layermatch.functional.divergence import at_temperature, divergence_loss
+from layermatch.functional.divergence import divergence_loss
 from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
@@ -60,7 +60,6 @@ __all__ = [
     "annealed_rates",
     "annealed_supervised_loss",
     "annealing_threshold",
-    "at_temperature",
     "avoidance_loss",
     "balancing_rates",
     "between_class_scatter",

@@ -1,36 +1,11 @@
-"""How far one distribution over the classes is from another, and distributions at a temperature."""
+"""How far one distribution over the classes is from another."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["at_temperature", "divergence_loss"]
-
-
-def at_temperature(probs: Tensor, temperature: float) -> Tensor:
-    r"""Probabilities at another temperature: below 1 they are sharper.
-
-    .. math:: \frac{p_k^{1/T}}{\sum_j p_j^{1/T}} = \mathrm{softmax}(\ell / T)_k \quad \text{for } p =
-        \mathrm{softmax}(\ell)
-
-    Source: MixMatch (Berthelot et al. 2019, eq. 7).
-
-    Args:
-        probs: ``(N, K)`` float, rows of probabilities.
-        temperature: T, above 0.
-
-    Returns:
-        ``(N, K)`` of the dtype of ``probs``; rows sum to 1.
-
-    Example:
-        >>> import torch
-        >>> at_temperature(torch.tensor([[0.75, 0.25]]), 0.5)
-        tensor([[0.9000, 0.1000]])
-    """
-    # Relative to the largest, which is 1 whatever the temperature: no row can underflow to zeros.
-    powers = (probs / probs.amax(dim=-1, keepdim=True)).pow(1 / temperature)
-    return powers / powers.sum(dim=-1, keepdim=True)
+__all__ = ["divergence_loss"]
 
 
 def divergence_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor
 from layermatch.data.batch import Views
 from layermatch.errors import UserError, check_number
 from layermatch.functional import (
-    at_temperature,
     confidence_mask,
     divergence_loss,
     hard_pseudo_labels,
     probabilities,
+    sharpen,
 )
 from layermatch.methods.pseudo_labelling import BatchOutputs, PseudoLabelling
 from layermatch.parts import PSEUDO_LABELS, Losses, Step, Term
@@ -91,4 +91,4 @@ class SequenceMatch(PseudoLabelling):
         """
         _, confidence = hard_pseudo_labels(probs)
         mask = confidence_mask(confidence, self.threshold)
-        return divergence_loss(logits, at_temperature(probs, self.temperature), mask)
+        return divergence_loss(logits, sharpen(probs, self.temperature), mask)

@@ -50,7 +50,7 @@ class RunningMean(StepState):
         """Take what one batch shows.
 
         Args:
-            value: A quantity of the shape of the average. Ranks are averaged, so their parts of a batch must count alike.
+            value: A quantity of the average's shape. Ranks are averaged, so their parts of a batch must count alike.
         """
         self._seen.append(all_reduce_mean_(value.detach().clone()))
 

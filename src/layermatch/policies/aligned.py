@@ -49,6 +49,11 @@ class Aligned(Policy):
         """Whether the policy's probabilities are those of the averaged network."""
         return self.policy.needs_teacher
 
+    @property
+    def needs_masked(self) -> bool:  # type: ignore[override]
+        """Whether the policy learns from masked strong views too."""
+        return self.policy.needs_masked
+
     def prepare(self, problem: Problem) -> None:
         """Make the state of the policy and the averages; see :class:`Policy`."""
         self.policy.prepare(problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from layermatch.errors import check_number
-from layermatch.functional import at_temperature, divergence_loss
+from layermatch.functional import divergence_loss, sharpen
 from layermatch.networks import Output
 from layermatch.parts import PSEUDO_LABELS, Losses, Term
 from layermatch.policies.base import Predictions, PseudoLabels
@@ -50,6 +50,6 @@ class ReFixMatch(FixedThreshold):
 
     def losses(self, strong: Output, pseudo_labels: PseudoLabels, predictions: Predictions) -> Losses:
         """The loss of the images that are not confident; see the class."""
-        target = at_temperature(predictions.probs_weak, self.temperature)
+        target = sharpen(predictions.probs_weak, self.temperature)
         loss = divergence_loss(strong.logits, target, 1 - pseudo_labels.weight)
         return Losses(low_confidence=Term(loss, PSEUDO_LABELS, weight=self.weight))
