@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +18,15 @@ from layermatch.augment import StrongView, WeakView
 from layermatch.components import check_keys, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
-from layermatch.errors import UserError
+from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
+from layermatch.parts.stages import rate_at
+from layermatch.policies import Policy, aligned
 from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
+from layermatch.training.episodes import Episodes, place_in_run
 
 __all__ = [
     "RunParts",
@@ -78,24 +81,46 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     Raises:
         UserError: A value or a key is not legal.
     """
-    check_keys("views", settings.views, option_names(StrongView))
+    check_keys("views", settings.views, option_names(StrongView) | {"medium_ops"})
+    options_of_views = {key: value for key, value in settings.views.items() if key != "medium_ops"}
     with section_of_errors("views", settings.views):
         weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])
-        strong = StrongView(**settings.views)
+        strong = StrongView(**options_of_views)
+        medium_ops = settings.views.get("medium_ops", 1)  # runs of earlier versions have none
+        check_number("medium_ops", medium_ops, low=0, integer=True)
+        medium = strong.with_ops(medium_ops)
     options = dict(settings.data.module)
     if split is not None:
         # What the section says of labels was for drawing it.
-        options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None}
+        options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None, "imbalance": None}
     return SemiSupervisedData(
         settings.data.source.make(),
         **options,
         weak=weak,
         strong=strong,
+        medium=medium,
         views=views,
         seed=settings.seed,
         channels_last=device.channels_last,
         device=device.torch_device,
     )
+
+
+def build_policy(section: Component) -> Policy:
+    """The policy, behind the distribution alignment that its section asks for.
+
+    Args:
+        section: The section ``pseudo_labels``: a policy's settings, and those of :func:`~layermatch.policies.aligned`.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
+    of_alignment = option_names(aligned) - {"policy"}
+    check_keys(section.section, section.arguments, option_names(section.find()) | of_alignment)
+    options = {key: value for key, value in section.arguments.items() if key in of_alignment}
+    policy = replace(section, options={key: section.options[key] for key in section.options.keys() - options}).make()
+    with section_of_errors(section.section, options):
+        return aligned(policy, **options)
 
 
 def build_method(settings: Settings) -> Method:
@@ -111,7 +136,7 @@ def build_method(settings: Settings) -> Method:
     for name, argument in PARTS_OF_METHODS.items():
         section: Component = getattr(settings, name)
         if argument in takes:
-            given[argument] = section.make()
+            given[argument] = build_policy(section) if argument == "policy" else section.make()
         elif not section.is_empty:
             keys = ", ".join(f"{name}.{key}" for key in section.options)
             raise UserError(f"algorithm={settings.algorithm.name} reads no {name}, but {keys} is set: add {name}=none")
@@ -176,7 +201,10 @@ def learning_rate_at(settings: Settings, step: int) -> float:
         UserError: A value or a key is not legal.
     """
     optimizer = _optimizer_factory(settings.optimizer)([torch.zeros(1, requires_grad=True)])
-    factor: float = _schedule(settings.schedule)(step, settings.trainer.max_steps)
+    episodes = Episodes.of(settings.algorithm.module.get("imwa"))
+    number, max_steps = place_in_run(step, settings.trainer.max_steps, episodes)
+    factor: float = _schedule(settings.schedule)(number, max_steps)
+    factor *= rate_at(build_method(settings).stages, number / max_steps)
     return float(optimizer.param_groups[0]["lr"]) * factor
 
 

@@ -24,7 +24,7 @@ from layermatch.settings import SECTIONS, Settings
 __all__ = ["evaluate", "main"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
-EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0}
+EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
 
 
 def evaluate(

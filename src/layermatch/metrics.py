@@ -25,7 +25,19 @@ from typing import Any
 from layermatch.errors import UserError
 from layermatch.runs.text import printable
 
-__all__ = ["CATALOGUE", "Catalogue", "Kind", "Metric", "Panel", "Place", "Section", "accuracies", "own_metrics"]
+__all__ = [
+    "CATALOGUE",
+    "Catalogue",
+    "Kind",
+    "Metric",
+    "Panel",
+    "Place",
+    "Section",
+    "accuracies",
+    "macro_accuracies",
+    "of_all_images",
+    "own_metrics",
+]
 
 #: What a log line has of the steps since the one before.
 MEAN, RATIO, NOW, EVALUATION, END = "mean", "ratio of sums", "as it is then", "an evaluation", "none: at the end"
@@ -453,6 +465,24 @@ VAL_MEDIAN = Metric(
     section=Section.NONE,
     places=(Place.RESULTS,),
 )
+VAL_MACRO_EMA = Metric(
+    "val/macro_accuracy_ema",
+    SHARE,
+    "Validation accuracy, EMA weights, mean of the classes",
+    "the mean over the classes of the share of their images that are recognised",
+    row="Validation, EMA, classes",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS, Place.TABLE),
+)
+VAL_MACRO = Metric(
+    "val/macro_accuracy",
+    SHARE,
+    "Validation accuracy, live weights, mean of the classes",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS,),
+)
 TEST_ACCURACY_EMA = Metric(
     "test/accuracy_ema",
     SHARE,
@@ -470,6 +500,24 @@ TEST_ACCURACY = Metric(
     over_interval=EVALUATION,
     section=Section.NONE,
     places=REPORTED,
+)
+TEST_MACRO_EMA = Metric(
+    "test/macro_accuracy_ema",
+    SHARE,
+    "Test accuracy, EMA weights, mean of the classes",
+    "the mean over the classes of the share of their images that are recognised",
+    row="Test, EMA, classes",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS, Place.TABLE),
+)
+TEST_MACRO = Metric(
+    "test/macro_accuracy",
+    SHARE,
+    "Test accuracy, live weights, mean of the classes",
+    over_interval=END,
+    section=Section.NONE,
+    places=(Place.RESULTS,),
 )
 
 LEARNING_RATE = Metric("lr", RATE, "Learning rate", over_interval=NOW)
@@ -603,7 +651,8 @@ CATALOGUE = Catalogue(
         LOSS_FEATURES, LOSS_CLASSIFIER, LOSS_SUPERVISED, LOSS_PSEUDO, LOSS_AVG_CLUSTERING, LOSS_SUPERVISED_HEAD,
         LOSS_PSEUDO_HEAD, LOSS_PART,
         MASK_RATE, ACCURACY_ACCEPTED, PSEUDO_ACCURACY, PSEUDO_ENTROPY, CONFIDENCE, CLASS_COUNTS, THRESHOLDS,
-        VAL_ACCURACY_EMA, VAL_ACCURACY, VAL_MEDIAN_EMA, VAL_MEDIAN, TEST_ACCURACY_EMA, TEST_ACCURACY,
+        VAL_ACCURACY_EMA, VAL_ACCURACY, VAL_MEDIAN_EMA, VAL_MEDIAN, VAL_MACRO_EMA, VAL_MACRO,
+        TEST_ACCURACY_EMA, TEST_ACCURACY, TEST_MACRO_EMA, TEST_MACRO,
         LEARNING_RATE, STEPS_NOT_APPLIED, LOSS_GAP, GRADIENT_GAP,
         NORM_SUPERVISED, NORM_PSEUDO, LAYER_COSINE,
         WITHIN, BETWEEN, NC1, NEAREST_CENTRE, DRIFT,
@@ -618,6 +667,12 @@ _ACCURACIES = {
     "test": {"live": TEST_ACCURACY, "ema": TEST_ACCURACY_EMA},
 }
 
+#: The same, as means over the classes.
+_MACRO_ACCURACIES = {
+    "val": {"live": VAL_MACRO, "ema": VAL_MACRO_EMA},
+    "test": {"live": TEST_MACRO, "ema": TEST_MACRO_EMA},
+}
+
 
 def accuracies(split: str) -> dict[str, Metric]:
     """Weights, ``live`` or ``ema``, and their accuracy.
@@ -626,6 +681,30 @@ def accuracies(split: str) -> dict[str, Metric]:
         split: The images: ``val`` or ``test``.
     """
     return _ACCURACIES[split]
+
+
+def macro_accuracies(split: str) -> dict[str, Metric]:
+    """Weights, ``live`` or ``ema``, and the mean over the classes of their accuracies.
+
+    Args:
+        split: The images: ``val`` or ``test``.
+    """
+    return _MACRO_ACCURACIES[split]
+
+
+def of_all_images(metric: Metric) -> Metric | None:
+    """The accuracy over all images that a mean over the classes stands beside; None for another metric.
+
+    Example:
+        >>> of_all_images(TEST_MACRO_EMA).name, of_all_images(TEST_ACCURACY)
+        ('test/accuracy_ema', None)
+    """
+    pairs = {
+        macro.name: _ACCURACIES[split][weights]
+        for split, macros in _MACRO_ACCURACIES.items()
+        for weights, macro in macros.items()
+    }
+    return pairs.get(metric.name)
 
 
 # ------------------------------------------------------------------------------------------------ metrics of a method

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from numpy.typing import NDArray
 
 from layermatch.build import RunParts
 from layermatch.settings import Settings
 
 __all__ = ["plan_rows"]
+
+#: The sizes of so many classes are all written out.
+MOST_SIZES = 10
 
 
 def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
@@ -41,11 +46,31 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
         "images": f"{height}x{width}, {channels} channels, {len(data.classes)} classes",
         "labelled": f"{len(data.labelled):,}",
         "unlabelled": pool if parts.algorithm.uses_unlabelled else "none used",
+        **_long_tail(parts),
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
         "kept": f"data.storage={settings.data.module['storage']}",
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
         **data.content.notes,
     }
+
+
+def _long_tail(parts: RunParts) -> dict[str, str]:
+    """The sizes of the classes, where they were cut to a long tail."""
+    data = parts.data
+    if data.imbalance is None and not data.split.unlabelled:
+        return {}
+    rows = f"labelled {_sizes(data.labelled.labels, len(data.classes))}"
+    if data.split.unlabelled and parts.algorithm.uses_unlabelled:
+        # In the pool, the class of a labelled image counts as unknown.
+        others = data.unlabelled.labels[data.unlabelled.labels >= 0]
+        rows += f"; unlabelled beside them {_sizes(others, len(data.classes))}"
+    return {"images of a class": rows}
+
+
+def _sizes(labels: NDArray[np.int64], num_classes: int) -> str:
+    sizes = [f"{size:,}" for size in np.bincount(labels, minlength=num_classes)]
+    shown = sizes if len(sizes) <= MOST_SIZES else [*sizes[:2], "...", sizes[-1]]
+    return " ".join(shown)
 
 
 def _val_source(settings: Settings) -> str:

@@ -32,6 +32,7 @@ from layermatch.metrics import (
     VAL_ACCURACY_EMA,
     Place,
     accuracies,
+    macro_accuracies,
     own_metrics,
 )
 from layermatch.policies import Policy
@@ -47,6 +48,8 @@ _log = logging.getLogger(__name__)
 #: What ``results.json`` says of the pseudo-labels, or says that it does not know.
 PSEUDO_LABELS = (MASK_RATE, ACCURACY_ACCEPTED, PSEUDO_ACCURACY, PSEUDO_ENTROPY)
 LAST_STEP = "last step"
+#: What two accuracies may differ by and still be written alike, mostly.
+SAME = 5e-5
 
 
 def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, run_dir: Path) -> dict[str, Any]:
@@ -135,7 +138,8 @@ def _select(settings: Settings, algorithm: SemiSupervisedModule, trainer: Traine
 
 
 def _accuracies(algorithm: SemiSupervisedModule, split: str) -> dict[str, Any]:
-    return {metric.path[-1]: algorithm.latest[metric.name] for metric in accuracies(split).values()}
+    found = {metric.path[-1]: algorithm.latest[metric.name] for metric in accuracies(split).values()}
+    return found | algorithm.evaluation.macro[split]
 
 
 def _versions() -> dict[str, str]:
@@ -170,6 +174,11 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         if results[split] is not None:
             live, averaged = (metric.read(results) for metric in accuracies(split).values())
             rows[f"{split} accuracy"] = f"EMA weights {averaged:.2%}, live weights {live:.2%}"
+            of_classes = [metric.read(results) for metric in macro_accuracies(split).values()]
+            # The same figures again where all classes have as many images.
+            if any(abs(macro - micro) > SAME for macro, micro in zip(of_classes, (live, averaged), strict=True)):
+                live, averaged = of_classes
+                rows[f"{split}, mean of classes"] = f"EMA weights {averaged:.2%}, live weights {live:.2%}"
     if results["test"] is not None:
         rows["selected by"] = results["test"]["selection"]
     if results["pseudo_labels"] is not None:

@@ -34,7 +34,7 @@ def test_an_evaluation_without_images_counts_nothing(
     assert isinstance(batch, EvalBatch)
     outputs = algorithm.test_step(batch, 0)
     assert {name: tuple(out.logits.shape) for name, out in outputs.items()} == {"live": (0, 10), "ema": (0, 10)}
-    assert algorithm.evaluation.confusion.confmat.sum() == 0
+    assert algorithm.evaluation.confusions["test_ema"].confmat.sum() == 0
 
 
 @pytest.mark.parametrize("model", [wrn_small, resnet50])

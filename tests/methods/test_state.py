@@ -29,6 +29,10 @@ SMALL = (
     "trainer=cpu", "trainer.precision=32-true", "eval_every=1000", "algorithm.layer_gradients_every=0",
 )  # fmt: skip
 STEPS = 4
+ALIGNMENTS = {
+    "running": ["pseudo_labels.alignment=predictions"],
+    "queue": ["pseudo_labels.alignment=labelled", "pseudo_labels.alignment_queue=2"],
+}
 
 
 def names(section: str) -> list[str]:
@@ -43,6 +47,7 @@ def choices() -> dict[str, list[str]]:
     lines = [[f"algorithm={name}"] for name in names("algorithm")]
     lines += [[*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")]
     lines += [[*family, f"layerwise.avg_clustering={name}"] for name in READINGS]
+    lines += [[*family, *words] for words in ALIGNMENTS.values()]
     return {line[-1]: line for line in lines}
 
 

@@ -167,6 +167,21 @@ class StrongView(WeakView):
         self.cutout = cutout
         self.operations = tuple(operations)
 
+    def with_ops(self, num_ops: int) -> StrongView:
+        """The same view with another number of operations, as the medium view of SequenceMatch is with 1.
+
+        Args:
+            num_ops: Operations per image, at least 0.
+
+        Raises:
+            UserError: The number is out of range.
+
+        Example:
+            >>> StrongView(flip=False).with_ops(1)
+            StrongView(flip=False, pad=0.125, num_ops=1, cutout=0.5, operations=RANDAUGMENT)
+        """
+        return StrongView(flip=self.flip, pad=self.pad, num_ops=num_ops, cutout=self.cutout, operations=self.operations)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """What each column of the draws decides."""

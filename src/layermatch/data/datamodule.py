@@ -20,8 +20,10 @@ from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, Images, take
+from layermatch.data.imbalance import Imbalance
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
+from layermatch.data.open_set import leave_classes_out
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.splits import Split, draw_beside_fold, make_split
@@ -50,6 +52,8 @@ class SemiSupervisedData(LightningDataModule):
         source: The source of the images.
         weak: The weak view; None is FixMatch's.
         strong: The strong view; None is FixMatch's.
+        medium: The view between the two, for methods that ask for one; None is the strong one with a single operation,
+            as in SequenceMatch.
         views: The views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
             and a strong one without a trainer.
         num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
@@ -59,7 +63,12 @@ class SemiSupervisedData(LightningDataModule):
             :func:`~layermatch.data.splits.make_split`.
         split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
             name where they are files: further files may be there, and unlabelled ones be gone.
+        imbalance: The long tails of labelled and of unlabelled images, an
+            :class:`~layermatch.data.imbalance.Imbalance` or its arguments by name; None draws none.
         fold: The predefined label set to use as the labelled set, for sources that have some (STL-10: 0 to 9).
+        open_set: The classes that no label has, by name or by position from 0; or a number, the classes that have
+            labels, which are then the first ones. Their images are in the unlabelled pool alone; see
+            :func:`~layermatch.data.open_set.leave_classes_out`. None leaves no class out.
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
@@ -100,12 +109,15 @@ class SemiSupervisedData(LightningDataModule):
         *,
         weak: WeakView | None = None,
         strong: StrongView | None = None,
+        medium: StrongView | None = None,
         views: Views | None = None,
         num_labels: int | None = None,
         num_val: int = 0,
         val_from: str = "pool",
         split: str | Path | Split | None = None,
         fold: int | None = None,
+        imbalance: Imbalance | Mapping[str, Any] | None = None,
+        open_set: int | Sequence[int | str] | None = None,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -131,17 +143,26 @@ class SemiSupervisedData(LightningDataModule):
         for number in _channel_numbers("data.std", std or ()):
             check_number("data.std", number, low=0, low_open=True)
         self.source = source
+        strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
         self.kinds = {
             "weak": WeakView() if weak is None else weak,
-            "strong": StrongView() if strong is None else strong,
+            "medium": strong.with_ops(1) if medium is None else medium,
+            "strong": strong,
         }
         self.given_views = views
         self.num_labels = num_labels
         self.num_val = num_val
         self.val_from = val_from
         self.given_split = split
+        if open_set is not None and fold is not None:
+            raise UserError(
+                f"data.fold={fold} is not legal with data.open_set: a fold has labels of every class: give "
+                "data.fold=null and data.num_labels"
+            )
         self.fold = fold
+        self.imbalance = Imbalance.of(imbalance)
+        self.open_set = open_set
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -180,6 +201,14 @@ class SemiSupervisedData(LightningDataModule):
         """The test set; None where the source has none."""
         return self.content.test
 
+    @property
+    def pool_labels(self) -> Tensor:
+        """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
+        labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
+        rows = np.asarray(self.split.labelled, np.int64)
+        labels[np.searchsorted(self.split.in_pool, rows)] = self.content.labelled.labels[rows]
+        return torch.from_numpy(labels)
+
     def prepare_data(self) -> None:
         """Check, decode and cache the data; Lightning calls it on one process of each machine while others wait."""
         self.setup()
@@ -198,6 +227,8 @@ class SemiSupervisedData(LightningDataModule):
                 f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
                 f"{channels} channels"
             )
+        if self.open_set is not None:
+            content = leave_classes_out(content, self.open_set)
         self.split = self._make_split(content)
         self._name_classes_without_labels(content)
         self._check_device(content)
@@ -215,10 +246,11 @@ class SemiSupervisedData(LightningDataModule):
             return
         count = len(self.split.labelled)
         if self.use_unlabelled:
-            count = len(content.labelled) - len(self.split.validation) + len(content.unlabelled or ())
+            count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
 
     def _make_split(self, content: SourceData) -> Split:
+        self._check_imbalance(content)
         if self.given_split is not None:
             return self._use_given_split(self.given_split, content)
         if self.fold is not None:
@@ -230,8 +262,26 @@ class SemiSupervisedData(LightningDataModule):
             num_val=self.num_val,
             val_from=self.val_from,
             seed=self.seed,
+            imbalance=self.imbalance,
         )
         return identify(split, content)
+
+    def _check_imbalance(self, content: SourceData) -> None:
+        """Refuse a long tail where something else says which images there are, or where classes are not known."""
+        if self.imbalance is None:
+            return
+        if self.given_split is not None:
+            raise UserError("data.split and data.imbalance both say which images are labelled: give one of them")
+        if self.fold is not None:
+            raise UserError(
+                f"data.fold={self.fold} and data.imbalance both say which images are labelled: give one of them"
+            )
+        if self.imbalance.unlabelled is not None and content.unlabelled is not None:
+            raise UserError(
+                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, "
+                f"and {len(content.unlabelled):,} of this data set come without labels: give "
+                "data.imbalance.unlabelled=null"
+            )
 
     def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
         if self.fold is not None:
@@ -344,6 +394,12 @@ class SemiSupervisedData(LightningDataModule):
         steps = self.training_steps(read_images=not on_device)
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
+    def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
+        """The unlabelled pool once, not augmented, each image on one rank; for a pass in the middle of training."""
+        rank, world_size = self._rank_and_world
+        steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
+
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
         """The validation set; nothing where ``num_val`` is 0."""
         return [] if self.validation is None else self._eval_loader(self.validation)
@@ -359,7 +415,9 @@ class SemiSupervisedData(LightningDataModule):
         steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(steps, sampler=EveryBatch(len(steps)))
 
-    def _loader(self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True) -> DataLoader[Any]:
+    def _loader(
+        self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True, is_kept: bool = True
+    ) -> DataLoader[Any]:
         workers = self._readers(self.content, decodes=decodes)
         return BatchLoader(
             Guarded(steps),
@@ -367,7 +425,9 @@ class SemiSupervisedData(LightningDataModule):
             batch_size=None,  # an item is a batch already
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+            persistent_workers=is_kept and workers > 0,
+            # A loader of its own draws its seed from torch's random numbers, which are those of the step.
+            generator=None if is_kept else torch.Generator(),
         )
 
     def _readers(self, content: SourceData, *, decodes: bool) -> int:
@@ -395,7 +455,7 @@ class SemiSupervisedData(LightningDataModule):
     def _pool_on(self, device: torch.device) -> DevicePool:
         """The training images on a device; copied there at the first batch."""
         if self._device_pool is None or self._device_pool.device != device:
-            labelled, pool = np.asarray(self.split.labelled), _kept(len(self.content.labelled), self.split)
+            labelled, pool = np.asarray(self.split.labelled), self.split.in_pool
             # Labelled images are in the pool too; alone they are all that an algorithm without it needs.
             rows = np.searchsorted(pool, labelled) if self.use_unlabelled else np.arange(len(labelled))
             images = self.unlabelled.images if self.use_unlabelled else self.labelled.images
@@ -476,17 +536,12 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
-    """The unlabelled pool: the training pool without the validation images, and the source's further images."""
+    """The unlabelled pool: the training images that the split leaves to it, and the source's further images."""
     labels = content.labelled.labels.copy()
     # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
     labels[np.asarray(split.labelled, np.int64)] = UNKNOWN
-    pool = _part(ImageSet(content.labelled.images, labels), _kept(len(labels), split).tolist())
+    pool = _part(ImageSet(content.labelled.images, labels), split.in_pool.tolist())
     more = content.unlabelled
     if more is None:
         return pool
     return ImageSet(ConcatImages([pool.images, more.images]), np.concatenate([pool.labels, more.labels]))
-
-
-def _kept(pool_size: int, split: Split) -> NDArray[np.int64]:
-    """Positions of the training pool that are not held out, in order."""
-    return np.setdiff1d(np.arange(pool_size), np.asarray(split.validation, np.int64))

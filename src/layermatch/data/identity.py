@@ -43,7 +43,7 @@ def identify(split: Split, content: SourceData) -> Split:
         >>> len(identify(Split(0, 1437, (3, 4), (5,)), Digits().load()).contents)
         3
     """
-    positions = (*split.labelled, *split.validation)
+    positions = split.positions
     names = content.image_ids.get("labelled", ())
     return replace(
         split,
@@ -81,8 +81,8 @@ def place(split: Split, content: SourceData) -> tuple[Split, str]:
     if split.pool and split.pool != placed.pool:
         remark = (
             f"{split.title} was drawn when other files were there ({_count(split.pool)} training images then, "
-            f"{_count(placed.pool)} now): its {len(placed.names):,} labelled and validation images are all there "
-            "unchanged, the unlabelled ones are those of now"
+            f"{_count(placed.pool)} now): its {len(placed.names):,} {_parts(placed)} are all there unchanged"
+            f"{'' if placed.unlabelled else ', the unlabelled ones are those of now'}"
         )
     return placed, remark
 
@@ -96,8 +96,14 @@ def _place_by_name(split: Split, names: Sequence[str]) -> Split:
     if gone:
         raise _other_images(split, gone, "are not there")
     positions = tuple(position for position in found if position is not None)
-    count = len(split.labelled)
-    return replace(split, pool_size=len(names), labelled=positions[:count], validation=positions[count:])
+    first, second = len(split.labelled), len(split.labelled) + len(split.validation)
+    return replace(
+        split,
+        pool_size=len(names),
+        labelled=positions[:first],
+        validation=positions[first:second],
+        unlabelled=positions[second:],
+    )
 
 
 def _check_contents(split: Split, placed: Split) -> None:
@@ -105,18 +111,21 @@ def _check_contents(split: Split, placed: Split) -> None:
     pairs = enumerate(zip(split.contents, placed.contents, strict=False))
     changed = [row for row, (then, now) in pairs if then and now and then != now]
     if changed:
-        positions = (*placed.labelled, *placed.validation)
-        shown = [placed.names[row] if placed.names else f"image {positions[row]}" for row in changed]
+        shown = [placed.names[row] if placed.names else f"image {placed.positions[row]}" for row in changed]
         raise _other_images(split, shown, "have another content now")
 
 
 def _other_images(split: Split, names: Iterable[str], what: str) -> UserError:
     shown = [printable(name) for name in names]
-    count = len(split.labelled) + len(split.validation)
     return UserError(
-        f"{split.title} is not of these images: {len(shown):,} of its {count:,} labelled and validation images {what} "
+        f"{split.title} is not of these images: {len(shown):,} of its {len(split.positions):,} {_parts(split)} {what} "
         f"({shorten(shown, 3)}): give the data set that it is of, with these images as they were"
     )
+
+
+def _parts(split: Split) -> str:
+    """What the images are that a split names."""
+    return "labelled, validation and unlabelled images" if split.unlabelled else "labelled and validation images"
 
 
 def _trust_positions(split: Split, *, are_files: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermatch.data.imbalance import Imbalance
 from layermatch.errors import UserError, check_choice, check_number
 from layermatch.paths import expand
 from layermatch.runs.directory import replace_text
@@ -31,10 +32,12 @@ class Split:
         pool_size: The number of images in the pool.
         labelled: The positions whose labels may be learnt from.
         validation: The positions held out; they are in neither the labelled nor the unlabelled images.
-        names: The names of the labelled, then of the validation images: files relative to the root; empty where images
-            are no files.
+        names: The names of the labelled, then of the validation images, then of those in ``unlabelled``: files relative
+            to the root; empty where images are no files.
         contents: The digests of the same images, ``""`` for one that was not looked into; empty where none was.
         pool: The number and digest of the names of all training files; empty where images are no files.
+        unlabelled: The positions of a long-tailed unlabelled pool, which the labelled images are in beside these; empty
+            where the pool is every image that is not held out.
         origin: The setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
     """
 
@@ -45,12 +48,25 @@ class Split:
     names: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
     pool: str = ""
+    unlabelled: tuple[int, ...] = ()
     origin: str = field(default="", compare=False)
 
     @property
     def title(self) -> str:
         """What it is called in messages."""
         return self.origin or "the given split"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Every position that it names, in the order of ``names``."""
+        return (*self.labelled, *self.validation, *self.unlabelled)
+
+    @property
+    def in_pool(self) -> NDArray[np.int64]:
+        """The positions of the unlabelled pool, in order."""
+        if self.unlabelled:
+            return np.sort(np.asarray((*self.labelled, *self.unlabelled), np.int64))
+        return np.setdiff1d(np.arange(self.pool_size), np.asarray(self.validation, np.int64))
 
     @property
     def knows_its_images(self) -> bool:
@@ -81,9 +97,10 @@ class Split:
             names=tuple(str(name) for name in fields.get("names", ())),
             contents=tuple(str(content) for content in fields.get("contents", ())),
             pool=str(fields.get("pool", "")),
+            unlabelled=tuple(int(i) for i in fields.get("unlabelled", ())),
             origin=origin,
         )
-        count = len(split.labelled) + len(split.validation)
+        count = len(split.positions)
         if len(split.names) not in {0, count} or len(split.contents) not in {0, count}:
             raise ValueError(f"it has {count} images, {len(split.names)} names and {len(split.contents)} contents")
         return split
@@ -117,10 +134,10 @@ class Split:
         Raises:
             UserError: The split is of another pool, names an image twice, or has no labelled image.
         """
-        positions = {*self.labelled, *self.validation}
+        positions = set(self.positions)
         if self.pool_size != pool_size or not positions <= set(range(pool_size)):
             raise UserError(f"{self.title} is of a pool of {self.pool_size} images, but this data set has {pool_size}")
-        if len(positions) < len(self.labelled) + len(self.validation):
+        if len(positions) < len(self.positions):
             raise UserError(f"{self.title} names an image twice: labelled and validation must not overlap")
         if not self.labelled:
             raise UserError(
@@ -136,11 +153,13 @@ def make_split(
     num_val: int,
     val_from: str,
     seed: int,
+    imbalance: Imbalance | None = None,
 ) -> Split:
-    """Draw a class-balanced labelled set, and a stratified validation set.
+    """Draw a class-balanced or long-tailed labelled set, and a stratified validation set.
 
     Every class is shuffled once; labelled images come from the front of that order and validation images of the pool
     from its back. So with one seed 40 labels are among the 250, and the validation set does not change with the budget.
+    The images of a long-tailed pool follow the labelled ones.
 
     Args:
         labels: ``(N,)`` int64 in ``[0, num_classes)``, of the whole pool.
@@ -151,6 +170,7 @@ def make_split(
             from the rest of the pool (the protocol's budgets are too small to spare any): their labels are used for
             evaluation alone.
         seed: A whole number, at least 0.
+        imbalance: The long tails that are cut out of the pool; None is none.
 
     Returns:
         The split, positions sorted.
@@ -167,7 +187,12 @@ def make_split(
     check_number("data.num_val", num_val, low=0, integer=True)
     check_number("seed", seed, low=0, integer=True)
     counts = np.bincount(labels, minlength=num_classes)
-    per_class = _labels_per_class(num_labels, counts)
+    per_class = _labels_per_class(num_labels, counts, imbalance)
+    if imbalance is not None and val_from == "labelled" and num_val:
+        raise UserError(
+            "data.val_from=labelled is not legal with data.imbalance: its validation images would have a long tail as "
+            "well: give data.val_from=pool"
+        )
     if val_from == "labelled":
         val_per_class, source = _shares(per_class, num_val), f"data.num_labels={int(per_class.sum())}"
         spare = np.maximum(per_class - 1, 0)  # each class keeps one to learn from
@@ -181,14 +206,25 @@ def make_split(
             f"(data.val_from={val_from})"
         )
 
-    labelled, validation = [], []
+    in_pool = None
+    if imbalance is not None and imbalance.unlabelled is not None:
+        in_pool = imbalance.pool_per_class(counts - per_class - val_per_class)
+    labelled, validation, unlabelled = [], [], []
     for k, order in enumerate(_shuffled_classes(labels, num_classes, seed)):
         front, back = order[: per_class[k]], order[per_class[k] :]
         held_out = front if val_from == "labelled" else back
         cut = len(held_out) - val_per_class[k]
         validation.extend(held_out[cut:].tolist())
         labelled.extend((front[:cut] if val_from == "labelled" else front).tolist())
-    return Split(seed, len(labels), tuple(sorted(labelled)), tuple(sorted(validation)))
+        if in_pool is not None:
+            unlabelled.extend(back[: in_pool[k]].tolist())
+    return Split(
+        seed,
+        len(labels),
+        tuple(sorted(labelled)),
+        tuple(sorted(validation)),
+        unlabelled=tuple(sorted(unlabelled)),
+    )
 
 
 def draw_beside_fold(
@@ -234,7 +270,17 @@ def _shuffled_classes(labels: NDArray[np.int64], num_classes: int, seed: int) ->
     return [generator.permutation(np.flatnonzero(labels == k)) for k in range(num_classes)]
 
 
-def _labels_per_class(num_labels: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _labels_per_class(
+    num_labels: int | None, counts: NDArray[np.int64], imbalance: Imbalance | None
+) -> NDArray[np.int64]:
+    if imbalance is not None and imbalance.labelled is not None:
+        sizes = imbalance.labels_per_class(counts)
+        if num_labels not in {None, int(sizes.sum())}:
+            raise UserError(
+                f"data.imbalance labels {int(sizes.sum())} images, but data.num_labels={num_labels}: give "
+                "data.num_labels=null"
+            )
+        return sizes
     num_classes, smallest = len(counts), int(counts.min())
     if num_labels is None:
         return counts

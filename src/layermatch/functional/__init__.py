@@ -1,5 +1,7 @@
 """The equations: tensors in, tensors out. No state, no Lightning, no configuration."""
 
+from layermatch.functional.accuracy import macro_accuracy
+from layermatch.functional.adversarial import avoidance_loss, reversal_factor, reverse_gradient
 from layermatch.functional.annealing import (
     ANNEALING_FORMS,
     ANNEALING_SCHEDULES,
@@ -7,13 +9,26 @@ from layermatch.functional.annealing import (
     annealing_threshold,
 )
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
+from layermatch.functional.balanced import annealed_rates, balancing_rates
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
+from layermatch.functional.contrast import graph_contrast_loss, memory_smoothed, pseudo_label_graph, scaled_similarities
+from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
 from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
+from layermatch.functional.debiasing import debiased_probabilities
+from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
+from layermatch.functional.distribution_alignment import align_distribution
+from layermatch.functional.divergence import at_temperature, divergence_loss
+from layermatch.functional.equivariance import feature_distance_loss
+from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
+from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
+from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
+from layermatch.functional.perturbations import divergence, fisher_product, unit_directions
+from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
     entropy,
@@ -21,43 +36,101 @@ from layermatch.functional.pseudo_labels import (
     probabilities,
     with_label_noise,
 )
+from layermatch.functional.relative_threshold import cosine_ramp, interpolate_logits, relative_threshold
+from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, linear_ramp
+from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 from layermatch.functional.sharpening import sharpen
+from layermatch.functional.shrinking import shrink_loss, shrunk_classes
+from layermatch.functional.similarity_matching import (
+    aggregated,
+    instance_similarity_loss,
+    similarity_distribution,
+    unfolded,
+)
 
 __all__ = [
     "ANNEALING_FORMS",
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
+    "added_labels",
+    "aggregated",
+    "align_distribution",
+    "alignment_power",
+    "annealed_rates",
     "annealed_supervised_loss",
     "annealing_threshold",
+    "at_temperature",
+    "avoidance_loss",
+    "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
+    "blend",
+    "blending_weights",
     "centroid_loss",
+    "class_histogram",
     "class_sums",
     "confidence_mask",
     "constant",
     "cosine",
+    "cosine_ramp",
     "cosine_similarity",
     "cross_entropy_of_probabilities",
     "curriculum_mapping",
+    "debiased_probabilities",
+    "divergence",
+    "divergence_loss",
     "ema",
     "entropy",
+    "fairness_loss",
     "falling_threshold",
+    "feature_distance_loss",
+    "fisher_product",
     "gradient_gap",
+    "graph_contrast_loss",
     "hard_pseudo_labels",
+    "instance_similarity_loss",
+    "interpolate_logits",
     "keep_agreeing",
+    "label_divergence",
+    "label_gradient",
+    "larger_part",
     "last_of_each",
     "learning_status",
     "linear_ramp",
+    "macro_accuracy",
+    "memory_smoothed",
+    "mix",
     "nc1",
     "nearest_centre_accuracy",
+    "one_vs_all_loss",
+    "one_vs_all_probabilities",
+    "open_set_targets",
+    "prediction_entropy",
     "probabilities",
+    "prototype_logits",
+    "pseudo_label_graph",
     "pseudo_label_loss",
+    "quarter_turns",
     "relative_change",
+    "relative_threshold",
+    "reversal_factor",
+    "reverse_gradient",
+    "sampling_rates",
     "scale_for",
+    "scaled_similarities",
+    "self_adaptive_thresholds",
     "sharpen",
+    "shrink_loss",
+    "shrunk_classes",
+    "similarity_distribution",
+    "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "tempered_distribution",
+    "truncated_gaussian",
+    "unfolded",
+    "unit_directions",
     "warmup_decay",
     "with_label_noise",
     "within_class_scatter",

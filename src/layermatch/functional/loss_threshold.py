@@ -48,5 +48,5 @@ def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
         >>> cross_entropy_of_probabilities(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
         tensor([0.6931])
     """
-    terms: Tensor = torch.special.xlogy(target, probs)
-    return -terms.sum(dim=-1)
+    products: Tensor = torch.special.xlogy(target, probs)
+    return -products.sum(dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from layermatch.data.batch import Batch, Unlabelled, Views
 from layermatch.errors import UserError
 from layermatch.layerwise import GradientRule, LayerwiseRule
 from layermatch.networks import CLASSIFIER, Network, Output
-from layermatch.parts import Losses, Problem, Step, StepState
+from layermatch.parts import Losses, Problem, Stage, Step, StepState
+from layermatch.parts.stages import stage_at
 
 __all__ = ["Method", "RoutedMethod", "unlabelled_of"]
 
@@ -29,6 +31,9 @@ class Method(StepState, ABC):
     #: The rule that takes gradients apart where the method asks for it; None is one backward pass.
     gradient_rule: GradientRule | None = None
 
+    #: The stages of a run, the first from its start on; most methods have one.
+    stages: tuple[Stage, ...] = (Stage(),)
+
     def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- for those that have some
         """The heads that the method needs beside the classifier, by name; by default none."""
         return {}
@@ -42,6 +47,24 @@ class Method(StepState, ABC):
 
         Raises:
             UserError: The method cannot learn from them.
+        """
+
+    def stage_of(self, step: Step) -> int:
+        """The stage that a step belongs to, its position in :attr:`stages`: a pure function of the step's number.
+
+        Args:
+            step: The step.
+        """
+        return stage_at(self.stages, step.progress)
+
+    def begin_stage(self, stage: int, predict: Callable[[], Tensor]) -> None:
+        """Make ready for a stage, before its first step. A run that goes on within the stage does not repeat it.
+
+        Args:
+            stage: The position of the stage in :attr:`stages`.
+            predict: Gives the live network's logits for every image of the unlabelled pool, ``(num_unlabelled, K)`` in
+                the order of the pool, in evaluation mode and without augmentation. All ranks must call it together,
+                and get the same.
         """
 
     @abstractmethod

@@ -44,7 +44,8 @@ class BatchOutputs(NamedTuple):
         views: The network's outputs for each view but the unlabelled ``weak``, with gradient: ``labelled`` (the weak
             view of labelled images), ``strong``, and the other views that the method asks for by their names; other
             views of labelled images are ``labelled/NAME``.
-        weak: Its outputs for the weak views of unlabelled images, without gradient.
+        weak: Its outputs for the weak views of unlabelled images, without gradient unless the method says that they
+            learn (``weak_learns``).
         pseudo_labels: The pseudo-labels of these images.
         predictions: What the pseudo-labels were made from.
         batch: The batch.
@@ -102,6 +103,12 @@ class PseudoLabelling(Method):
 
     views: ClassVar[Views] = Views(unlabelled={"weak": "weak", "strong": "strong"})
 
+    #: Whether a method of the family has losses of images that the policy masks too, so that all must be sent.
+    needs_masked: ClassVar[bool] = False
+
+    #: Whether a method of the family has losses of the weak views: where these are sent with gradient, they keep it.
+    weak_learns: ClassVar[bool] = False
+
     def __init__(
         self,
         *,
@@ -125,6 +132,11 @@ class PseudoLabelling(Method):
             raise UserError(
                 f"skip_masked=true is not legal with {type(policy).__name__}: it compares with the labelled images, "
                 "which are sent through after it"
+            )
+        learner = policy if policy.needs_masked else self
+        if skip_masked and learner.needs_masked:
+            raise UserError(
+                f"skip_masked=true is not legal with {type(learner).__name__}, which learns from masked views too"
             )
         self.forward_mode = forward
         self.weak_share = WEAK_SHARE if weak_share is None else weak_share
@@ -158,7 +170,7 @@ class PseudoLabelling(Method):
     def losses(self, batch: Batch, step: Step) -> Losses:
         """The losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
-        views, weak_images = views_to_send(batch), unlabelled.views["weak"]
+        views, weak_images = self.views_to_send(batch), unlabelled.views["weak"]
         if self.skip_masked:
             weak = self.send_weak(weak_images, step.network)
             pseudo_labels, predictions = self.make_pseudo_labels(weak, None, batch, step)
@@ -172,7 +184,8 @@ class PseudoLabelling(Method):
             step.network, out["labelled"], out["strong"], label=labelled.label, pseudo_labels=pseudo_labels
         )
         routed = self.rule.route(step.network, out["strong"])
-        losses |= self.policy.losses(routed, pseudo_labels, predictions)
+        for name, term in self.policy.losses(routed, pseudo_labels, predictions).items():
+            losses[name] = term if term.reaches is not None else term._replace(reaches=self.rule.reached)
         seen = BatchOutputs(out, weak, pseudo_labels, predictions, batch)
         return Losses(losses | self.more_losses(seen, step))
 
@@ -184,6 +197,10 @@ class PseudoLabelling(Method):
             step: The step that it belongs to.
         """
         return Losses()
+
+    def views_to_send(self, batch: Batch) -> dict[str, Tensor]:
+        """The images that learn, by view; a method of the family adds those that it makes itself."""
+        return views_to_send(batch)
 
     def send(self, views: dict[str, Tensor], weak: Tensor, network: Network) -> tuple[dict[str, Output], Output]:
         """All views through the network, as ``forward`` has it."""
@@ -205,7 +222,8 @@ class PseudoLabelling(Method):
             first, *others = views
             ordered = {first: views[first], "weak": weak, **{name: views[name] for name in others}}
             out = together(network, ordered, heads=self.heads_sent)
-            return out, detached(out.pop("weak"))
+            out_weak = out.pop("weak")
+            return out, out_weak if self.weak_learns else detached(out_weak)
         if self._statistics is None:  # made at the first step, as synchronised BatchNorms take others' places
             self._statistics = BatchStatistics(network)
         return share_statistics(
@@ -216,20 +234,42 @@ class PseudoLabelling(Method):
         self, weak: Output, labelled: Output | None, batch: Batch, step: Step
     ) -> tuple[PseudoLabels, Predictions]:
         """Targets and mask from the weak views, which the rule sees as well."""
+        predictions = self.make_predictions(weak, labelled, batch, step)
+        pseudo_labels = self.decide(predictions, weak, step.network)
+        self.rule.observe(weak.features, pseudo_labels)
+        record_quality(pseudo_labels, predictions.probs_weak, unlabelled_of(batch).hidden_label, step=step)
+        return pseudo_labels, predictions
+
+    def make_predictions(self, weak: Output, labelled: Output | None, batch: Batch, step: Step) -> Predictions:
+        """What the policy is shown of the batch; a method of the family aligns or smooths the probabilities here.
+
+        Args:
+            weak: The outputs of the weak views of unlabelled images.
+            labelled: Those of labelled images; None with ``skip_masked``.
+            batch: The batch.
+            step: The step that it belongs to.
+        """
         unlabelled = unlabelled_of(batch)
         needs_teacher = self.rule.needs_teacher or self.policy.needs_teacher
         logits_weak = self.teach(unlabelled.views["weak"], step.average) if needs_teacher else weak.logits
         step.must_be_finite("weak_views", logits_weak)
-        predictions = Predictions(
+        return Predictions(
             probs_weak=self.rule.average_outputs(probabilities(logits_weak), unlabelled.indices),
             indices=unlabelled.indices,
             probs_labelled=None if labelled is None else probabilities(labelled.logits),
             label=batch.labelled.label,
         )
+
+    def decide(self, predictions: Predictions, weak: Output, network: Network) -> PseudoLabels:  # noqa: ARG002
+        """What the policy makes of the predictions; a method of the family may go on from there.
+
+        Args:
+            predictions: What the network says of the batch.
+            weak: Its outputs for the weak views, of all heads that are sent.
+            network: Gives further heads.
+        """
         pseudo_labels: PseudoLabels = self.policy(predictions)
-        self.rule.observe(weak.features, pseudo_labels)
-        record_quality(pseudo_labels, predictions.probs_weak, unlabelled.hidden_label, step=step)
-        return pseudo_labels, predictions
+        return pseudo_labels
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:

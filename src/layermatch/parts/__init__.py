@@ -1,21 +1,37 @@
 """What methods are made of: losses and where they reach, state that moves once a step."""
 
+from layermatch.parts.class_queue import ClassQueue, PeriodicShares
+from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
+from layermatch.parts.label_table import LabelTable, fixed_logits
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
+from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
+from layermatch.parts.stages import Stage
 from layermatch.parts.step import Problem, Record, Step, StepState
 from layermatch.parts.weight_average import WeightAverage
 
 __all__ = [
     "LABELS",
     "PSEUDO_LABELS",
+    "Bank",
+    "ClassQueue",
+    "DistributionAlignment",
+    "LabelTable",
+    "LabelledBank",
     "Losses",
+    "MemoryBank",
     "OutputAverage",
+    "PeriodicShares",
     "Problem",
+    "QueueMean",
     "Record",
+    "RunningFromFirst",
     "RunningMean",
+    "Stage",
     "Step",
     "StepState",
     "Term",
     "WeightAverage",
+    "fixed_logits",
 ]

@@ -32,6 +32,9 @@ class Problem:
         num_unlabelled: The number of images in the unlabelled pool; 0 where none are used.
         image_shape: ``(C, H, W)``.
         max_steps: The optimizer steps of the run.
+        label_counts: The number of labelled images of each class, K of them; empty where nobody knows.
+        pool_labels: ``(num_unlabelled,)`` int64, the class of each image of the unlabelled pool that is also a labelled
+            one, and -1 for the others; None where no unlabelled images are used.
     """
 
     num_classes: int
@@ -40,6 +43,8 @@ class Problem:
     num_unlabelled: int
     image_shape: tuple[int, int, int]
     max_steps: int
+    label_counts: tuple[int, ...] = ()
+    pool_labels: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Policy(StepState, ABC):
     #: Whether :attr:`Predictions.probs_labelled` must be there.
     needs_labelled: ClassVar[bool] = False
 
+    #: Whether :meth:`losses` reads the strong views of images of weight 0.
+    needs_masked: ClassVar[bool] = False
+
     #: Whether the probabilities are to be those of the averaged network; it costs one more forward of the weak views.
     needs_teacher: ClassVar[bool] = False
 
@@ -92,6 +95,8 @@ class Policy(StepState, ABC):
         predictions: Predictions,  # noqa: ARG002
     ) -> Losses:
         """Losses of the policy's own, such as FreeMatch's fairness; by default none.
+
+        A term that does not say what it reaches is of the strong logits, and reaches what the rule lets it reach.
 
         Args:
             strong: The outputs of the strong views, routed as the pseudo-label loss is: where that may not reach the

@@ -21,6 +21,7 @@ from layermatch.metrics import (
     Catalogue,
     Metric,
     Place,
+    of_all_images,
 )
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.groups import Group, differing
@@ -53,6 +54,9 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 #: Groups of figures in the table of results, in their order; what a method adds follows.
 FIRST = ("test", "val")
+
+#: What two accuracies may differ by and still be the same in a table.
+SAME = 5e-5
 
 #: Classes with the lowest recall that are shown of each setting.
 WORST = 3
@@ -148,6 +152,7 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
     groups = [group for group in groups if group.runs]
     asked = _compared(groups) if is_brief else _all_figures(catalogue)
     columns = [metric for metric in asked if any(group.figures(*metric.path) for group in groups)]
+    columns = [metric for metric in columns if not _says_nothing_new(metric, groups)]
     rows = []
     for group in groups:
         n = len(group.runs)
@@ -161,6 +166,19 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
         tuple(rows),
         "Mean ± standard deviation over n seeds (n \N{MINUS SIGN} 1 in the denominator) in percentage points; one seed "
         f"has no deviation. Only finished runs count. Tested weights: checkpoint.selection={', '.join(selections)}.",
+    )
+
+
+def _says_nothing_new(metric: Metric, groups: Sequence[Group]) -> bool:
+    """Whether a mean over the classes is the accuracy over all images everywhere, as it is of balanced sets."""
+    other = of_all_images(metric)
+    if other is None:
+        return False
+    pairs = [(group.figures(*metric.path), group.figures(*other.path)) for group in groups]
+    return all(
+        abs(share - images.get(seed, share)) < SAME
+        for of_classes, images in pairs
+        for seed, share in of_classes.items()
     )
 
 

@@ -9,7 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from layermatch.metrics import accuracies
+from layermatch.functional import macro_accuracy
+from layermatch.metrics import accuracies, macro_accuracies
 
 __all__ = ["Evaluation"]
 
@@ -28,9 +29,11 @@ class Evaluation(nn.Module):
         super().__init__()
         names = [f"{split}_{weights}" for split in ("val", "test") for weights in accuracies(split)]
         self.accuracies = nn.ModuleDict({name: MulticlassAccuracy(num_classes, average="micro") for name in names})
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.confusions = nn.ModuleDict({name: MulticlassConfusionMatrix(num_classes) for name in names})
         #: ``(K, K)``, true class by prediction, of the EMA weights on the test set; after a test.
         self.test_confusion: Tensor | None = None
+        #: Split -> key of ``results.json`` -> mean over the classes of their accuracies at the last evaluation.
+        self.macro: dict[str, dict[str, float]] = {}
         #: (live, EMA) accuracy of the last evaluations during training.
         self.evaluations: deque[tuple[float, float]] = deque(maxlen=NUM_EVALUATIONS)
 
@@ -46,8 +49,7 @@ class Evaluation(nn.Module):
         if not len(label):  # a rank beyond a small set: torchmetrics takes no empty batch
             return
         self._accuracy(split, weights).update(logits, label)
-        if (split, weights) == ("test", "ema"):
-            self.confusion.update(logits, label)
+        self._confusion(split, weights).update(logits, label)
 
     def conclude(self, split: str, *, in_training: bool) -> dict[str, float]:
         """The accuracies of the batches since the last call, over all ranks.
@@ -64,13 +66,19 @@ class Evaluation(nn.Module):
         if in_training:
             live, averaged = values.values()
             self.evaluations.append((live, averaged))
+        confusions = {weights: self._confusion(split, weights).compute().cpu() for weights in accuracies(split)}
+        self.macro[split] = {
+            metric.path[-1]: float(macro_accuracy(confusions[weights]))
+            for weights, metric in macro_accuracies(split).items()
+        }
         if split == "test":
-            self.test_confusion = self.confusion.compute().cpu()
+            self.test_confusion = confusions["ema"]
+        self._forget_confusions(split)
         return values
 
     def start_test(self) -> None:
         """Forget the confusions of an earlier test."""
-        self.confusion.reset()
+        self._forget_confusions("test")
 
     def median(self) -> dict[str, float]:
         """Median accuracy of the last 20 evaluations during training, as FixMatch reports it; empty without any."""
@@ -81,3 +89,10 @@ class Evaluation(nn.Module):
 
     def _accuracy(self, split: str, weights: str) -> MulticlassAccuracy:
         return cast("MulticlassAccuracy", self.accuracies[f"{split}_{weights}"])
+
+    def _confusion(self, split: str, weights: str) -> MulticlassConfusionMatrix:
+        return cast("MulticlassConfusionMatrix", self.confusions[f"{split}_{weights}"])
+
+    def _forget_confusions(self, split: str) -> None:
+        for weights in accuracies(split):
+            self._confusion(split, weights).reset()

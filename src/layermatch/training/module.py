@@ -25,11 +25,14 @@ from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
+from layermatch.parts.stages import check_stages, rate_at
 from layermatch.quiet import quiet_warnings
+from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.log_lines import LogLines
+from layermatch.training.pool import predict_in_order
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
 
@@ -58,7 +61,7 @@ class SemiSupervisedModule(LightningModule):
         method: What the losses are.
         optimizer: Takes parameter groups, gives the optimizer, for example ``partial(torch.optim.SGD, lr=...)``.
             Each group has a ``name``; groups ``*/no_decay`` (biases and BatchNorm) carry ``weight_decay`` 0.
-        schedule: ``(step, max_steps) -> factor`` of the initial learning rate.
+        schedule: ``(step, max_steps) -> factor`` of the initial learning rate; a method with stages multiplies it.
         ema_decay: The decay of the weight average, in ``[0, 1)``.
         ema_warmup: See :class:`~layermatch.parts.WeightAverage`.
         clip_norm: The largest L2 norm of the gradient of all parameters together, above 0; None does not clip.
@@ -73,6 +76,9 @@ class SemiSupervisedModule(LightningModule):
         gradient_scale: A mapping for study: ``{parameter-name pattern: scale in [0, 1]}`` multiplies the pseudo-label
             gradient of the matching parameters, whatever the method; see
             :class:`~layermatch.layerwise.ScaledGradients`. It costs a second backward pass.
+        imwa: IMWA, which trains several models from the same weights and goes on with their mean, whatever the method:
+            ``{"members": M, "episode": STEPS}``; see :class:`~layermatch.training.episodes.Episodes`. None is one
+            model.
 
     Raises:
         UserError: A value is out of range.
@@ -93,6 +99,7 @@ class SemiSupervisedModule(LightningModule):
         log_every: int = 50,
         layer_gradients_every: int | None = 200,
         gradient_scale: Mapping[str, float] | None = None,
+        imwa: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         if clip_norm is not None:
@@ -102,6 +109,7 @@ class SemiSupervisedModule(LightningModule):
         if layer_gradients_every is not None:
             check_number("layer_gradients_every", layer_gradients_every, low=0, integer=True)
         WeightAverage.check(decay=ema_decay, warmup=ema_warmup)
+        check_stages(method.stages)
         self.automatic_optimization = False
         self.network = network
         self.method = method
@@ -116,6 +124,7 @@ class SemiSupervisedModule(LightningModule):
         rules = [method.gradient_rule, ScaledGradients(gradient_scale) if gradient_scale else None]
         #: What each parameter's pseudo-label gradient goes through; none leaves both sources in one backward.
         self.gradient_rules: list[GradientRule] = [rule for rule in rules if rule is not None]
+        self.episodes = Episodes.of(imwa)
         self.guard = StepGuard(max_nonfinite=max_nonfinite)
         self.lines = LogLines()
         #: The seed of the layers that draw random numbers: what torch was seeded with when this was made.
@@ -124,6 +133,8 @@ class SemiSupervisedModule(LightningModule):
         self._initial_rates: list[float] = []
         #: What keeps warnings that do not fit away while Lightning runs the module.
         self._quiet = ExitStack()
+        #: The stage of the method that has begun; none before the first step.
+        self.stage_begun = -1
         #: What the method knows of the data and of the run; None until :meth:`prepare`.
         self.problem: Problem | None = None
 
@@ -139,6 +150,8 @@ class SemiSupervisedModule(LightningModule):
         Raises:
             UserError: The network or the method does not fit it.
         """
+        if self.episodes is not None:
+            self.episodes.check(max_steps=problem.max_steps, num_stages=len(self.method.stages))
         self.network.add_classifier(problem.num_classes)
         for name, head in self.method.heads(problem).items():
             self.network.add_head(name, head)
@@ -154,10 +167,13 @@ class SemiSupervisedModule(LightningModule):
         self._quiet.enter_context(quiet_warnings())
         if self.problem is not None:
             return
+        self.prepare(problem_of(self._data(), self.network, self.method, max_steps=self.trainer.max_steps))
+
+    def _data(self) -> SemiSupervisedData:
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData):
             raise UserError("the trainer has no data: give fit(module, datamodule=SemiSupervisedData(...))")
-        self.prepare(problem_of(data, self.network, self.method, max_steps=self.trainer.max_steps))
+        return data
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """Let Lightning warn as before."""
@@ -185,6 +201,8 @@ class SemiSupervisedModule(LightningModule):
         """See where the run starts: its learning rate, and its cluster centres."""
         if self.global_step:
             self._use_given_learning_rate()
+        if self.episodes is not None:
+            self.episodes.begin(self._parts, self.trainer.optimizers[0])
         self.lines.start(self.method.centres(self.network))
 
     def _use_given_learning_rate(self) -> None:
@@ -201,6 +219,10 @@ class SemiSupervisedModule(LightningModule):
         is_step = (batch_idx + 1) % self.accumulate == 0
         self._seed_noise(batch_idx)
         step = self.step
+        if (stage := self.method.stage_of(step)) != self.stage_begun:
+            self.method.begin_stage(stage, self.predict_pool)
+            self.stage_begun = stage
+            self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
@@ -208,7 +230,7 @@ class SemiSupervisedModule(LightningModule):
         self._record(losses)
         if not is_step:
             return
-        if self.guard.accepts(self.network, step=step.number, lr=self._learning_rate()):
+        if self.guard.accepts(self.network, step=self.global_step, lr=self._learning_rate()):
             self.apply_step(step)
             if self.global_step % self.log_every == 0:
                 self._log_interval()
@@ -218,15 +240,39 @@ class SemiSupervisedModule(LightningModule):
     @property
     def step(self) -> Step:
         """What a method is told of the step that is made now."""
+        number, max_steps = self.place_in_run(self.global_step)
         return Step(
             network=self.network,
             average=self.ema.network,
-            number=self.global_step,
-            max_steps=self.trainer.max_steps,
+            number=number,
+            max_steps=max_steps,
             record=self.lines.meter.add,
             watch=self.guard.watch,
             batches=world_size() * self.accumulate,
         )
+
+    def place_in_run(self, step: int) -> tuple[int, int]:
+        """Where a run stands for its method and schedule: the steps made so far, of how many.
+
+        Args:
+            step: The optimizer steps made so far; with ``imwa`` several models have made them.
+        """
+        return place_in_run(step, self.trainer.max_steps, self.episodes)
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.ema, "method": self.method}
+
+    def predict_pool(self) -> Tensor:
+        """Logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
+
+        Raises:
+            UserError: The trainer's data module is not one of this package.
+        """
+        data = self._data()
+        self._share_buffers()
+        batches = map(self.trainer.strategy.batch_to_device, data.pool_dataloader())
+        return predict_in_order(self.method, self.network, batches, count=len(data.unlabelled))
 
     @property
     def states(self) -> list[StepState]:
@@ -297,10 +343,12 @@ class SemiSupervisedModule(LightningModule):
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         optimizer.step()
-        self._set_learning_rate(optimizer, step.number + 1)
+        self._set_learning_rate(optimizer, self.global_step)
         optimizer.zero_grad()
         for state in self.states:
             state.after_step(step)
+        if self.episodes is not None:
+            self.episodes.after_step(self._parts, self.trainer.optimizers[0], step=self.global_step)
 
     def _discard(self) -> None:
         """Forget a step: its gradients, what its forward did to BatchNorm's statistics, and what its batches showed."""
@@ -313,7 +361,8 @@ class SemiSupervisedModule(LightningModule):
             state.discard_step()
 
     def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
-        factor = self.schedule(step, self.trainer.max_steps)
+        number, max_steps = self.place_in_run(step)
+        factor = self.schedule(number, max_steps) * rate_at(self.method.stages, number / max_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -434,6 +483,9 @@ class SemiSupervisedModule(LightningModule):
         checkpoint["lines"] = self.lines.state_dict()
         checkpoint["guard"] = self.guard.state_dict()
         checkpoint["noise_seed"] = self.noise_seed
+        checkpoint["stage_begun"] = self.stage_begun
+        if self.episodes is not None:
+            checkpoint["imwa"] = self.episodes.state_dict()
         checkpoint["evaluations"] = list(self.evaluations)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -441,6 +493,9 @@ class SemiSupervisedModule(LightningModule):
         self.lines.load_state_dict(checkpoint["lines"])
         self.guard.load_state_dict(checkpoint["guard"])
         self.noise_seed = checkpoint["noise_seed"]
+        self.stage_begun = checkpoint["stage_begun"]
+        if self.episodes is not None:
+            self.episodes.load_state_dict(checkpoint["imwa"])
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
 
 
@@ -460,4 +515,6 @@ def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, ma
         num_unlabelled=len(data.unlabelled) if method.views.uses_unlabelled else 0,
         image_shape=data.image_shape,
         max_steps=max_steps,
+        label_counts=tuple(np.bincount(data.labelled.labels, minlength=len(data.classes)).tolist()),
+        pool_labels=data.pool_labels if method.views.uses_unlabelled else None,
     )

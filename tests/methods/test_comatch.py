@@ -1,0 +1,173 @@
+"""CoMatch against numbers of the authors' code, step by step: probabilities, graph, losses, gradients and bank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.methods.given_outputs import (
+    Worst,
+    after_step,
+    batch_of,
+    discard_step,
+    expected_of,
+    image,
+    network_of,
+    oracle,
+    problem_of,
+    step_of,
+    tensor,
+)
+
+from layermatch.errors import UserError
+from layermatch.functional import graph_contrast_loss, pseudo_label_graph
+from layermatch.layerwise import SeparateLosses, Uniform
+from layermatch.methods import CoMatch
+from layermatch.networks import Network
+from layermatch.policies import Predictions, PseudoLabels, SoftThreshold
+
+ORACLE = oracle("comatch")
+SIZES = ORACLE["inputs"]
+ROWS = SIZES["queue_batch"] * (SIZES["uratio"] + 1) * SIZES["B"]
+
+
+class Noted(SoftThreshold):
+    """Notes what it was shown and gave."""
+
+    def forward(self, predictions: Predictions) -> PseudoLabels:
+        self.seen = predictions.probs_weak
+        self.given = super().forward(predictions)
+        return self.given
+
+
+def network() -> Network:
+    return network_of(SIZES["K"], projection=SIZES["feature_dim"])
+
+
+def batch(inputs: dict[str, Any]) -> Any:
+    strong = image(inputs["logits_s"], inputs["feats_s0"]).requires_grad_()
+    second = image(inputs["logits_s"], inputs["feats_s1"]).requires_grad_()
+    views = {"weak": image(inputs["logits_w"], inputs["feats_w"]), "strong": strong, "strong_2": second}
+    return batch_of(image(inputs["logits_lb"], inputs["feats_lb"]), inputs["y_lb"], views)
+
+
+def made(rule: Any = None, **options: Any) -> tuple[CoMatch, Network]:
+    config = ORACLE["config"]["authors/smoothing"]
+    method = CoMatch(
+        policy=Noted(threshold=config["p_cutoff"]), rule=rule or Uniform(), alpha=config["smoothing_alpha"],
+        temperature=config["T"], graph_threshold=config["contrast_p_cutoff"], alignment_queue=config["da_len"],
+        width=SIZES["feature_dim"], bank_rows=ROWS, **options,
+    )  # fmt: skip
+    net = network()
+    method.prepare(net, problem_of(net))
+    return method.double(), net
+
+
+def tangent(grad: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """The gradient to what is scaled to length 1, at a point of that length."""
+    return grad - (grad * unit).sum(dim=1, keepdim=True) * unit
+
+
+@pytest.mark.parametrize("forward", ["joint", "shared", "split"])
+@pytest.mark.parametrize(("variant", "first"), [("authors/smoothing", 2), ("authors/no_smoothing_epoch0", 1000)])
+def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forward: str) -> None:
+    method, net = made(bank_from=first, forward=forward)
+    worst = Worst()
+    for number, recorded in enumerate(ORACLE["steps"]):
+        inputs, expected = recorded["inputs"], expected_of(recorded, ORACLE, variant)
+        given, step = batch(inputs), step_of(net, number)
+        losses = method.losses(given, step)
+        worst.close(losses["supervised"].value, expected["sup_loss"])
+        worst.close(losses["pseudo"].value, expected["unsup_loss"])
+        worst.close(losses["contrast"].value, expected["contrast_loss"])
+        worst.close(losses.total, expected["total_loss"])
+        worst.close(method.policy.seen, expected["probs"])
+        assert method.policy.given.weight.tolist() == expected["mask"]
+        graph = pseudo_label_graph(method.policy.seen, threshold=method.graph_threshold)
+        worst.close(graph.diagonal(), expected["graph_diag"])
+        assert (graph > 0).sum(dim=1).tolist() == expected["graph_edges"]
+        if "graph" in expected:
+            worst.close(graph, expected["graph"])
+        losses.total.backward()
+        keys = [tensor(inputs[f"feats_s{i}"]).requires_grad_() for i in range(2)]
+        graph_contrast_loss(*keys, graph, temperature=method.temperature).backward()
+        for i, view in enumerate(("strong", "strong_2")):
+            worst.close(keys[i].grad, expected[f"grad_feats_s{i}"])
+            through = given.unlabelled.views[view].grad[:, SIZES["K"] :]
+            wanted = tangent(tensor(expected[f"grad_feats_s{i}"]), tensor(inputs[f"feats_s{i}"]))
+            worst.close(through, wanted.tolist())
+        after_step(method, step)
+        assert int(method.bank.num_written) % ROWS == expected["state_queue_ptr"]
+        worst.close(method.bank.probs.mean(dim=0), expected["state_queue_probs_mean"])
+        worst.close(method.bank.keys.mean(dim=0), expected["state_queue_feats_mean"])
+    assert worst.difference < 1e-8  # the recorded numbers have nine digits
+    assert number == 6  # the bank has wrapped twice
+
+
+def test_smoothing_waits_until_the_bank_is_full() -> None:
+    method, net = made()
+    plain, _ = made(bank_from=1000)
+    for number, recorded in enumerate(ORACLE["steps"]):
+        step = step_of(net, number)
+        for one in (method, plain):
+            one.losses(batch(recorded["inputs"]), step)
+        assert torch.equal(method.policy.seen, plain.policy.seen) == (number < 3)
+        for one in (method, plain):
+            after_step(one, step)
+
+
+@pytest.mark.parametrize("rule", [Uniform, lambda: SeparateLosses(avg_clustering="none")])
+def test_the_contrast_reaches_the_extractor_and_the_projection_alone(rule: Any) -> None:
+    method, net = made(rule())
+    losses = method.losses(batch(ORACLE["steps"][0]["inputs"]), step_of(net))
+    assert losses["contrast"].reaches == {"extractor", "projection"}
+    losses["contrast"].value.backward(retain_graph=True)
+    assert net.projection.weight.grad.abs().sum() > 0
+    assert net.classifier.weight.grad is None
+    if not isinstance(method.rule, Uniform):
+        net.projection.weight.grad = None
+        losses.total.backward(retain_graph=True)
+        found = net.classifier.weight.grad.clone()
+        net.classifier.weight.grad = None
+        losses["supervised"].value.backward()
+        assert torch.equal(found, net.classifier.weight.grad)
+
+
+def test_a_step_that_is_not_applied_is_forgotten() -> None:
+    method, net = made(bank_from=0)
+    other, _ = made(bank_from=0)
+    first, second = (recorded["inputs"] for recorded in ORACLE["steps"][:2])
+    method.losses(batch(second), step_of(net))
+    discard_step(method)
+    for one in (method, other):
+        one.losses(batch(first), step_of(net))
+        after_step(one, step_of(net))
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_its_projection_is_a_head_of_its_own() -> None:
+    method = CoMatch(policy=SoftThreshold(), rule=Uniform(), width=5)
+    net = Network(torch.nn.Identity(), num_features=9, num_classes=3)
+    for name, head in method.heads(problem_of(net)).items():
+        net.add_head(name, head)
+    assert list(net.parameter_groups()) == ["extractor", "classifier", "projection"]
+    assert net(torch.zeros(2, 9), heads=method.heads_sent).heads["projection"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 2}, {"temperature": 0}, {"graph_threshold": -1}, {"lambda_c": -1}, {"width": 0}, {"bank_rows": 0},
+        {"bank_from": -1}, {"alignment_queue": 0},
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is not legal"):
+        CoMatch(policy=SoftThreshold(), rule=Uniform(), **options)
+
+
+def test_masked_views_must_be_sent() -> None:
+    with pytest.raises(UserError, match="skip_masked=true is not legal with CoMatch"):
+        CoMatch(policy=SoftThreshold(), rule=Uniform(), forward="split", skip_masked=True)
