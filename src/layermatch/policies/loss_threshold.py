@@ -128,7 +128,7 @@ class LossThreshold(Policy):
             raise UserError("this policy compares with the labelled images, and the batch has none")
         probs = predictions.probs_labelled.gather(1, predictions.label[:, None])[:, 0].double()
         losses = -probs.clamp(min=torch.finfo(torch.float32).tiny).log()
-        self._seen.append(all_reduce_sum_(torch.stack([losses.sum(), losses.new_tensor(len(losses))])))
+        self._seen.append(all_reduce_sum_(torch.stack([losses.sum(), losses.new_full((), len(losses))])))
 
     def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
         """Count the step, and add its labelled losses where it is of the warm-up's last pass."""
