@@ -1,4 +1,4 @@
-"""CReST: how much of each class a labelled set takes from its pseudo-labels, and the distribution they are aligned to."""
+"""CReST: the pseudo-labels that join the labelled set, and the distribution of classes that they are aligned to."""
 
 from __future__ import annotations
 
