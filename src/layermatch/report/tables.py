@@ -55,8 +55,8 @@ SPACE = "\N{NO-BREAK SPACE}"
 #: Groups of figures in the table of results, in their order; what a method adds follows.
 FIRST = ("test", "val")
 
-#: What two accuracies may differ by and still be the same in a table.
-SAME = 5e-5
+#: What two accuracies may differ by so that a table shows one: sets that are balanced but for a few images.
+SAME = 0.005
 
 #: Classes with the lowest recall that are shown of each setting.
 WORST = 3
@@ -170,7 +170,7 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
 
 
 def _says_nothing_new(metric: Metric, groups: Sequence[Group]) -> bool:
-    """Whether a mean over the classes is the accuracy over all images everywhere, as it is of balanced sets."""
+    """Whether a mean over the classes is about the accuracy over all images everywhere, as it is of balanced sets."""
     other = of_all_images(metric)
     if other is None:
         return False
