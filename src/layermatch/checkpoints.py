@@ -23,7 +23,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.data import Split
-from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 from layermatch.paths import expand, is_file
@@ -233,8 +232,7 @@ def check_fits(
     Raises:
         UserError: The checkpoint does not fit.
     """
-    # Those of older checkpoints are written as the folders were.
-    its_classes = [composed(str(name)) for name in checkpoint[CHECKPOINT_KEY]["classes"]]
+    its_classes = [str(name) for name in checkpoint[CHECKPOINT_KEY]["classes"]]
     if len(its_classes) != len(classes):
         raise UserError(
             f"ckpt_path={path} is of {len(its_classes)} classes, but this data set has {len(classes)}: give a "

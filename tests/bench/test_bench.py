@@ -1,18 +1,20 @@
-"""The command and its three subjects, at tiny sizes."""
+"""The command and its four subjects, at tiny sizes."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from layermatch.bench import augment, data, step
+from layermatch.bench import augment, data, policies, step
 from layermatch.bench.__main__ import main
 from layermatch.bench.report import Section
+from layermatch.cli import config_dir
 from layermatch.networks import wrn_small
 
 CPU = torch.device("cpu")
@@ -71,6 +73,15 @@ def test_the_whole_form_has_the_published_batch() -> None:
     assert (effort.batch_size, effort.mu) == (64, 7)
     assert step.choose_effort(CPU, quick=True).batch_size == 16
     assert [case.name for case in step.choose_cases(CPU)] == ["WRN-28-2"]
+
+
+def test_policies_measures_every_choice_of_the_configuration() -> None:
+    section = policies.measure(device=CPU, quick=True, make_network=partial(wrn_small, width=1))
+    check(section)
+    expected = {f"pseudo_labels={path.stem}" for path in (config_dir() / "pseudo_labels").glob("*.yaml")}
+    assert names(section) == (expected - {"pseudo_labels=none"}) | {"pure compute of a step"}
+    assert len(section.ratios) == len(expected) - 1
+    assert {ratio.target for ratio in section.ratios} == {""}  # of the whole form: at most 2 percent
 
 
 def test_data_measures_every_storage() -> None:

@@ -1,4 +1,4 @@
-"""Everything that has state moves it once per optimizer step, and not at all by a step that is not applied.
+"""Everything that has state moves it once per optimizer step, not at all by a step that is not applied, and goes on.
 
 The choices are those of the configuration, and what they are made of is found, not listed.
 """
@@ -44,11 +44,11 @@ def choices() -> dict[str, list[str]]:
     """Every method, every policy and every reading of Avg-Clustering, as command lines."""
     # `split` hides weak views that are no numbers behind the mask: nothing but the guard's own look rejects the step.
     family = ["algorithm=layermatch", "algorithm.forward=split"]
-    lines = {name: [f"algorithm={name}"] for name in names("algorithm")}
-    lines |= {name: [*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")}
-    lines |= {name: [*family, f"layerwise.avg_clustering={name}"] for name in READINGS}
-    lines |= {f"alignment_{name}": [*family, *words] for name, words in ALIGNMENTS.items()}
-    return lines
+    lines = [[f"algorithm={name}"] for name in names("algorithm")]
+    lines += [[*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")]
+    lines += [[*family, f"layerwise.avg_clustering={name}"] for name in READINGS]
+    lines += [[*family, *words] for words in ALIGNMENTS.values()]
+    return {line[-1]: line for line in lines}
 
 
 CHOICES = choices()
@@ -58,12 +58,15 @@ class Watched(SemiSupervisedModule):
     """Poisons the weak views of one step, and notes what the method's state is after every batch."""
 
     bad_step = -1
+    save_to: Path | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         if self.next_batch // self.accumulate == self.bad_step and batch.unlabelled is not None:
             batch.unlabelled.views["weak"][:] = float("nan")
         super().training_step(batch, batch_idx)
         self.seen.append((self.global_step, state_of(self)))
+        if self.save_to is not None and self.global_step == STEPS // 2:
+            self.trainer.save_checkpoint(self.save_to)
 
     def apply_step(self, step: Step) -> None:
         super().apply_step(step)
@@ -88,11 +91,13 @@ def make(choice: str, *more: str) -> tuple[Any, Watched]:
     return (settings, parts), parts.algorithm
 
 
-def train(choice: str, folder: Path, *more: str, bad_step: int = -1) -> Watched:
+def train(
+    choice: str, folder: Path, *more: str, bad_step: int = -1, save_to: Path | None = None, go_on: Path | None = None
+) -> Watched:
     (settings, parts), module = make(choice, *more)
-    module.bad_step = bad_step
+    module.bad_step, module.save_to = bad_step, save_to
     trainer = build_trainer(settings, run_dir=folder, callbacks=[], loggers=[])
-    trainer.fit(module, datamodule=parts.data)
+    trainer.fit(module, datamodule=parts.data, ckpt_path=go_on, weights_only=True)
     return module
 
 
@@ -126,6 +131,16 @@ class TestState:
                 assert step == number // 3
                 assert not equal(state, first_of_step)
         assert equal(start, module.seen[-1][1])  # the averages at least have moved
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_it_goes_on_to_the_bit(choice: str, tmp_path: Path) -> None:
+    """From a checkpoint in the middle of the run, which holds all that the rest depends on."""
+    middle = tmp_path / "middle.ckpt"
+    whole = train(choice, tmp_path, save_to=middle)
+    resumed = train(choice, tmp_path, go_on=middle)
+    assert len(resumed.seen) == STEPS - STEPS // 2
+    assert not equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_every_kind_of_state_is_in_some_choice() -> None:

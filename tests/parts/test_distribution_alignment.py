@@ -68,7 +68,6 @@ def in_double(alignment: DistributionAlignment) -> DistributionAlignment:
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     counts = tuple(round(10_000 * share) for share in ORACLE["inputs"]["p_target_gt"])
     alignment = in_double(prepared(label_counts=counts, **VARIANTS[variant]))
-    worst = 0.0
     for recorded in ORACLE["steps"]:
         inputs, expected = recorded["inputs"], recorded["outputs"][variant]
         probs = softmax(inputs["logits_w"])
@@ -81,9 +80,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         found["p_model_after"] = alignment.average.value
         for key, value in expected.items():
             difference = np.abs(found[key].numpy() - np.array(value)).max()
-            worst = max(worst, difference)
             assert difference < 1e-7, (key, difference)
-    print(f"{variant}: worst difference {worst:.1e}")
 
 
 def test_a_queue_forgets_the_oldest_step_and_counts_accumulated_batches_as_one() -> None:

@@ -14,7 +14,7 @@ from layermatch.errors import UserError
 from layermatch.functional import align_distribution
 from layermatch.networks import Output
 from layermatch.parts import Losses, Problem, Term
-from layermatch.policies import Aligned, FixedThreshold, Policy, Predictions, PseudoLabels, aligned
+from layermatch.policies import Aligned, AveragedNetwork, FixedThreshold, Policy, Predictions, PseudoLabels, aligned
 from layermatch.settings import Settings
 
 PROBLEM = Problem(3, 8, 8, 24, (1, 8, 8), 100, (1, 3, 4))
@@ -56,6 +56,11 @@ def test_the_policy_sees_aligned_probabilities_in_its_losses_too() -> None:
     loss = policy.losses(Output(torch.zeros(12, 8), {}), found, given)["own"].value
     torch.testing.assert_close(loss, expected.square().sum())
     assert policy.thresholds().tolist() == [0.6] * 3
+
+
+def test_it_asks_for_the_averaged_network_where_the_policy_does() -> None:
+    found = [made(each, alignment="uniform").needs_teacher for each in (FixedThreshold(), AveragedNetwork())]
+    assert found == [False, True]
 
 
 def test_without_an_alignment_there_is_none() -> None:

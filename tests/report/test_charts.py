@@ -46,6 +46,10 @@ def test_mean_and_deviation_are_over_the_runs_at_common_steps() -> None:
 
 
 def test_one_run_has_no_deviation_and_none_has_no_curve() -> None:
+    alike = mean_curve([Curve([1], [0.1])] * 3)
+    assert alike is not None
+    assert alike.std is not None
+    assert alike.std.tolist() == [0]
     single = mean_curve([Curve([1], [2.0])])
     assert single is not None
     assert single.std is None

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from layermatch.bench import augment, data, step
+from layermatch.bench import augment, data, policies, step
 from layermatch.bench.report import Section, check_json_path, machine, show, write_json
 from layermatch.console import Reporter
 from layermatch.errors import UserError, check_number
@@ -20,7 +20,7 @@ from layermatch.paths import argument_path
 
 __all__ = ["main"]
 
-SUBJECTS = ("augment", "step", "data")
+SUBJECTS = ("augment", "step", "policies", "data")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +52,7 @@ def measure(subject: str, *, device: torch.device, quick: bool) -> Section:
     """Measure one subject.
 
     Args:
-        subject: ``augment``, ``step`` or ``data``.
+        subject: ``augment``, ``step``, ``policies`` or ``data``.
         device: The device that computes.
         quick: Whether the short form is measured.
     """
@@ -61,6 +61,8 @@ def measure(subject: str, *, device: torch.device, quick: bool) -> Section:
     if subject == "step":
         effort = step.choose_effort(device, quick=quick)
         return step.measure(device=device, cases=step.choose_cases(device), effort=effort)
+    if subject == "policies":
+        return policies.measure(device=device, quick=quick)
     return data.measure(device=device, quick=quick)
 
 

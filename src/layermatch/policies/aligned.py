@@ -44,6 +44,11 @@ class Aligned(Policy):
         """Whether the policy or the target reads the labelled images' predictions."""
         return self.policy.needs_labelled or self.alignment.needs_labelled
 
+    @property
+    def needs_teacher(self) -> bool:  # type: ignore[override]
+        """Whether the policy's probabilities are those of the averaged network."""
+        return self.policy.needs_teacher
+
     def prepare(self, problem: Problem) -> None:
         """Make the state of the policy and the averages; see :class:`Policy`."""
         self.policy.prepare(problem)

@@ -62,6 +62,8 @@ def mean_curve(curves: Sequence[Curve], *, max_points: int = MAX_POINTS) -> Mean
     size = -(-len(steps) // max_points)
     merged = np.stack([_merge(row, size) for row in values])
     std = merged.std(axis=0, ddof=1) if len(curves) > 1 else None
+    if std is not None:
+        std[np.ptp(merged, axis=0) == 0] = 0  # equal values: what is left is the rounding of their mean
     ends = [steps[min(start + size, len(steps)) - 1] for start in range(0, len(steps), size)]
     return MeanCurve(np.array(ends, dtype=np.float64), merged.mean(axis=0), std, len(curves), size)
 

@@ -287,7 +287,8 @@ def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[L
     """The curves of all layers, for each setting; a layer looks the same in all charts."""
     charts = []
     for family in families:
-        names = sorted(name for name in _curve_names(groups) if family.part_of(name) is not None)
+        # As they were logged, which is from input to output.
+        names = [name for name in _curve_names(groups) if family.part_of(name) is not None]
         for group in groups:
             curves = []
             for style, name in enumerate(names):

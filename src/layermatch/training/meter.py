@@ -74,7 +74,7 @@ class IntervalMeter:
         for name, (top, bottom) in zip(self.names(component_names), totals, strict=True):
             before = sums.get(name, (0.0, 0.0))  # steps may have added it beside different others
             sums[name] = (before[0] + top, before[1] + bottom)
-        return {name: top / bottom for name, (top, bottom) in sorted(sums.items()) if bottom}
+        return {name: top / bottom for name, (top, bottom) in sums.items() if bottom}
 
     def names(self, component_names: Sequence[str] = ()) -> list[str]:
         """What was added since the last read-out, also the ratios of nothing; a name for each group that has it."""
@@ -103,8 +103,6 @@ class IntervalMeter:
 
 
 def _of_this_rank(totals: Tensor) -> Tensor:
-    if totals.ndim == 2:
-        totals = totals[None]  # older checkpoints have the first rank's alone
     if len(totals) == world_size():
         return totals[rank()].clone()
     summed = totals.sum(dim=0)

@@ -1,0 +1,98 @@
+"""What every pseudo-label policy of conf/pseudo_labels costs, against the step that it is part of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from layermatch.bench.report import Figure, Ratio, Section
+from layermatch.bench.step import BATCH_SIZE, MU, NUM_CLASSES
+from layermatch.bench.timing import alternate, timed
+from layermatch.cli import config_dir, plain
+from layermatch.components import make
+from layermatch.functional import supervised_loss
+from layermatch.networks import CLASSIFIER, Network, Output, wrn_28_2
+from layermatch.parts import Problem, Step, StepState
+from layermatch.policies import Policy, Predictions
+
+__all__ = ["measure", "policy_names"]
+
+#: CIFAR-10's pool.
+POOL, SIDE = 50_000, 32
+
+
+def policy_names() -> list[str]:
+    """The choices of conf/pseudo_labels."""
+    return sorted(path.stem for path in (config_dir() / "pseudo_labels").glob("*.yaml") if path.stem != "none")
+
+
+def measure(*, device: torch.device, quick: bool, make_network: Callable[..., Network] = wrn_28_2) -> Section:
+    """Seconds of a policy's own work in a step, and of the pure compute of that step.
+
+    Args:
+        device: The device that computes.
+        quick: Whether the short form is measured: a quarter of the published batch.
+        make_network: Makes the network, given ``num_classes``.
+    """
+    batch_size = BATCH_SIZE // 4 if quick else BATCH_SIZE
+    network = make_network(num_classes=NUM_CLASSES).to(device)
+    images = torch.randn(batch_size + 2 * MU * batch_size, 3, SIDE, SIDE, device=device)
+    # The network takes most of the time, and a policy's microseconds want many measurements.
+    compute = {"": timed(partial(_compute, network, images), device)}
+    whole = Figure.in_ms("pure compute of a step", alternate(compute, rounds=1 if quick else 3, warmups=1)[""])
+    predictions = _predictions(batch_size, device)
+    policies = {name: make_policy(name, num_labelled=batch_size).to(device) for name in policy_names()}
+    work = {name: timed(partial(_decide, each, network, predictions), device) for name, each in policies.items()}
+    section = Section("policies", {"B": batch_size, "mu": MU, "classes": NUM_CLASSES, "pool": POOL})
+    section.figures.append(whole)
+    for name, seconds in alternate(work, rounds=10 if quick else 50, warmups=2).items():
+        figure = Figure.in_ms(f"pseudo_labels={name}", seconds)
+        section.figures.append(figure)
+        section.ratios.append(Ratio(f"pseudo_labels={name} / pure compute", figure, whole, "" if quick else "<= 0.02"))
+    return section
+
+
+def make_policy(name: str, *, num_labelled: int) -> Policy:
+    """A policy as the configuration has it, ready for a pool of CIFAR-10's size.
+
+    Args:
+        name: The choice in conf/pseudo_labels.
+        num_labelled: The number of labelled images.
+    """
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        settings = plain(compose("run", overrides=["run_dir=unused", f"pseudo_labels={name}"]))
+    policy: Policy = make("pseudo_labels", settings["pseudo_labels"])
+    policy.prepare(Problem(NUM_CLASSES, 128, num_labelled, POOL, (3, SIDE, SIDE), 2**20))
+    return policy
+
+
+def _compute(network: Network, images: Tensor) -> None:
+    """The forward and the backward of all views."""
+    label = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    torch.autograd.backward(supervised_loss(network(images).logits, label))
+
+
+def _predictions(num_labelled: int, device: torch.device) -> Predictions:
+    """What a network might say of a batch."""
+    weak, labelled = (
+        (3 * torch.randn(num, NUM_CLASSES, device=device)).softmax(dim=1) for num in (MU * num_labelled, num_labelled)
+    )
+    indices = torch.randint(POOL, (len(weak),), device=device)
+    return Predictions(weak, indices, labelled, torch.randint(NUM_CLASSES, (num_labelled,), device=device))
+
+
+def _decide(policy: Policy, network: Network, predictions: Predictions) -> None:
+    """What a policy does in a step: pseudo-labels, losses of its own, state."""
+    pseudo_labels = policy(predictions)
+    logits = predictions.probs_weak.log().requires_grad_()
+    losses = policy.losses(Output(logits, {CLASSIFIER: logits}), pseudo_labels, predictions)
+    if losses:
+        torch.autograd.backward(losses.total)
+    step = Step(network, network, 0, 2**20, lambda *_: None, lambda *_: None)
+    for state in policy.modules():
+        if isinstance(state, StepState):
+            state.after_step(step)
