@@ -40,8 +40,8 @@ class ReMixMatch(RoutedMethod):
        began with a labelled image, U' the others.
     3. Learn, with :math:`s_1` the first strong view, not mixed, and :math:`\rho` a turn by 0, 1, 2 or 3 quarters:
 
-    .. math:: L = H_{X'} + r(t) \left[\lambda_u \, H_{U'}
-        + w_{kl} \, \frac{1}{N} \sum_u H(q_u, f(s_1(u); \theta))\right] + w_{rot} \, \frac{1}{N} \sum_u H(\rho_u, g(\rho_u(s_1(u)); \theta))
+    .. math:: L = H_{X'} + r(t) \left[\lambda_u \, H_{U'} + w_{kl} \, \frac{1}{N} \sum_u H(q_u, f(s_1(u); \theta))
+        \right] + w_{rot} \, \frac{1}{N} \sum_u H(\rho_u, g(\rho_u(s_1(u)); \theta))
 
     H are means of cross-entropies, r is a linear ramp, and g a linear head of its own on the same features. Source:
     ReMixMatch (Berthelot et al. 2020, algorithm 1 and eq. 3). Its unlabelled batch is as large as the labelled one
