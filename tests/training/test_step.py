@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from layermatch.data import SemiSupervisedData
-from layermatch.data.batch import Unlabelled, Views
+from layermatch.data.batch import Batch, Samples, Unlabelled, Views
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.loggers import MetricsCsv
@@ -567,7 +567,8 @@ def test_a_teacher_labels_with_the_averaged_weights_in_evaluation_mode(make_data
     with torch.no_grad():
         out_weak = algorithm.network.train()(weak)
         expected = expected_network(weak).logits.softmax(dim=1)
-    found = algorithm.method.make_pseudo_labels(out_weak, unlabelled, step_of(algorithm))
+    batch = Batch(Samples({"weak": weak}, indices, indices), unlabelled)
+    found, _ = algorithm.method.make_pseudo_labels(out_weak, None, batch, step_of(algorithm))
     assert found.label.tolist() == expected.argmax(dim=1).tolist()
     torch.testing.assert_close(found.confidence, expected.max(dim=1).values)
     assert not torch.allclose(found.confidence, out_weak.logits.softmax(dim=1).max(dim=1).values)
