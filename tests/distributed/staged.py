@@ -1,4 +1,4 @@
-"""A run of R2-D2 in one or several processes: ``python staged.py DEVICES BATCH_SIZE OUT``; see test_stages.py."""
+"""Runs of R2-D2 and of IMWA in one or several processes: ``python staged.py DEVICES BATCH_SIZE OUT``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.conftest import digits_data, small_module
+from tests.conftest import digits_data, small_algorithm, small_module
 
 from layermatch.layerwise import Uniform
 from layermatch.methods import R2D2
 from layermatch.trainer import make_trainer
 
+RUNS = ("r2d2", "imwa")
 
-def train(*, devices: int, batch_size: int, out: Path) -> None:
+
+def train(name: str, *, devices: int, batch_size: int, out: Path) -> None:
     data = digits_data(batch_size=batch_size, num_val=49)  # 1388 images in the pool, in batches that do not divide it
     data.eval_batch_size = 150
-    method = R2D2(
-        rule=Uniform(), supervised=0.25, decipher=0.25, reprediction=0.25, reprediction_rates=[0.5], label_rate=100.0
-    )
-    module = small_module(data, method)
+    if name == "r2d2":
+        lengths = {"supervised": 0.25, "decipher": 0.25, "reprediction": 0.25}
+        method = R2D2(rule=Uniform(), **lengths, reprediction_rates=[0.5], label_rate=100.0)
+        module = small_module(data, method)
+    else:
+        module = small_algorithm(data, imwa={"members": 2, "episode": 1}, threshold=0.11)
     for norm in module.network.modules():  # batch statistics would differ between a rank's part and the whole
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.eval()  # Lightning leaves the mode that it finds
@@ -31,9 +35,10 @@ def train(*, devices: int, batch_size: int, out: Path) -> None:
         eval_every=100, accumulate=1, run_dir=out, loggers=[], callbacks=[],
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    torch.save(module.state_dict(), out / f"{trainer.world_size}-{trainer.global_rank}.pt")
+    torch.save(module.state_dict(), out / f"{name}-{trainer.world_size}-{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(devices=int(sys.argv[1]), batch_size=int(sys.argv[2]), out=Path(sys.argv[3]))
+    for each in RUNS:
+        train(each, devices=int(sys.argv[1]), batch_size=int(sys.argv[2]), out=Path(sys.argv[3]))

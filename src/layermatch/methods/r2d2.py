@@ -50,7 +50,7 @@ class R2D2(RoutedMethod):
     NOTE: Every stage draws the same batches. The authors' first stage has larger batches of labelled images, and in the
     last one, labelled images are as frequent as in the data set.
 
-    NOTE: The authors start each stage with fresh momentum; here it goes on.
+    NOTE: The authors start stages 2 and 4 with fresh momentum; here it goes on.
 
     Args:
         rule: The rule that routes the losses on unlabelled images, ``lambda_u`` their weight (in the paper 1); see

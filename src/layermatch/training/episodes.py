@@ -122,7 +122,7 @@ class Episodes:
         """Take the next model's turn, or go on with the mean, where that is due.
 
         Args:
-            parts: As in :meth:`begin`.
+            parts: The modules whose state a model has, the same as for :meth:`begin`.
             optimizer: The optimizer.
             step: The optimizer steps of the run made so far.
         """
@@ -157,7 +157,7 @@ def place_in_run(step: int, max_steps: int, episodes: Episodes | None) -> tuple[
     Args:
         step: The optimizer steps made so far.
         max_steps: The optimizer steps of the run.
-        episodes: With these, several models make the steps.
+        episodes: The episodes of several models that make the steps in turn; None is one model.
 
     Example:
         >>> place_in_run(7, 12, None), place_in_run(7, 12, Episodes(members=2, episode=3))
