@@ -31,72 +31,66 @@ BUFFER, DECAY = 128, 0.999
 class ReMixMatch(RoutedMethod):
     r"""Guessed labels of a weak view, aligned and sharpened, for mixtures of weak and strong views; and rotations.
 
-        1. Guess, from the weak view w(u): :math:`p = \mathrm{softmax}(f(w(u); \theta))`,
-           :math:`\tilde p = \mathrm{Normalise}(p \, t / a)`, :math:`q = \mathrm{sharpen}(\tilde p, T)`. Here a is the mean
-           of p over the batches of the last 128 steps, this one not among them, and t is how often each class is among the
-           labelled images (*distribution alignment*).
-        2. Mix the labelled images, K strong views of each unlabelled one and its weak view, the unlabelled ones all with
-           target q (*augmentation anchoring*), as :class:`~layermatch.methods.MixMatch` does. X' are the mixtures that
-           began with a labelled image, U' the others.
-        3. Learn, with :math:`s_1` the first strong view, not mixed, and :math:`\rho` a turn by 0, 1, 2 or 3 quarters:
+    1. Guess, from the weak view w(u): :math:`p = \mathrm{softmax}(f(w(u); \theta))`,
+       :math:`\tilde p = \mathrm{Normalise}(p \, t / a)`, :math:`q = \mathrm{sharpen}(\tilde p, T)`. Here a is the mean
+       of p over the batches of the last 128 steps, this one not among them, and t is how often each class is among the
+       labelled images (*distribution alignment*).
+    2. Mix the labelled images, K strong views of each unlabelled one and its weak view, the unlabelled ones all with
+       target q (*augmentation anchoring*), as :class:`~layermatch.methods.MixMatch` does. X' are the mixtures that
+       began with a labelled image, U' the others.
+    3. Learn, with :math:`s_1` the first strong view, not mixed, and :math:`\rho` a turn by 0, 1, 2 or 3 quarters:
 
-    <<<<<<< HEAD
-        .. math:: L = H_{X'}
-            + r(t) \left[\lambda_u \, H_{U'} + w_{kl} \, \frac{1}{N} \sum_u H(q_u, f(s_1(u); \theta))\right]
-            + w_{rot} \, \frac{1}{N} \sum_u H(\rho_u, g(\rho_u(s_1(u)); \theta))
-    =======
-        .. math:: L = H_{X'} + r(t) \left[\lambda_u \, H_{U'} + w_{kl} \, \frac{1}{N} \sum_u H(q_u, f(s_1(u); \theta))
-            \right] + w_{rot} \, \frac{1}{N} \sum_u H(\rho_u, g(\rho_u(s_1(u)); \theta))
-    >>>>>>> h-mix
+    .. math:: L = H_{X'} + r(t) \left[\lambda_u \, H_{U'} + w_{kl} \, \frac{1}{N} \sum_u H(q_u, f(s_1(u); \theta))
+        \right] + w_{rot} \, \frac{1}{N} \sum_u H(\rho_u, g(\rho_u(s_1(u)); \theta))
 
-        H are means of cross-entropies, r is a linear ramp, and g a linear head of its own on the same features. Source:
-        ReMixMatch (Berthelot et al. 2020, algorithm 1 and eq. 3). Its unlabelled batch is as large as the labelled one
-        (``data.mu=1``).
+    H are means of cross-entropies, r is a linear ramp, and g a linear head of its own on the same features. Source:
+    ReMixMatch (Berthelot et al. 2020, algorithm 1 and eq. 3). Its unlabelled batch is as large as the labelled one
+    (``data.mu=1``).
 
-        :math:`H_{X'}` counts as the loss of labels: in each of its mixtures a labelled image has a share of at least a
-        half. The rest of its target may be a guessed label, and under Grad-ReLU the classifier learns from that part too;
-        it learns nothing from the other terms. The rotation loss reaches the extractor and its own head under any rule.
+    :math:`H_{X'}` counts as the loss of labels: in each of its mixtures a labelled image has a share of at least a
+    half. The rest of its target may be a guessed label, and under Grad-ReLU the classifier learns from that part too;
+    it learns nothing from the other terms. The rotation loss reaches the extractor and its own head under any rule.
 
-        NOTE: In the paper and in its authors' code labelled images are strong views (``labelled_view="strong"``); in USB
-        and TorchSSL they are weak ones. The paper's strong views are drawn by CTAugment, which learns; here they are those
-        of ``views``.
+    NOTE: In the paper and in its authors' code labelled images are strong views (``labelled_view="strong"``); in USB
+    and TorchSSL they are weak ones. The paper's strong views are drawn by CTAugment, which learns; here they are those
+    of ``views``.
 
-        NOTE: The paper's average is over the last 128 batches and starts at 1/K (``average="buffer"``), and its code adds
-        1e-6 to t and a. USB and TorchSSL have a running mean with decay 0.999 that starts at the first batch and has this
-        batch in it (``running``).
+    NOTE: The paper's average is over the last 128 batches and starts at 1/K (``average="buffer"``), and its code adds
+    1e-6 to t and a. USB and TorchSSL have a running mean with decay 0.999 that starts at the first batch and has this
+    batch in it (``running``).
 
-        NOTE: The paper draws a mixing coefficient for each image (``coefficients="sample"``), USB and TorchSSL one for the
-        whole batch (``batch``).
+    NOTE: The paper draws a mixing coefficient for each image (``coefficients="sample"``), USB and TorchSSL one for the
+    whole batch (``batch``).
 
-        NOTE: BatchNorm normalises all mixtures together, and its running statistics are of these; see
-        :class:`~layermatch.methods.MixMatch`. The weak view, the strong view that is not mixed, and the turned one are each
-        normalised by their own statistics and leave the running ones as they are, as in the codes.
+    NOTE: BatchNorm normalises all mixtures together, and its running statistics are of these; see
+    :class:`~layermatch.methods.MixMatch`. The weak view, the strong view that is not mixed, and the turned one are each
+    normalised by their own statistics and leave the running ones as they are, as in the codes.
 
-        NOTE: Each image is turned by a random number of quarters, as in the paper; its authors' code turns a fixed quarter
-        of the batch by each.
+    NOTE: Each image is turned by a random number of quarters, as in the paper; its authors' code turns a fixed quarter
+    of the batch by each.
 
-        Args:
-            rule: The rule that routes the losses of guessed labels; its ``lambda_u`` is the weight of the mixtures U' (the
-                paper: 1.5); see :class:`~layermatch.methods.RoutedMethod`.
-            num_strong: K, the strong views of each unlabelled image, at least 1 (the PyTorch codes: 2; the authors' README:
-                4).
-            w_kl: The weight of the strong view that is not mixed, at least 0.
-            w_rot: The weight of the rotation loss, at least 0; 0 is no rotation head.
-            alpha: The parameter of the Beta distribution of the mixing coefficients, above 0.
-            temperature: T, above 0.
-            coefficients: ``sample`` or ``batch``.
-            average: ``buffer`` or ``running``: the average prediction that guesses are aligned by.
-            epsilon: What is added to t and a, at least 0; 0 is the paper (the authors' code and USB: 1e-6).
-            labelled_view: The views of labelled images, ``strong`` or ``weak``.
-            ramp: The share of the run in which both weights in brackets grow from 0, in ``[0, 1]``.
+    Args:
+        rule: The rule that routes the losses of guessed labels; its ``lambda_u`` is the weight of the mixtures U' (the
+            paper: 1.5); see :class:`~layermatch.methods.RoutedMethod`.
+        num_strong: K, the strong views of each unlabelled image, at least 1 (the PyTorch codes: 2; the authors' README:
+            4).
+        w_kl: The weight of the strong view that is not mixed, at least 0.
+        w_rot: The weight of the rotation loss, at least 0; 0 is no rotation head.
+        alpha: The parameter of the Beta distribution of the mixing coefficients, above 0.
+        temperature: T, above 0.
+        coefficients: ``sample`` or ``batch``.
+        average: ``buffer`` or ``running``: the average prediction that guesses are aligned by.
+        epsilon: What is added to t and a, at least 0; 0 is the paper (the authors' code and USB: 1e-6).
+        labelled_view: The views of labelled images, ``strong`` or ``weak``.
+        ramp: The share of the run in which both weights in brackets grow from 0, in ``[0, 1]``.
 
-        Raises:
-            UserError: A value is not legal, or images that are not square are to be turned.
+    Raises:
+        UserError: A value is not legal, or images that are not square are to be turned.
 
-        Example:
-            >>> from layermatch.layerwise import Uniform
-            >>> ReMixMatch(rule=Uniform(lambda_u=1.5), num_strong=2).views.unlabelled
-            {'weak': 'weak', 'strong': 'strong', 'strong_2': 'strong'}
+    Example:
+        >>> from layermatch.layerwise import Uniform
+        >>> ReMixMatch(rule=Uniform(lambda_u=1.5), num_strong=2).views.unlabelled
+        {'weak': 'weak', 'strong': 'strong', 'strong_2': 'strong'}
     """
 
     def __init__(
