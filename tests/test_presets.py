@@ -99,7 +99,7 @@ def test_a_checkpoint_of_lightnings_own_goes_on(tmp_path: Path) -> None:
         module.network.add_classifier(4)
         heads = heads or {name: value.clone() for name, value in module.network.classifier.state_dict().items()}
         module.network.classifier.load_state_dict(heads)
-        module.schedule = layermatch_constant
+        module.rate.schedule = layermatch_constant
         trainer.fit(module, datamodule=own_data(), ckpt_path=ckpt, weights_only=True if ckpt else None)
         if module is part:
             trainer.save_checkpoint(tmp_path / "part.ckpt")

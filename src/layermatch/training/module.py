@@ -17,27 +17,28 @@ from torch.optim import Optimizer
 
 from layermatch.data import SemiSupervisedData
 from layermatch.data.batch import Batch, EvalBatch
-from layermatch.distributed import all_reduce_mean_, broadcast_from_zero_, world_size
+from layermatch.distributed import broadcast_from_zero_, world_size
 from layermatch.errors import UserError, check_number
 from layermatch.functional import cosine
 from layermatch.layerwise import GradientRule, ScaledGradients
 from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
-from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Problem, Step, StepState, WeightAverage
-from layermatch.parts.stages import check_stages, rate_at
+from layermatch.parts import Losses, Problem, Step, StepState, WeightAverage
+from layermatch.parts.stages import check_stages
 from layermatch.quiet import quiet_warnings
+from layermatch.training.by_source import GradientsBySource
 from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
+from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize
 from layermatch.training.log_lines import LogLines
 from layermatch.training.pool import predict_in_order
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
-Schedule = Callable[[int, int], float]
 
 #: FixMatch (Sohn et al. 2020, table 4).
 FIXMATCH_SGD = partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -114,7 +115,7 @@ class SemiSupervisedModule(LightningModule):
         self.network = network
         self.method = method
         self.make_optimizer = optimizer
-        self.schedule = schedule
+        self.rate = LearningRate(schedule, method.stages)
         self.ema_decay = ema_decay
         self.ema_warmup = ema_warmup
         self.clip_norm = clip_norm
@@ -129,8 +130,6 @@ class SemiSupervisedModule(LightningModule):
         self.lines = LogLines()
         #: The seed of the layers that draw random numbers: what torch was seeded with when this was made.
         self.noise_seed = torch.initial_seed()
-        #: The learning rate of each parameter group, as the optimizer was made with.
-        self._initial_rates: list[float] = []
         #: What keeps warnings that do not fit away while Lightning runs the module.
         self._quiet = ExitStack()
         #: The stage of the method that has begun; none before the first step.
@@ -183,34 +182,20 @@ class SemiSupervisedModule(LightningModule):
         """One optimizer with the groups {extractor, each head} x {decay, no decay}."""
         if self.trainer.max_steps < 1:
             raise UserError(f"max_steps={self.trainer.max_steps}: batches have no end, give Trainer(max_steps=NUMBER)")
-        groups: list[dict[str, Any]] = []
-        for group_name, named in self.network.parameter_groups().items():
-            # Biases and BatchNorm have one dimension; kernels have more.
-            decayed = [p for _, p in named if p.ndim > 1]
-            undecayed = [p for _, p in named if p.ndim <= 1]
-            groups.append({"name": f"{group_name}/decay", "params": decayed})
-            groups.append({"name": f"{group_name}/no_decay", "params": undecayed, "weight_decay": 0.0})
-        optimizer = self.make_optimizer([group for group in groups if group["params"]])
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        optimizer = self.make_optimizer(groups_to_optimize(self.network))
+        self.rate.start(optimizer)
         self._set_learning_rate(optimizer, 0)
         return optimizer
 
     def on_train_start(self) -> None:
         """See where the run starts: its learning rate, and its cluster centres."""
         if self.global_step:
-            self._use_given_learning_rate()
+            optimizer = cast("Optimizer", self.optimizers())
+            self.rate.restore(optimizer)
+            self._set_learning_rate(optimizer, self.global_step)
         if self.episodes is not None:
             self.episodes.begin(self._parts, self.trainer.optimizers[0])
         self.lines.start(self.method.centres(self.network))
-
-    def _use_given_learning_rate(self) -> None:
-        """Have the learning rate of this run's settings, which the optimizer's state of a checkpoint has replaced."""
-        optimizer = cast("Optimizer", self.optimizers())
-        for group, rate in zip(optimizer.param_groups, self._initial_rates, strict=True):
-            group["initial_lr"] = rate
-        self._set_learning_rate(optimizer, self.global_step)
 
     # --------------------------------------------------------------------------------------------------- training step
 
@@ -226,7 +211,7 @@ class SemiSupervisedModule(LightningModule):
         losses = self.method.losses(batch, step)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
-        (self.backward_by_source if self.gradient_rules else self.backward_together)(losses, sync=is_step)
+        self.add_gradients(losses, sync=is_step)
         self._record(losses)
         if not is_step:
             return
@@ -275,6 +260,11 @@ class SemiSupervisedModule(LightningModule):
         return predict_in_order(self.method, self.network, batches, count=len(data.unlabelled))
 
     @property
+    def by_source(self) -> GradientsBySource | None:
+        """What takes the gradients of both sources apart, where there are gradient rules."""
+        return GradientsBySource(self.network, self.gradient_rules) if self.gradient_rules else None
+
+    @property
     def states(self) -> list[StepState]:
         """Everything whose state moves once per optimizer step, in the order that it moves."""
         return [self.ema, *(module for module in self.method.modules() if isinstance(module, StepState))]
@@ -293,45 +283,25 @@ class SemiSupervisedModule(LightningModule):
         sequence = np.random.SeedSequence([self.noise_seed, number, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
-    def backward_together(self, losses: Losses, *, sync: bool) -> None:
-        """Add each parameter's gradient of its own group's losses to ``.grad``, in one backward.
+    def add_gradients(self, losses: Losses, *, sync: bool) -> None:
+        """Add each parameter's gradient of its own group's losses to ``.grad``.
+
+        One backward serves all groups; with gradient rules each source has one of its own.
 
         Args:
             losses: The losses of one batch.
             sync: Whether an optimizer step follows, so that ranks must average their gradients now.
         """
+        by_source = self.by_source
+        if by_source is not None:
+            with self._no_sync():  # these are averaged there, one loss at a time
+                by_source.add(losses, run_backward=self._run_backward)
+            return
         with nullcontext() if sync else self._no_sync():
-            self.manual_backward(losses.total / self.accumulate)
+            self._run_backward(losses.total)
 
-    def backward_by_source(self, losses: Losses, *, sync: bool) -> None:  # noqa: ARG002 -- averaged here in any case
-        """Do as :meth:`backward_together`, but send each pseudo-label gradient through :attr:`gradient_rules`."""
-        from_pseudo = self._gradients(losses.of(PSEUDO_LABELS), retain_graph=True)
-        from_labels = self._gradients(losses.of(LABELS), retain_graph=False)
-        for name, parameter in self.network.named_parameters():
-            grad = from_labels[name] + self.combine(name, from_labels[name], from_pseudo[name])
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-
-    def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:
-        """The pseudo-label gradient that one parameter receives; see :class:`~layermatch.layerwise.GradientRule`."""
-        for rule in self.gradient_rules:
-            from_pseudo = rule.combine(name, from_labels, from_pseudo)
-        return from_pseudo
-
-    def _gradients(self, loss: Tensor, *, retain_graph: bool) -> dict[str, Tensor]:
-        """Gradients of one loss, mean over all ranks; ``.grad`` is left as it was."""
-        parameters = dict(self.network.named_parameters())
-        before = {name: parameter.grad for name, parameter in parameters.items()}
-        for parameter in parameters.values():
-            parameter.grad = None
-        if loss.requires_grad:
-            with self._no_sync():  # these are averaged here, one loss at a time
-                self.manual_backward(loss / self.accumulate, retain_graph=retain_graph)
-        gradients = {}
-        for name, parameter in parameters.items():
-            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            gradients[name] = all_reduce_mean_(grad)
-            parameter.grad = before[name]
-        return gradients
+    def _run_backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
+        self.manual_backward(loss / self.accumulate, retain_graph=retain_graph)
 
     def _no_sync(self) -> AbstractContextManager[None]:
         model = self.trainer.strategy.model
@@ -362,9 +332,7 @@ class SemiSupervisedModule(LightningModule):
 
     def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
         number, max_steps = self.place_in_run(step)
-        factor = self.schedule(number, max_steps) * rate_at(self.method.stages, number / max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        self.rate.set(optimizer, step=number, max_steps=max_steps)
 
     def _learning_rate(self) -> float:
         return float(cast("Optimizer", self.optimizers()).param_groups[0]["lr"])
@@ -398,7 +366,8 @@ class SemiSupervisedModule(LightningModule):
 
     def _measure_gradients(self, losses: Losses) -> None:
         """Add ``layers/*`` of one batch to the interval's means, and what the method says of its losses."""
-        combine = self.combine if self.gradient_rules else None
+        by_source = self.by_source
+        combine = None if by_source is None else by_source.combine
         layers = measure_layer_gradients(self.network, losses, combine=combine)
         self.lines.meter.add(layers, self.method.diagnose(losses))
 
