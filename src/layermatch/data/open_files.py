@@ -62,4 +62,10 @@ def _hard_limit() -> int | None:
 
 def _open_files() -> int:
     folder = next((path for path in ("/proc/self/fd", "/dev/fd") if Path(path).is_dir()), None)
-    return sum(1 for _ in Path(folder).iterdir()) if folder else SPARE_FILES
+    if folder is None:
+        return SPARE_FILES
+    try:
+        return sum(1 for _ in Path(folder).iterdir())
+    except OSError:  # to look is to open one more: as many are open as may be, or more, where the limit was lowered
+        soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return soft
