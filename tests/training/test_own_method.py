@@ -47,7 +47,10 @@ WRONG = {
     "no loss": (lambda loss: Losses(), r"Mine.losses gives no loss: give Losses"),
     "a tensor": (lambda loss: Losses(mine=loss), r"Mine: the loss 'mine' is a Tensor: give Term\(VALUE\)"),
     "a number": (lambda loss: Losses(mine=Term(1.0)), r"the loss 'mine' is a float: give a scalar tensor"),
-    "a row": (lambda loss: Losses(mine=Term(loss.expand(3))), r"the loss 'mine' is a Tensor of shape \(3,\): give a sc"),
+    "a row": (
+        lambda loss: Losses(mine=Term(loss.expand(3))),
+        r"the loss 'mine' is a Tensor of shape \(3,\): give a sc",
+    ),
     "no group": (
         lambda loss: Losses(mine=Term(loss), other=Term(loss, "pseudo_labels", frozenset({"extractr"}))),
         "Mine: the loss 'other' reaches 'extractr': choose from classifier, extractor",
@@ -71,7 +74,10 @@ def test_good_losses_are_taken_and_looked_at_once(
     groups = Network.parameter_groups
     monkeypatch.setattr(Network, "parameter_groups", lambda network: looks.append(1) or groups(network))
     method = first_steps(
-        lambda loss: Losses(mine=Term(loss, "labels", frozenset({"extractor", "classifier"}))), make_data, train, tmp_path
+        lambda loss: Losses(mine=Term(loss, "labels", frozenset({"extractor", "classifier"}))),
+        make_data,
+        train,
+        tmp_path,
     )
     assert method.steps == 2
     assert len(looks) == 2  # for the optimizer, and at the first losses
@@ -124,10 +130,15 @@ def test_a_module_in_the_place_of_a_network_and_a_class_in_that_of_a_method() ->
     ("module", "message"),
     [
         (nn.Flatten(), r"features of shape \(B, 64\) and the network has num_features=12: give num_features=64"),
-        (nn.Identity(), r"features of shape \(B, 1, 8, 8\) .* num_features=12: give a module whose features are \(B, D\)"),
+        (
+            nn.Identity(),
+            r"features of shape \(B, 1, 8, 8\) .* num_features=12: give a module whose features are \(B, D\)",
+        ),
     ],
 )
-def test_features_of_another_width(module: nn.Module, message: str, make_data: Make, train: Make, tmp_path: Path) -> None:
+def test_features_of_another_width(
+    module: nn.Module, message: str, make_data: Make, train: Make, tmp_path: Path
+) -> None:
     model = LayerMatch(Network(module, num_features=12))
     with pytest.raises(UserError, match=message) as caught:
         train(model, make_data(), tmp_path, max_steps=1)

@@ -65,7 +65,9 @@ def test_a_test_returns_and_prints_its_accuracies_and_is_logged_once(
     assert [int(row["step"]) for row in logged["val"]] == [2, 2]  # in training, and once more
 
 
-def test_without_a_logger_the_same_is_returned(make_data: Make, tmp_path: Path) -> None:
+def test_without_a_logger_the_same_is_returned(
+    make_data: Make, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     data = make_data(views=Views())
     model = Supervised(wrn_small(in_channels=1))
     trainer = Trainer(
@@ -74,3 +76,4 @@ def test_without_a_logger_the_same_is_returned(make_data: Make, tmp_path: Path) 
     (tested,) = trainer.test(model, datamodule=data, verbose=False)
     assert set(tested) == accuracies("test")
     assert trainer.loggers == []
+    assert [str(warning.message) for warning in recwarn if "no logger" in str(warning.message)] == []

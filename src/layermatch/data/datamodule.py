@@ -216,7 +216,7 @@ class SemiSupervisedData(LightningDataModule):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 -- every stage needs the same sets
-        """Read the source and make the sets, once; refuse a view that the trainer's module asks for and nobody makes."""
+        """Read the source and make the sets, once; refuse views of a kind that nobody makes, each time."""
         self.views.check(self.kinds)
         if self._loaded is not None:
             return

@@ -42,6 +42,7 @@ class Term(_Fields):
     def __new__(
         cls, value: Tensor, source: str = LABELS, reaches: frozenset[str] | None = None, weight: float = 1.0
     ) -> Self:
+        """Look at the fields that a wrong word would make silent."""
         check_choice("the source of a Term", source, (LABELS, PSEUDO_LABELS))
         if reaches is not None and not isinstance(reaches, Set):
             raise UserError(f"Term(reaches={reaches!r}) is not legal: give a set of names, or None for all groups")
@@ -122,9 +123,10 @@ def check_losses(found: object, *, groups: Collection[str], giver: str) -> None:
         what = f"{giver}: the loss {name!r}"
         if not isinstance(term, Term):
             raise UserError(f"{what} is {_kind(term)}: give Term(VALUE)")
-        if not isinstance(term.value, Tensor) or term.value.ndim:
-            shape = f" of shape {tuple(term.value.shape)}" if isinstance(term.value, Tensor) else ""
-            raise UserError(f"{what} is {_kind(term.value)}{shape}: give a scalar tensor, such as a mean")
+        value: object = term.value
+        if not isinstance(value, Tensor) or value.ndim:
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise UserError(f"{what} is {_kind(value)}{shape}: give a scalar tensor, such as a mean")
         unknown = sorted(set(term.reaches or ()) - set(groups))
         if unknown:
             raise UserError(f"{what} reaches {', '.join(map(repr, unknown))}: choose from {', '.join(sorted(groups))}")

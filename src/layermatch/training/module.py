@@ -515,7 +515,9 @@ def _check_parts(network: object, method: object) -> None:
     """Refuse what is no network or no method; types are not looked at by those who write scripts."""
     if not isinstance(network, Network):
         what = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
-        raise UserError(f"the network is {what}: give Network(module, num_features=D), D being the width of its features")
+        raise UserError(
+            f"the network is {what}: give Network(module, num_features=D), D being the width of its features"
+        )
     if not isinstance(method, Method):
         what = f"the class {method.__name__}" if isinstance(method, type) else f"a {type(method).__name__}"
         raise UserError(f"the method is {what}: give an object of a subclass of layermatch.methods.Method")
