@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from matplotlib.image import imread
 
 from layermatch.callbacks import PredictionTable
+from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import Digits, ImageSet
-from layermatch.figures import draw_curves, draw_mistakes, read_metrics
+from layermatch.figures import Curves, _curve_panels, _figures, _pairs, draw_curves, draw_mistakes, read_metrics
 from layermatch.metrics import CATALOGUE, VALUE, Metric, Panel
 
 
@@ -50,6 +52,45 @@ def test_a_method_has_a_picture_of_its_own(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics.csv", [{"step": step, "bank/age": step} for step in (1, 2, 3)])
     draw_curves(metrics, tmp_path / "figures", catalogue=CATALOGUE.plus([own]))
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["bank.png"]
+
+
+def test_no_legend_covers_a_curve_and_a_logarithmic_axis_has_plain_numbers() -> None:
+    curves: Curves = {}
+    for part in range(7):
+        for norm in ("grad_norm_supervised", "grad_norm_pseudo"):
+            curves[f"layers/groups.{part}/{norm}"] = (np.array([1.0, 5.0, 9.0]), np.array([2.5, 0.6, 0.2]) / (part + 1))
+    (panels,) = _figures(CATALOGUE.arrange(curves)).values()
+    figure = _curve_panels(panels, curves)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 2
+    for axis in figure.axes:
+        legend = axis.get_legend()
+        assert legend is not None
+        assert len(legend.get_texts()) == 7
+        box = legend.get_window_extent()
+        assert not axis.get_window_extent().overlaps(box)
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert axis.get_yscale() == "log"
+        texts = [label.get_text() for label in axis.get_yticklabels(which="both") if label.get_text()]
+        assert len(texts) > 1
+        assert all(float(text) > 0 for text in texts)  # no formula, such as 6x10^-1
+
+
+def test_views_are_headed_by_the_class_and_by_what_is_labelled(make_data: Callable[..., SemiSupervisedData]) -> None:
+    data = make_data(num_labels=500)  # a third of the pool
+    figure = _pairs(data, num_images=16)
+    raw = data.training_steps()[0].unlabelled
+    assert figure is not None
+    assert raw is not None
+    headings = [axis.get_title() for axis in figure.axes[:16]]
+    expected = []
+    for row, label in zip(raw.indices.tolist(), raw.label.tolist(), strict=True):
+        position = int(data.split.in_pool[row])
+        true = str(int(data.content.labelled.labels[position]))
+        expected.append(f"{true}\n(labelled)" if position in data.split.labelled else true)
+        assert (label < 0) == (position in data.split.labelled)
+    assert headings == expected
+    assert 0 < sum("labelled" in heading for heading in headings) < 16
 
 
 def test_nothing_logged_draws_nothing(tmp_path: Path) -> None:

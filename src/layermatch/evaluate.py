@@ -96,7 +96,9 @@ def _evaluate(config: DictConfig) -> None:
         )
     live, averaged = (accuracy[metric.path[-1]] for metric in accuracies(settings["split"]).values())
     rows = {"EMA weights": f"{averaged:.4%}", "live weights": f"{live:.4%}"}
-    Reporter().show(table(f"Accuracy on {settings['split']}: {settings['ckpt_path']}", rows))
+    reporter = Reporter()
+    reporter.show(f"checkpoint: {settings['ckpt_path']}")  # as a line, for a narrow table would break it
+    reporter.show(table(f"Accuracy on {settings['split']}", rows))
 
 
 def main() -> None:

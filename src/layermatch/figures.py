@@ -73,7 +73,9 @@ def _figures(metrics: Iterable[Metric]) -> dict[str, dict[Panel, list[Metric]]]:
 def _curve_panels(panels: Mapping[Panel, Sequence[Metric]], curves: Curves) -> Figure:
     columns = 2 if len(panels) == 4 else len(panels)
     rows = -(-len(panels) // columns)
-    figure, axes = _subplots(rows, columns, size=(4.6 * columns, 3.4 * rows))
+    legend = max((len(metrics) for metrics in panels.values() if len(metrics) <= MOST_NAMED), default=0)
+    height = 3.3 + 0.17 * -(-legend // 2)
+    figure, axes = _subplots(rows, columns, size=(4.6 * columns, height * rows))
     looks: dict[str, int] = {}
     last = max(float(curves[metric.name][0][-1]) for metrics in panels.values() for metric in metrics)
     for axis, (panel, metrics) in zip(axes.flat, panels.items(), strict=True):
@@ -91,10 +93,22 @@ def _curve_panels(panels: Mapping[Panel, Sequence[Metric]], curves: Curves) -> F
             axis.set_ylim(-0.02, 1.02)
         elif scale == "log" and _spans_a_decade([curves[metric.name] for metric in metrics]):
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
+            _write_plain_numbers(axis)
         if len(metrics) <= MOST_NAMED:
-            axis.legend(fontsize=8, ncols=2 if len(metrics) > 6 else 1)
+            axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # covers no curve
     return figure
+
+
+def _write_plain_numbers(axis: Any) -> None:
+    """Have 0.6 on a logarithmic axis, not 6x10^-1; of the ticks between decades, those that have room."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.5)))
 
 
 def _spans_a_decade(curves: Iterable[Curve]) -> bool:
@@ -141,18 +155,25 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
 
 
 def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> None:
-    """Draw unlabelled images of step 0 above their views.
+    """Draw images of the unlabelled pool at step 0 above their views, headed by their class where it is known.
 
     Args:
         data: The data module, set up.
         path: The file that the picture is written to.
         num_images: The number of columns, at most that of the images of a batch.
     """
+    figure = _pairs(data, num_images=num_images)
+    if figure is not None:
+        _save(figure, path)
+
+
+def _pairs(data: SemiSupervisedData, *, num_images: int) -> Figure | None:
     raw = data.training_steps()[0].unlabelled
     if raw is None:
-        return
+        return None
     names = names_in_figure(data.classes, width=TITLE_WIDTH)
     views = data.raw_views(raw, data.views.unlabelled)
+    given = data.pool_labels[raw.indices]
     num_images = min(num_images, len(raw.images))
     num_rows = 1 + len(views)
     figure, axes = _subplots(num_rows, num_images, size=(1.25 * num_images, 1.4 * num_rows))
@@ -163,8 +184,8 @@ def draw_pairs(data: SemiSupervisedData, path: Path, *, num_images: int = 8) -> 
             if column == 0:
                 axis.set_ylabel(name)
             if row == 0:
-                axis.set_title(_label(names, int(raw.label[column])), fontsize=8)
-    _save(figure, path)
+                axis.set_title(_heading(names, int(raw.label[column]), int(given[column])), fontsize=8)
+    return figure
 
 
 def draw_mistakes(
@@ -211,7 +232,10 @@ def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
     axis.set_yticks([])
 
 
-def _label(names: list[str], label: int) -> str:
+def _heading(names: list[str], label: int, given: int) -> str:
+    """The class of an image of the pool, and whether the image is a labelled one, whose class counts as unknown."""
+    if given >= 0:
+        return f"{names[given]}\n(labelled)"
     return names[label] if label >= 0 else "?"
 
 

@@ -43,7 +43,7 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
     pool = f"{len(data.unlabelled):,}, the labelled ones among them"
     return {
-        "images": f"{height}x{width}, {channels} channels, {len(data.classes)} classes",
+        "images": f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {len(data.classes)} classes",
         "labelled": f"{len(data.labelled):,}",
         "unlabelled": pool if parts.algorithm.uses_unlabelled else "none used",
         **_long_tail(parts),
@@ -112,5 +112,6 @@ def _layer_gradients(parts: RunParts) -> str:
 def _device(parts: RunParts, trainer: Trainer) -> str:
     device = parts.device
     layout = ", channels last" if device.channels_last else ""
-    threads = f", {torch.get_num_threads()} threads" if device.accelerator == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device.accelerator == "cpu" else ""
     return f"{trainer.world_size} x {device.name}{threads}, {device.precision}{layout}"

@@ -90,7 +90,9 @@ def test_the_home_folder_is_meant_everywhere(
     assert (run_dir / "results.json").is_file()
     capsys.readouterr()
     evaluate_cli("ckpt_path=~/2024_06 (1)/checkpoints/step-0000001.ckpt")
-    assert "Accuracy on test" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "checkpoint: ~/2024_06 (1)/checkpoints/step-0000001.ckpt"  # in one piece, to be copied
+    assert shown[1].strip() == "Accuracy on test"
     report_main(["~/2024_06 (1)", "--out=~/report.html"])
     assert (home / "report.html").is_file()
     line = refused(cli, capsys, "data.split=~/2024_06 (1)/split.json", "data.num_labels=7")

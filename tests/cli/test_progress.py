@@ -47,6 +47,18 @@ def test_lines_between_evaluations_when_time_passes(
     assert all("ETA 0:00:0" in line for line in lines)
 
 
+def test_a_line_without_values_says_why(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
+    screen = io.StringIO()
+    data = make_data()
+    for max_steps, log_every in ((2, 50), (3, 2)):
+        display = ProgressDisplay(Reporter(terminal=Console(file=screen, width=140)), line_every=1e-6)
+        train(make_algorithm(data, log_every=log_every), data, tmp_path, max_steps=max_steps, callbacks=[display])
+    said = [line.split("  ", 2)[2] for line in screen.getvalue().splitlines()]
+    assert said[:2] == ["no values: one log line every 50 steps (trainer.log_every)"] * 2
+    assert said[2] == "values from step 2 on"
+    assert all(line.startswith("L_feat ") for line in said[3:])
+
+
 class LongRun(Callback):
     """The values of a run in trouble, which is stopped after two steps."""
 

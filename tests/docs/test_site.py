@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import layermatch
+from layermatch.runs import layout
 
 ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "docs" / "hooks"
@@ -144,6 +145,25 @@ def test_the_navigation_has_every_page_and_readme_links_to_each() -> None:
     assert pages <= listed
     readme = (ROOT / "README.md").read_text()
     assert [page for page in sorted(pages) if f"](docs/{page}" not in readme] == []
+
+
+def test_every_link_names_what_lies_in_the_repository(hook: Callable[[str], ModuleType]) -> None:
+    """So it works where the pages are read as files, and the site's hook turns it into a page."""
+    files = hook("files")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    links = [
+        (page, files.in_repository(page, target))
+        for page in [*pages, *files.MADE_OF]
+        for target in files.targets((ROOT / files.MADE_OF.get(page, f"docs/{page}")).read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 50
+    assert [(page, target) for page, target in links if not (ROOT / target).exists()] == []
+
+
+def test_the_first_page_has_every_file_of_a_run() -> None:
+    table = (ROOT / "docs" / "first-run.md").read_text(encoding="utf-8")
+    names = [name if "." in name else f"{name}/" for name in layout.OUTPUTS]
+    assert [name for name in names if f"`{name}`" not in table] == []
 
 
 def test_readme_is_two_screens() -> None:

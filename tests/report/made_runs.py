@@ -24,9 +24,9 @@ from layermatch.runs.plan import write_plan
 
 DIGITS = tuple(str(number) for number in range(10))
 PLAN = {
-    "images": "8x8, 1 channels, 10 classes",
+    "images": "8x8, 1 channel, 10 classes",
     "validation": "200, held out of the training pool (their labels are used for evaluation only), and so on " * 2,
-    "device": "1 x CPU, 1 threads, bf16-mixed, channels last",
+    "device": "1 x CPU, 1 thread, bf16-mixed, channels last",
 }
 
 

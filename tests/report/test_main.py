@@ -128,5 +128,5 @@ def test_a_report_about_real_runs(report: Report, tmp_path: Path, monkeypatch: p
     assert "The two runs of a pair have the same labelled images." in text
     for shown in ("Validation accuracy, EMA weights", "Loss of the extractor", "mask rate", "pseudo_labels.threshold"):
         assert shown in text
-    assert "8x8, 1 channels, 10 classes" in text  # of the plan
+    assert "8x8, 1 channel, 10 classes" in text  # of the plan
     assert f"torch {found[0]['versions']['torch']} (4 runs)" in text

@@ -137,6 +137,15 @@ def test_figures_are_right_and_have_their_n(page: str, sweep: list[Path]) -> Non
     assert "there is nothing of a run in it" in text
 
 
+def test_the_title_has_the_names_of_all_runs(tmp_path: Path) -> None:
+    """The name is no part of the setting: runs of one group may have several."""
+    same = [make_run(tmp_path / name, f"name={name}", seed=seed) for seed, name in enumerate(("pilot", "again"))]
+    other = make_run(tmp_path / "other", "algorithm=fixmatch", "name=pilot", is_finished=False)
+    page, text = render(*same, other)
+    assert Page(page).text.count("Runs of pilot, again") == 2  # the title of the window, and the heading
+    assert "# Runs of pilot, again\n" in text
+
+
 def test_a_single_seed_has_no_deviation_and_no_comparison(tmp_path: Path) -> None:
     text, markdown = render(make_run(tmp_path / "a"))
     shown = Page(text).text

@@ -75,7 +75,8 @@ class ProgressDisplay(Callback):
         self._last_line = time.monotonic()
         done = trainer.global_step - self._first_step
         left = (trainer.max_steps - trainer.global_step) * (self._last_line - self._started) / max(done, 1)
-        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {_short(round(left))}  {self._values(pl_module)}"
+        values = self._values(pl_module) or _nothing_yet(trainer, pl_module)
+        line = f"step {trainer.global_step}/{trainer.max_steps}  ETA {_short(round(left))}  {values}".rstrip()
         if self._bar is None:
             self.reporter.show(line)
         else:
@@ -98,6 +99,17 @@ class ProgressDisplay(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _nothing_yet(trainer: Trainer, module: LightningModule) -> str:
+    """Why a line has no values."""
+    every = getattr(module, "log_every", None)
+    if every is None:
+        return ""
+    first = trainer.global_step // every * every + every
+    if first > trainer.max_steps:
+        return f"no values: one log line every {every} steps (trainer.log_every)"
+    return f"values from step {first} on"
 
 
 def _short(seconds: int) -> str:

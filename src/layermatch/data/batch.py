@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
+
+from layermatch.errors import UserError, check_choice
 
 __all__ = ["Batch", "EvalBatch", "Samples", "Unlabelled", "Views"]
 
@@ -23,6 +25,9 @@ class Views:
         unlabelled: The views of unlabelled images, for example ``{"weak": "weak", "strong": "strong"}``; empty for a
             method that reads no unlabelled images.
 
+    Raises:
+        UserError: There is no labelled view, or one of the two is no mapping.
+
     Example:
         >>> Views(unlabelled={"weak": "weak", "strong": "strong", "strong_2": "strong"}).uses_unlabelled
         True
@@ -30,6 +35,26 @@ class Views:
 
     labelled: Mapping[str, str] = field(default_factory=lambda: {"weak": "weak"})
     unlabelled: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part, views in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            if not isinstance(views, Mapping):
+                raise UserError(f'Views({part}={views!r}) is not legal: give names and kinds, {{"weak": "weak"}}')
+        if not self.labelled:
+            raise UserError('Views(labelled={}) is not legal: give at least one view, {"weak": "weak"}')
+
+    def check(self, kinds: Collection[str]) -> None:
+        """Refuse a view of a kind that nobody makes.
+
+        Args:
+            kinds: The kinds that there are.
+
+        Raises:
+            UserError: A view is of another one.
+        """
+        for part, views in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            for name, kind in views.items():
+                check_choice(f"Views({part}=...)[{name!r}]", kind, kinds)
 
     @property
     def uses_unlabelled(self) -> bool:

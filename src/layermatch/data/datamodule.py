@@ -150,6 +150,8 @@ class SemiSupervisedData(LightningDataModule):
             "medium": strong.with_ops(1) if medium is None else medium,
             "strong": strong,
         }
+        if views is not None:
+            views.check(self.kinds)
         self.given_views = views
         self.num_labels = num_labels
         self.num_val = num_val
@@ -214,7 +216,8 @@ class SemiSupervisedData(LightningDataModule):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 -- every stage needs the same sets
-        """Read the source and make the sets. Does nothing the second time."""
+        """Read the source and make the sets, once; refuse views of a kind that nobody makes, each time."""
+        self.views.check(self.kinds)
         if self._loaded is not None:
             return
         content = self.source.load()

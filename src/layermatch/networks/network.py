@@ -159,8 +159,16 @@ class Network(nn.Module):
 
         Returns:
             Features ``(B, D)``, and the heads' outputs, at least float32, under autocast too.
+
+        Raises:
+            UserError: The extractor's features are not D numbers for each image.
         """
         features: Tensor = self.extractor(images)
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise UserError(
+                f"the extractor gives features of shape {_shape(features)} and the network has num_features="
+                f"{self.num_features}: give {_advice(features)}"
+            )
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return Output(features, {name: _apply(self.get_submodule(name), features) for name in heads})
 
@@ -218,6 +226,14 @@ def _parts(module: nn.Module, name: str) -> list[str]:
     for child_name, child in children:
         parts += _parts(child, child_name) if _is_row_of_blocks(child) else [child_name]
     return parts
+
+
+def _shape(features: Tensor) -> str:
+    return f"({', '.join(['B', *map(str, features.shape[1:])])})"
+
+
+def _advice(features: Tensor) -> str:
+    return f"num_features={features.shape[1]}" if features.ndim == 2 else "a module whose features are (B, D)"
 
 
 def _has_parameters(module: nn.Module) -> bool:

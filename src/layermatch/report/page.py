@@ -190,7 +190,9 @@ def _parts(text: str) -> list[str]:
 
 
 def _title(groups: Sequence[Group]) -> str:
-    names = dict.fromkeys(group.example.settings.get("name", "?") for group in groups)
+    # The name tells no setting from another, so the runs of a group may have several.
+    shown = (run for group in groups for run in [*group.runs, *group.unfinished])
+    names = dict.fromkeys(run.shown_settings.get("name", "?") for run in shown)
     return f"Runs of {', '.join(names)}" if names else "Runs"
 
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from layermatch.data import SemiSupervisedData
-from layermatch.data.batch import Batch, EvalBatch
+from layermatch.data.batch import Batch, EvalBatch, Views
 from layermatch.distributed import broadcast_from_zero_, world_size
 from layermatch.errors import UserError, check_number
 from layermatch.functional import cosine
@@ -25,6 +25,7 @@ from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import Losses, Problem, Step, StepState, WeightAverage
+from layermatch.parts.losses import check_losses
 from layermatch.parts.stages import check_stages
 from layermatch.quiet import quiet_warnings
 from layermatch.training.by_source import GradientsBySource
@@ -34,6 +35,7 @@ from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize
 from layermatch.training.log_lines import LogLines
+from layermatch.training.own_line import OwnLine
 from layermatch.training.pool import predict_in_order
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
@@ -82,7 +84,7 @@ class SemiSupervisedModule(LightningModule):
             model.
 
     Raises:
-        UserError: A value is out of range.
+        UserError: A value is out of range, or the network or the method is none.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class SemiSupervisedModule(LightningModule):
         imwa: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
+        _check_parts(network, method)
         if clip_norm is not None:
             check_number("clip_norm", clip_norm, low=0, low_open=True)
         check_number("accumulate", accumulate, low=1, integer=True)
@@ -134,6 +137,8 @@ class SemiSupervisedModule(LightningModule):
         self._quiet = ExitStack()
         #: The stage of the method that has begun; none before the first step.
         self.stage_begun = -1
+        #: Whether the method's losses were looked at; once in each stage, as each has its own.
+        self._has_checked_losses = False
         #: What the method knows of the data and of the run; None until :meth:`prepare`.
         self.problem: Problem | None = None
 
@@ -207,8 +212,12 @@ class SemiSupervisedModule(LightningModule):
         if (stage := self.method.stage_of(step)) != self.stage_begun:
             self.method.begin_stage(stage, self.predict_pool)
             self.stage_begun = stage
+            self._has_checked_losses = False
             self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
+        if not self._has_checked_losses:
+            check_losses(losses, groups=self.network.parameter_groups(), giver=type(self.method).__name__)
+            self._has_checked_losses = True
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
         self.add_gradients(losses, sync=is_step)
@@ -412,9 +421,12 @@ class SemiSupervisedModule(LightningModule):
         values = self.evaluation.conclude(split, in_training=in_training)
         if is_trial:
             return
-        # Lightning's own table is for checkpoint callbacks; its step would count batches, not optimizer steps.
-        self.log_dict(values, logger=False, sync_dist=False, rank_zero_only=False)
         self.log_values(values)
+        # Checkpoint callbacks read what is logged; trainer.test and trainer.validate return what goes to loggers too.
+        is_returned = self.trainer.state.fn != "fit"
+        self.log_dict(values, logger=is_returned, sync_dist=False, rank_zero_only=False)
+        if is_returned:
+            OwnLine.stand_in(self.trainer)
 
     def _share_buffers(self) -> None:
         # BatchNorm's running statistics differ between ranks; rank 0's are saved, so rank 0's are evaluated.
@@ -466,6 +478,22 @@ class SemiSupervisedModule(LightningModule):
         if self.episodes is not None:
             self.episodes.load_state_dict(checkpoint["imwa"])
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
+
+
+def _check_parts(network: object, method: object) -> None:
+    """Refuse what is no network or no method; types are not looked at by those who write scripts."""
+    if not isinstance(network, Network):
+        what = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
+        raise UserError(
+            f"the network is {what}: give Network(module, num_features=D), D being the width of its features"
+        )
+    if not isinstance(method, Method):
+        what = f"the class {method.__name__}" if isinstance(method, type) else f"a {type(method).__name__}"
+        raise UserError(f"the method is {what}: give an object of a subclass of layermatch.methods.Method")
+    if not isinstance(method.views, Views):
+        raise UserError(
+            f"{type(method).__name__}.views is a {type(method.views).__name__}: give layermatch.data.Views(...)"
+        )
 
 
 def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, max_steps: int) -> Problem:
