@@ -18,8 +18,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from layermatch.components import find_target, option_names
 from layermatch.command_line import explain_several, explain_unreadable, typed_arguments
+from layermatch.components import find_target, option_names
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
@@ -152,7 +152,9 @@ def _explain_no_name(words: list[str]) -> str:
     """One line for ``model=null`` and its like."""
     given = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word}
     chosen = {group: word for group, word in given.items() if (config_dir() / group).is_dir()}
-    numbers = {group: word for group, word in chosen.items() if not (config_dir() / f"{word.replace('=', '/')}.yaml").is_file()}
+    numbers = {
+        group: word for group, word in chosen.items() if not (config_dir() / f"{word.replace('=', '/')}.yaml").is_file()
+    }
     group, word = next(iter((numbers or chosen).items()), ("GROUP", "a choice"))
     return f"{word} is not legal: choose one of the files of conf/{group}"
 

@@ -113,7 +113,7 @@ def typed_arguments() -> Iterator[None]:
 
 
 def _together(words: list[str]) -> list[str]:
-    """The words with all settings before the options: Hydra takes no setting that comes after an option after others."""
+    """The words with all settings before the options: Hydra takes no two groups of settings around an option."""
     known, unknown = get_args_parser().parse_known_args(words)
     late = [word for word in unknown if not word.startswith("-")]
     if not late:
