@@ -79,7 +79,7 @@ def test_every_experiment_composes_and_builds(
     assert parts.algorithm.network.classifier.out_features == len(parts.data.classes)
     assert parts.algorithm.uses_unlabelled == (algorithm != "supervised")
     batch = parts.data.batch_of_step(3)
-    assert batch.labelled.views["weak"].shape[0] == settings["data"]["batch_size"]
+    assert {len(view) for view in batch.labelled.views.values()} == {settings["data"]["batch_size"]}
 
 
 def test_the_recipes_are_the_published_ones() -> None:
@@ -172,12 +172,6 @@ def replaced(settings: dict[str, Any], path: tuple[str, ...], value: object) -> 
     return changed
 
 
-#: What an experiment's recipe says of a section that has one choice: it holds for that of a user, too.
-RECIPES = {
-    ("cifar100", "optimizer"): {"weight_decay": 1e-3},
-    ("imagenet100", "optimizer"): {"weight_decay": 3e-4},
-}
-
 #: Leaves where any text is legal, and what shows that the text arrives.
 FREE_TEXT: dict[str, Callable[[RunParts, dict[str, Any]], bool]] = {
     "optimizer.nesterov": lambda parts, _: parts.algorithm.make_optimizer.keywords["nesterov"] == "poison",
@@ -247,20 +241,21 @@ def test_no_leaf_can_be_taken_away_with_a_traceback(tmp_path: Path) -> None:
             assemble(changed, tmp_path)
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_changes_nothing_of_another_choice(experiment: str) -> None:
+    """What it says of a component would be merged into whichever one is named on the command line."""
+    stated = yaml.safe_load((config_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    assert not stated.keys() & {"model", "pseudo_labels", "layerwise", "schedule", "logger"}
+
+
 @pytest.mark.parametrize(
-    "choice",
-    [f"{group}={path.stem}" for group in ("model", "optimizer", "schedule", "pseudo_labels", "layerwise")
-     for path in sorted((config_dir() / group).glob("*.yaml")) if path.stem != "none"],
-)  # fmt: skip
-def test_an_experiment_changes_nothing_of_another_choice(choice: str) -> None:
-    """A component that is named on the command line is the one of its file, whatever experiment it is chosen in."""
-    section = choice.partition("=")[0]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        own = plain(compose("run", overrides=["run_dir=run", "~experiment", choice]))[section]
-    for experiment in EXPERIMENTS:
-        recipe = RECIPES.get((experiment, section), {})
-        chosen = settings_of(f"experiment={experiment}", choice, "data.root=x" if experiment != "digits" else "seed=0")
-        assert chosen[section] == own | recipe, experiment
+    ("experiment", "model"), [("digits", "wrn_28_8"), ("digits", "resnet50"), ("folder", "resnet50")]
+)
+def test_a_named_network_is_the_one_of_its_file(experiment: str, model: str) -> None:
+    chosen = settings_of(
+        f"experiment={experiment}", f"model={model}", *(["data.root=x"] if experiment == "folder" else [])
+    )
+    assert chosen["model"] == yaml.safe_load((config_dir() / "model" / f"{model}.yaml").read_text())
 
 
 def test_the_default_network_can_be_given_another_width() -> None:
