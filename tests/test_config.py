@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ import yaml
 from hydra import compose, initialize_config_dir
 from tests.data import stand_ins
 
-from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
+from layermatch.build import RunParts, build_loggers, build_method, build_parts, build_trainer
 from layermatch.cli import config_dir, plain
 from layermatch.errors import UserError
 from layermatch.layerwise import ScaledGradients
-from layermatch.settings import Settings
+from layermatch.settings import Settings, check_sections
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-ALGORITHMS = ("supervised", "fixmatch", "layermatch", "mean_teacher")
+ALGORITHMS = sorted(path.stem for path in (config_dir() / "algorithm").glob("*.yaml") if path.stem != "base")
+#: Those that are built with every experiment and every one of whose leaves is looked at; all others share most of them.
+IN_FULL = ("supervised", "fixmatch", "layermatch", "mean_teacher")
+BUILT = [
+    (experiment, algorithm)
+    for experiment in EXPERIMENTS
+    for algorithm in (ALGORITHMS if experiment == "digits" else IN_FULL)
+]
 
 
 def settings_of(*overrides: str) -> dict[str, Any]:
@@ -61,8 +69,7 @@ def test_every_experiment_has_a_stand_in(roots: dict[str, list[str]]) -> None:
     assert set(roots) == set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(("experiment", "algorithm"), BUILT)
 def test_every_experiment_composes_and_builds(
     experiment: str, algorithm: str, roots: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -72,7 +79,7 @@ def test_every_experiment_composes_and_builds(
     assert parts.algorithm.network.classifier.out_features == len(parts.data.classes)
     assert parts.algorithm.uses_unlabelled == (algorithm != "supervised")
     batch = parts.data.batch_of_step(3)
-    assert batch.labelled.views["weak"].shape[0] == settings["data"]["batch_size"]
+    assert {len(view) for view in batch.labelled.views.values()} == {settings["data"]["batch_size"]}
 
 
 def test_the_recipes_are_the_published_ones() -> None:
@@ -173,7 +180,7 @@ FREE_TEXT: dict[str, Callable[[RunParts, dict[str, Any]], bool]] = {
 BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
 
 POISONED = [(experiment, []) for experiment in EXPERIMENTS if experiment != "digits"]
-POISONED += [("digits", [f"algorithm={name}"]) for name in ALGORITHMS]
+POISONED += [("digits", [f"algorithm={name}"]) for name in IN_FULL]
 POISONED += [("digits", ["schedule=constant", "trainer=cpu"]), ("digits", ["pseudo_labels=noisy"])]
 
 
@@ -199,6 +206,64 @@ def test_every_leaf_is_consumed(
             continue
         ignored.append(name)
     assert not ignored
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - set(IN_FULL)))
+def test_every_leaf_of_a_method_is_consumed(algorithm: str, tmp_path: Path) -> None:
+    """What a method has beside the settings of every run, which the test above looks at."""
+    settings = settings_of(f"algorithm={algorithm}")
+    shared = set(leaves(settings_of("algorithm=layermatch")))
+    targets = {(section, "_target_") for section in ("algorithm", "pseudo_labels", "layerwise") if settings[section]}
+    looked_at = (set(leaves(settings)) - shared) | targets
+    ignored = []
+    for path in sorted(looked_at):
+        changed = replaced(settings, path, "poison")
+        try:
+            build_method(Settings.parse(changed))  # which most of them do not pass; the rest takes long
+            assemble(changed, tmp_path)
+        except UserError:
+            continue
+        ignored.append(".".join(path))
+    assert not ignored
+
+
+def test_no_leaf_can_be_taken_away_with_a_traceback(tmp_path: Path) -> None:
+    """A setting that is not there is missing, or its component has a value for it."""
+    settings = settings_of("trainer=cpu")
+    for path in [*leaves(settings), *((section,) for section in settings)]:
+        changed, section = replaced(settings, path, None), path[:-1]
+        holder = changed
+        for key in section:
+            holder = holder[key]
+        del holder[path[-1]]
+        with suppress(UserError):
+            check_sections(changed)
+            assemble(changed, tmp_path)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_changes_nothing_of_another_choice(experiment: str) -> None:
+    """What it says of a component would be merged into whichever one is named on the command line."""
+    stated = yaml.safe_load((config_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    assert not stated.keys() & {"model", "pseudo_labels", "layerwise", "schedule", "logger"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model"), [("digits", "wrn_28_8"), ("digits", "resnet50"), ("folder", "resnet50")]
+)
+def test_a_named_network_is_the_one_of_its_file(experiment: str, model: str) -> None:
+    chosen = settings_of(
+        f"experiment={experiment}", f"model={model}", *(["data.root=x"] if experiment == "folder" else [])
+    )
+    assert chosen["model"] == yaml.safe_load((config_dir() / "model" / f"{model}.yaml").read_text())
+
+
+def test_the_default_network_can_be_given_another_width() -> None:
+    assert settings_of("model.width=1")["model"]["width"] == 1
+    assert settings_of()["model"] == {
+        "_target_": "layermatch.networks.wrn_small", "depth": 10, "width": 2, "batch_norm_eps": 1e-3,
+        "batch_norm_momentum": 1e-2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

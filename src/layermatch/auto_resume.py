@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.checkpoints import newest_checkpoint, newest_run
-from layermatch.errors import UserError
+from layermatch.errors import UserError, check_number
 from layermatch.paths import expand
 from layermatch.runs.identity import may_change
 from layermatch.runs.layout import PREDICTIONS, RESULTS, checkpoints_in, outputs_in
@@ -58,14 +58,16 @@ def finished_results(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, An
         settings: The settings that the run would be started with now.
 
     Raises:
-        UserError: The run that is there has other settings.
+        UserError: The run that is there has other settings, or ``trainer.max_steps`` is not legal.
     """
     try:
         results = read_results(run_dir / RESULTS)
         steps = int(results["steps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if steps < settings["trainer"]["max_steps"]:
+    max_steps = settings["trainer"]["max_steps"]
+    check_number("trainer.max_steps", max_steps, low=1, integer=True)
+    if steps < max_steps:
         return None
     check_same_run(run_dir, settings)
     return results

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from layermatch.augment import StrongView, WeakView
-from layermatch.components import check_keys, option_names, section_of_errors
+from layermatch.components import check_keys, check_present, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
 from layermatch.errors import UserError, check_number
@@ -84,6 +84,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
         UserError: A value or a key is not legal.
     """
     check_keys("views", settings.views, option_names(StrongView) | {"medium_ops"})
+    check_present("views", settings.views, {"flip", "pad", "medium_ops"})
     options_of_views = {key: value for key, value in settings.views.items() if key != "medium_ops"}
     with section_of_errors("views", settings.views):
         weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from layermatch.command_line import explain_several, explain_unreadable, typed_arguments
+from layermatch.components import find_target, option_names
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
@@ -27,6 +30,9 @@ __all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run
 
 #: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
 SHARED = "base"
+
+#: What Hydra says of a choice that is null or a number, without saying which.
+NO_NAME = "Config group override"
 
 #: A launcher ends all processes with the first one that ends: those that are silent let the other speak before.
 SECONDS_TO_SPEAK = 5.0
@@ -42,8 +48,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain containers, interpolations resolved.
 
     Raises:
-        UserError: A value that must be given is missing.
+        UserError: A value that must be given is missing, or a file was chosen that is none of this package's commands.
     """
+    if "sweep" in config:
+        raise UserError("sweep=NAME is no choice here: the file is W&B's, as wandb sweep conf/sweep/wandb.yaml")
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -66,6 +74,21 @@ def _home(value: object) -> str:
     return str(expand("run_dir", value, "a directory"))
 
 
+def _choices(*left_out: str, _root_: DictConfig) -> str:
+    """The files that each group offers, for ``--help``: those of the command's own groups alone.
+
+    Args:
+        *left_out: Names that are no choices of this command.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    lines = []
+    for group in sorted(str(group) for group in _root_.hydra.runtime.choices):
+        if not group.startswith("hydra/"):
+            names = loader.get_group_options(group, ObjectType.CONFIG)
+            lines.append(f"{group}: {', '.join(name for name in names if name not in {SHARED, *left_out})}")
+    return "\n".join(lines)
+
+
 @steady_output()
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
@@ -79,6 +102,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     keep_freed_memory()
     OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
+    OmegaConf.register_new_resolver("layermatch.choices", _choices, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)
@@ -112,11 +136,27 @@ def one_line_errors() -> Iterator[None]:
         else:
             time.sleep(SECONDS_TO_SPEAK)
         sys.exit(UserError.status)
+    except ValueError as error:
+        if shows_tracebacks() or NO_NAME not in str(error):
+            raise
+        sys.stderr.write(f"error: {_explain_no_name(sys.argv[1:])}\n")
+        sys.exit(UserError.status)
     except RunError as error:
         if is_rank_zero() if error.is_said is None else error.is_said:
             sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
         # The first process ends all others when one of them ends with a status; to be stopped is none.
         sys.exit(error.status if is_rank_zero() or not isinstance(error, StoppedError) else 0)
+
+
+def _explain_no_name(words: list[str]) -> str:
+    """One line for ``model=null`` and its like."""
+    given = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word}
+    chosen = {group: word for group, word in given.items() if (config_dir() / group).is_dir()}
+    numbers = {
+        group: word for group, word in chosen.items() if not (config_dir() / f"{word.replace('=', '/')}.yaml").is_file()
+    }
+    group, word = next(iter((numbers or chosen).items()), ("GROUP", "a choice"))
+    return f"{word} is not legal: choose one of the files of conf/{group}"
 
 
 def explain(error: Exception) -> str:
@@ -146,9 +186,27 @@ def _explain_key(error: OmegaConfBaseException) -> str:
     legal = sorted(str(name) for name in parent) if isinstance(parent, Mapping | DictConfig) else []
     if not legal:
         above = key.rpartition(".")[0]
+        algorithm = _that_reads_no(above, error)
+        if algorithm:
+            return f"unknown setting {key}: algorithm={algorithm} reads no {above}"
         return f"unknown setting {key}: {above} has no settings of its own: give {above}=VALUE"
     # Hydra's own section is legal, but not what the user looks for here.
     return f"unknown setting {key}: choose one of {', '.join(name for name in legal if name != 'hydra')}"
+
+
+def _that_reads_no(section: str, error: OmegaConfBaseException) -> str:
+    """The name of the chosen algorithm where its method takes no part of a section; empty otherwise."""
+    from layermatch.build import PARTS_OF_METHODS  # which takes long to import, and is here already in a run
+
+    root = error.parent_node._get_root() if isinstance(error.parent_node, DictConfig) else None
+    if section not in PARTS_OF_METHODS or not isinstance(root, DictConfig):
+        return ""
+    try:
+        method = find_target("", OmegaConf.select(root, "algorithm._target_"), plugins=root.get("plugins") or ())
+    except (UserError, TypeError):
+        return ""
+    takes = PARTS_OF_METHODS[section] in option_names(method)
+    return "" if takes else str(OmegaConf.select(root, "algorithm.name"))
 
 
 def _one_line(error: Exception) -> str:

@@ -103,12 +103,25 @@ def typed_arguments() -> Iterator[None]:
         UserError: A word begins with ``=``, or is no option of Hydra's.
     """
     before = sys.argv
-    _check_words(before[1:])
-    sys.argv = [*before[:1], *(_home_expanded(as_typed(word)) for word in before[1:])]
+    words = _together(before[1:])
+    _check_words(words)
+    sys.argv = [*before[:1], *(_home_expanded(as_typed(word)) for word in words)]
     try:
         yield
     finally:
         sys.argv = before
+
+
+def _together(words: list[str]) -> list[str]:
+    """The words with all settings before the options: Hydra takes no two groups of settings around an option."""
+    known, unknown = get_args_parser().parse_known_args(words)
+    late = [word for word in unknown if not word.startswith("-")]
+    if not late:
+        return words
+    # By identity: the value of an option may be the same text as a setting.
+    settings = [*known.overrides, *late]
+    taken = {id(word) for word in settings}
+    return [*settings, *(word for word in words if id(word) not in taken)]
 
 
 def _check_words(words: list[str]) -> None:

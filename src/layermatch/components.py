@@ -17,7 +17,7 @@ from typing import Any
 
 from layermatch.errors import UserError
 
-__all__ = ["check_keys", "find_target", "make", "option_names", "section_of_errors"]
+__all__ = ["check_keys", "check_present", "find_target", "make", "option_names", "section_of_errors"]
 
 #: What `_target_` may name, beside the user's `plugins`: where components are. Not all of this package: its commands,
 #: and `make` itself, call what they are given, and through them a configuration could name anything.
@@ -105,6 +105,27 @@ def check_keys(section: str, given: Iterable[str], legal: Iterable[str]) -> None
         if key not in legal:
             full = f"{section}.{key}" if section else key
             raise UserError(f"unknown setting {full}: choose one of {', '.join(legal) or '(none)'}")
+
+
+def check_present(section: str, given: Iterable[str], needed: Iterable[str]) -> None:
+    """Refuse a section that lacks a key.
+
+    Args:
+        section: The name of the section, for the error.
+        given: The keys in the configuration.
+        needed: The keys that must be there.
+
+    Raises:
+        UserError: A key is missing.
+
+    Example:
+        >>> check_present("trainer", ["devices"], ["devices", "num_nodes"])
+        Traceback (most recent call last):
+        layermatch.errors.UserError: trainer.num_nodes is missing: give trainer.num_nodes=VALUE
+    """
+    missing = sorted(set(needed) - set(given))
+    if missing:
+        raise UserError(f"{section}.{missing[0]} is missing: give {section}.{missing[0]}=VALUE")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from layermatch.build import build_parts, build_trainer
@@ -19,12 +20,18 @@ from layermatch.launch import find_launch, take_rank
 from layermatch.metrics import accuracies
 from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
-from layermatch.settings import SECTIONS, Settings
+from layermatch.settings import SECTIONS, Settings, parse_plugins
 
 __all__ = ["evaluate", "main"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
+
+#: The sections of a run that may be given otherwise.
+SECTIONS_GIVEN = ("data", "trainer")
+
+#: The files of conf/debug that change no setting.
+DEBUG = ("none", "tracebacks")
 
 
 def evaluate(
@@ -84,15 +91,29 @@ def _settings(
     return settings
 
 
+def _check_debug(choice: str | None) -> None:
+    """Refuse a choice that changes what a run does, which is over."""
+    if choice not in {None, *DEBUG}:
+        raise UserError(f"debug={choice} changes a run, and this is none: choose one of {', '.join(DEBUG)}")
+
+
 def _evaluate(config: DictConfig) -> None:
     settings = plain(config)
-    check_keys("", settings, ("ckpt_path", "split", "plugins", "data", "trainer"))
+    _check_debug(HydraConfig.get().runtime.choices.get("debug"))
+    names = ("ckpt_path", "split", "plugins", *SECTIONS_GIVEN)
+    check_keys("", settings, names)
+    for name in names:
+        if name not in settings:
+            raise UserError(f"{name} is missing: give {name}=VALUE; ~{name} takes it away")
+    for section in SECTIONS_GIVEN:
+        if not isinstance(settings[section], Mapping):
+            raise UserError(f"{section}={settings[section]!r} is not legal: give {section}.KEY=VALUE")
     with quiet_libraries(), loader_errors():
         accuracy = evaluate(
             settings["ckpt_path"],
             split=settings["split"],
-            overrides={section: settings[section] for section in ("data", "trainer")},
-            plugins=tuple(settings["plugins"]),
+            overrides={section: settings[section] for section in SECTIONS_GIVEN},
+            plugins=parse_plugins(settings["plugins"]),
         )
     live, averaged = (accuracy[metric.path[-1]] for metric in accuracies(settings["split"]).values())
     rows = {"EMA weights": f"{averaged:.4%}", "live weights": f"{live:.4%}"}

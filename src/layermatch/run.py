@@ -51,7 +51,7 @@ from layermatch.runs import layout
 from layermatch.runs.directory import lock_run_dir, replace_text
 from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
-from layermatch.settings import Settings
+from layermatch.settings import Settings, check_sections
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
 
 __all__ = ["main", "run"]
@@ -320,6 +320,7 @@ def _finished(settings: dict[str, Any], run_dir: Path) -> dict[str, Any] | None:
 def _settings_of(config: DictConfig) -> dict[str, Any]:
     """The settings; with whole paths, where Hydra has changed the working directory."""
     settings, base = plain(config), Path(HydraConfig.get().runtime.cwd)
+    check_sections(settings)
     return settings if Path.cwd() == base else absolute_paths(settings, base=base)
 
 

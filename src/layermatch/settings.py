@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from layermatch.components import check_keys, find_target, make, option_names
+from layermatch.components import check_keys, check_present, find_target, make, option_names
 from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
@@ -19,6 +19,8 @@ __all__ = [
     "DataSettings",
     "Settings",
     "TrainerSettings",
+    "check_sections",
+    "parse_plugins",
 ]
 
 SELECTIONS = ("last", "best_val")
@@ -141,11 +143,13 @@ class AlgorithmSettings:
     @property
     def accumulate(self) -> Any:
         """The batches that make an optimizer step."""
-        return self.module["accumulate"]
+        return self.module.get("accumulate", 1)
 
     @classmethod
     def parse(cls, section: Mapping[str, Any], plugins: tuple[str, ...]) -> Self:
         """Tell the method's options from the training step's."""
+        find_target("algorithm._target_", section.get("_target_"), plugins=plugins)
+        check_present("algorithm", section, {"name"})
         of_method = {key: value for key, value in section.items() if key not in OF_MODULE | {"name"}}
         of_module = {key: value for key, value in section.items() if key in OF_MODULE}
         return cls(section["name"], Component("algorithm", of_method, plugins), of_module)
@@ -170,6 +174,8 @@ class DataSettings:
     @classmethod
     def parse(cls, section: Mapping[str, Any], plugins: tuple[str, ...]) -> Self:
         """Tell the source's options from the data module's."""
+        if "source" not in section:
+            raise UserError("data.source is not given: choose another file of conf/data")
         nested = section.get("source")
         if not isinstance(nested, Mapping):
             raise UserError(f"data.source={nested!r} is not legal: give data.source._target_=PACKAGE.CLASS")
@@ -230,15 +236,9 @@ class Settings:
             UserError: A key is unknown or missing, or a value is not legal.
         """
         check_keys("", raw, SECTIONS)
-        if missing := sorted(SECTIONS - raw.keys()):
-            raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE; ~{missing[0]} takes it away")
-        if not isinstance(raw["plugins"], list):
-            raise UserError(f"plugins={raw['plugins']!r} is not legal: give a list of package names, plugins=[NAME]")
-        plugins = tuple(raw["plugins"])
+        check_sections(raw)
+        plugins = parse_plugins(raw["plugins"])
         parsed: dict[str, Any] = dict(raw)
-        for name in ("checkpoint", "trainer", "algorithm", "data", "views", *COMPONENTS):
-            if not isinstance(raw[name], Mapping):
-                raise UserError(f"{name}={raw[name]!r} is not legal: choose one of the files of conf/{name}")
         for name in COMPONENTS:
             parsed[name] = Component(name, raw[name], plugins)
         parsed["plugins"] = plugins
@@ -256,6 +256,40 @@ SECTIONS = frozenset(field.name for field in fields(Settings)) - {"raw"}
 def _section(kind: Any, name: str, section: Mapping[str, Any]) -> Any:
     names = {field.name for field in fields(kind)}
     check_keys(name, section, names)
-    if missing := sorted(names - section.keys()):
-        raise UserError(f"{name}.{missing[0]} is missing: give {name}.{missing[0]}=VALUE")
+    check_present(name, section, names)
     return kind(**section)
+
+
+def check_sections(raw: Mapping[str, Any]) -> None:
+    """Refuse a configuration that lacks a section, or what is read of it before it is parsed.
+
+    Args:
+        raw: The configuration, as plain containers.
+
+    Raises:
+        UserError: Something is missing, or is no section.
+    """
+    if missing := sorted(SECTIONS - raw.keys()):
+        raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE; ~{missing[0]} takes it away")
+    for name in ("checkpoint", "trainer", "algorithm", "data", "views", *COMPONENTS):
+        if not isinstance(raw[name], Mapping):
+            raise UserError(f"{name}={raw[name]!r} is not legal: choose one of the files of conf/{name}")
+    check_present("trainer", raw["trainer"], {field.name for field in fields(TrainerSettings)})
+
+
+def parse_plugins(given: object) -> tuple[str, ...]:
+    """The packages of the user that are trusted.
+
+    Args:
+        given: The setting ``plugins``.
+
+    Raises:
+        UserError: It is no list of names.
+
+    Example:
+        >>> parse_plugins(["mine"])
+        ('mine',)
+    """
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise UserError(f"plugins={given!r} is not legal: give a list of package names, plugins=[NAME]")
+    return tuple(given)

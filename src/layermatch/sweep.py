@@ -43,7 +43,7 @@ HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA
 
 def goes_on(ckpt_path: object) -> bool:
     """Whether a sweep goes on with what is there: its finished jobs stay, others go on, and missing ones start."""
-    return ckpt_path in {"last", "auto"}
+    return isinstance(ckpt_path, str) and ckpt_path in {"last", "auto"}
 
 
 # ----------------------------------------------------------------------------------------------------------- before

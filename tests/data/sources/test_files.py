@@ -103,15 +103,16 @@ def test_what_is_not_used_is_in_the_notes(tmp_path: Path) -> None:
     for of_a_system in (".DS_Store", "._00000.png"):
         (tmp_path / "train" / "dog" / of_a_system).write_bytes(b"\0")
     save(tmp_path / "val" / "cat" / "1.png")
+    save(tmp_path / "beside.png")
     (tmp_path / "README").write_text("read me")
     data = Folder(root=tmp_path).load()
     assert len(data.labelled) == 18
     text = data.notes["not used"]
     kinds, _, names = text.rpartition(": ")
     assert set(kinds.split(", ")) == {
-        ".heic (4)", "outside a class (2)", ".csv (1)", "hidden (1)", "folder (1)", "without an ending (1)",
+        ".heic (4)", "outside a class (3)", ".csv (1)", "hidden (1)", "folder (1)", "without an ending (1)",
     }  # fmt: skip
-    assert names == "train/dog/.hidden.png, train/list.csv, train/loose and 7 more"
+    assert names == "train/dog/.hidden.png, train/list.csv, train/loose and 8 more"
 
 
 def test_image_folder_says_which_of_two_test_sets_it_does_not_read(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def add_classes(*names: str) -> Callable[[Path], None]:
 EITHER = "give a folder that holds either train/<class>/ or labeled/<class>/ and unlabeled/"
 WRONG_FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no layout": ("train", remove("train"), rf"data\.root='.*' holds test/: {EITHER}"),
-    "nothing": ("train", remove("train", "test"), f"holds none of them: {EITHER}"),
+    "nothing": ("train", remove("train", "test"), f"holds neither train/ nor labeled/ and unlabeled/: {EITHER}"),
     "both layouts": (
         "labeled",
         add_classes("train/cat"),

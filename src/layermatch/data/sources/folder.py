@@ -71,5 +71,5 @@ def _find_parts(root: Path) -> dict[str, str]:
         return {"labelled": "train"} | test
     if there - {"test"} == {"labeled", "unlabeled"}:
         return {"labelled": "labeled", "unlabelled": "unlabeled"} | test
-    found = ", ".join(f"{name}/" for name in sorted(there)) or "none of them"
+    found = ", ".join(f"{name}/" for name in sorted(there)) or "neither train/ nor labeled/ and unlabeled/"
     raise UserError(f"data.root={str(root)!r} holds {found}: give a folder that holds {_LAYOUTS}")

@@ -266,7 +266,7 @@ def _notes(
 ) -> dict[str, str]:
     unused = [one for listing in listings.values() for one in listing.unused]
     if names_others:
-        unused += unused_beside(root, list(parts.values()))
+        unused += unused_beside(root, list(parts.values()), files_are=LOOSE)
     notes = {"not used": unused_text(unused)} if unused else {}
     forms = forms_text({part: class_folders(root / part) for name, part in parts.items() if name != "unlabelled"})
     return notes | ({"class names": forms} if forms else {})
