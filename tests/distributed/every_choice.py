@@ -52,7 +52,7 @@ def train(choice: str, *, devices: int, batch_size: int, out: Path) -> None:
     parts = build_parts(settings)
     module = parts.algorithm
     for norm in module.modules():  # batch statistics would differ between a rank's part and the whole
-        if isinstance(norm, torch.nn.BatchNorm2d):
+        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
             norm.eval()  # Lightning leaves the mode that it finds
     before: dict[str, Tensor] = {name: value.clone() for name, value in module.state_dict().items()}
     drew = watch_draws(module.method)

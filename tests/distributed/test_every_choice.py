@@ -16,6 +16,9 @@ import torch
 from tests.distributed.every_choice import RUNS, train
 from torch import Tensor
 
+# The first of them waits for all runs, which take some minutes where others use the cores.
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(1500)]
+
 SCRIPT = Path(__file__).with_name("every_choice.py")
 
 #: Losses that are not a mean over images, and that each process takes of its own images; see the NOTE of each.
@@ -38,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         try:
             for choice in RUNS:  # meanwhile
                 train(choice, devices=1, batch_size=8, out=out)
-            _, errors = two.communicate(timeout=480)
+            _, errors = two.communicate(timeout=1200)
         finally:
             two.terminate()
     assert two.returncode == 0, errors.decode()[-3000:]
@@ -51,8 +54,6 @@ def far(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
     return [name for name, value, other in pairs if not torch.allclose(value, other, rtol=1e-3, atol=1e-4)]
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 @pytest.mark.parametrize("choice", RUNS)
 class TestTwoProcesses:
     def test_both_hold_the_same_to_the_bit(self, choice: str, runs: Runs) -> None:
@@ -73,8 +74,6 @@ class TestTwoProcesses:
         assert bool(far(first["state"], one["state"])) == (choice in OF_OWN_IMAGES)
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_every_image_of_the_pool_is_predicted(runs: Runs) -> None:
     """Where a stage begins, by two processes that have an uneven part each."""
     for of_process in runs["stages"]:
