@@ -227,7 +227,7 @@ def test_ema_outputs_average_each_sample_and_correct_the_start() -> None:
         rule.average_outputs(twice, torch.tensor([5, 5])), (twice + torch.tensor([0.5, 0.5, 0.0, 0.0])) / 2
     )
     apply_step(rule, case.network, 2)
-    assert rule.avg_clustering.num_updates.tolist() == [0, 0, 1, 0, 2, 1]
+    assert rule.avg_clustering.outputs.num_updates.tolist() == [0, 0, 1, 0, 2, 1]
 
 
 def test_ema_outputs_of_a_steps_batches_count_as_those_of_one() -> None:
@@ -239,12 +239,12 @@ def test_ema_outputs_of_a_steps_batches_count_as_those_of_one() -> None:
         rule.prepare(case.network, problem_of(6))
         for step in range(2):
             for part, index in zip(outputs.split(sizes), indices.split(sizes), strict=True):
-                before = rule.avg_clustering.average.clone()
+                before = rule.avg_clustering.outputs.average.clone()
                 rule.average_outputs(part, index)
-                assert torch.equal(rule.avg_clustering.average, before)  # it moves with the step
+                assert torch.equal(rule.avg_clustering.outputs.average, before)  # it moves with the step
             apply_step(rule, case.network, step)
-        assert rule.avg_clustering.num_updates.tolist() == [2, 2, 2, 0, 2, 0]
-        tables.append(rule.avg_clustering.average)
+        assert rule.avg_clustering.outputs.num_updates.tolist() == [2, 2, 2, 0, 2, 0]
+        tables.append(rule.avg_clustering.outputs.average)
     for table in tables[1:]:
         torch.testing.assert_close(table, tables[0])
 

@@ -103,7 +103,7 @@ def test_the_rotation_loss_is_that_of_images_turned_one_by_one(forward: str) -> 
     given = square_batch()
     losses = method.losses(given, step_of(net))
     expected = []
-    for one in given.unlabelled.views["weak"][:2]:  # as many as there are labelled images
+    for one in given.unlabelled.views["weak"][::3]:  # as many as there are labelled images
         for quarters in range(4):
             turned = torch.from_numpy(np.rot90(one.numpy(), quarters, axes=(1, 2)).copy())
             logits = net(turned[None], heads=("rotation",)).heads["rotation"]

@@ -45,8 +45,8 @@ class CRMatch(PseudoLabelling):
     NOTE: In USB the head of the distance reads the maps before pooling; here it reads the pooled features, which every
     network has.
 
-    NOTE: The turned images are the first of the batch's weak views, as many as there are labelled images and each in
-    all four positions; USB draws that many from a loader of their own.
+    NOTE: The turned images are every mu-th of the batch's weak views, so as many as there are labelled images and the
+    same on any number of ranks, and each in all four positions; USB draws that many from a loader of their own.
 
     NOTE: With ``forward=joint`` the distance's gradient goes to both views, as in USB with ``use_cat``; with ``split``
     and ``shared`` to the strong view alone, as in USB without.
@@ -103,7 +103,8 @@ class CRMatch(PseudoLabelling):
         """The views that learn, and the turned images."""
         views = super().views_to_send(batch)
         if self.lambda_r:
-            images = unlabelled_of(batch).views["weak"][: len(batch.labelled.label)]
+            weak, num_labelled = unlabelled_of(batch).views["weak"], len(batch.labelled.label)
+            images = weak[:: max(len(weak) // num_labelled, 1)][:num_labelled]
             views[ROTATION] = quarter_turns(images.repeat(4, 1, 1, 1), _turns(4 * len(images), images))
         return views
 

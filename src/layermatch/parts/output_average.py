@@ -92,6 +92,7 @@ class OutputAverage(StepState):
         # An image that is there twice (a small pool) counts once, with the mean of its outputs.
         rows, position = torch.unique(indices, return_inverse=True)
         sums = probs.new_zeros(len(rows), probs.shape[1])
-        sums.index_add_(0, position, probs)
+        # Not index_add: the order of its additions is not fixed on CUDA, and ranks would differ.
+        sums.index_put_((position,), probs, accumulate=True)
         mean = sums / position.bincount(minlength=len(rows))[:, None]
         return rows, ema(self.average[rows], mean, self.decay), self.num_updates[rows] + 1

@@ -35,6 +35,9 @@ class SelfAdaptiveThreshold(Policy):
 
     NOTE: The weight of the fairness loss is 0.01 in TorchSSL and 0.001 in USB, which does not clip the thresholds.
 
+    NOTE: Under DDP the fairness loss compares the means of each rank's own images, as in USB; it is no mean over
+    images, so two ranks do not learn quite what one with the whole batch does. The thresholds are those of all ranks.
+
     Args:
         decay: ``beta``, in ``[0, 1)``.
         fairness: The weight of the fairness loss, at least 0.
