@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.functional.slopes import slopes
+from tests.slopes import slopes
 from torch import Tensor
 
 from layermatch.functional import graph_contrast_loss, memory_smoothed, pseudo_label_graph, scaled_similarities

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.functional.slopes import slopes
+from tests.slopes import slopes
 
 from layermatch.functional import feature_distance_loss
 

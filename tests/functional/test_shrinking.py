@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.functional.slopes import slopes
+from tests.slopes import slopes
 
 from layermatch.functional import shrink_loss, shrunk_classes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.functional.slopes import slopes
+from tests.slopes import slopes
 from torch import Tensor
 
 from layermatch.functional import aggregated, instance_similarity_loss, similarity_distribution, unfolded

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests import given
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.networks import Network
-from layermatch.parts import Problem, Step
+from layermatch.parts import Problem
 
 Floats = NDArray[np.float64]
 
@@ -44,12 +45,8 @@ def batch_of(views: tuple[str, ...], *, seed: int = 0, scale: float = 3.0) -> Ba
         return scale * torch.randn(count, 1, 1, D, dtype=torch.float64, generator=generator)
 
     label = torch.randint(K, (B,), generator=generator)
-    unlabelled = Unlabelled({view: images(N) for view in views}, torch.arange(N), torch.full((N,), -1))
-    return Batch(Samples({"weak": images(B)}, label, torch.arange(B)), unlabelled)
-
-
-def step_of(network: Network, average: Network | None = None, *, number: int = 0) -> Step:
-    return Step(network, average or network, number, 10, lambda *_: None, lambda *_: None)
+    of_pool = {view: images(N) for view in views}
+    return given.batch_of(images(B), label, of_pool)
 
 
 def softmax(logits: Floats) -> Floats:

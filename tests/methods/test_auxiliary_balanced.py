@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from tests.given import step_of
 from tests.methods.long_tail import (
     COUNTS,
     PROBLEM,
@@ -15,8 +17,8 @@ from tests.methods.long_tail import (
     cross_entropies,
     network_of,
     softmax,
-    step_of,
 )
+from tests.slopes import slope
 
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
@@ -89,7 +91,7 @@ def test_losses_and_gradients_are_those_of_the_paper(threshold: float, number: i
     method, network = make(threshold, lambda_u)
     reference = Reference(network, number=number, threshold=threshold, seed=3)
     torch.manual_seed(3)
-    losses = method.losses(reference.batch, step_of(network, number=number))
+    losses = method.losses(reference.batch, step_of(network, number, 10))
     extractor, head = (weight.detach().numpy() for weight in reference.weights)
     supervised, consistency = reference.losses(extractor, head)
     assert losses["supervised_balanced"].value.item() == pytest.approx(supervised, abs=1e-10)
@@ -97,14 +99,9 @@ def test_losses_and_gradients_are_those_of_the_paper(threshold: float, number: i
     assert (consistency == 0) == (threshold == 1.0)
     own(losses).backward()
     for which, place in [(0, (0, 0)), (0, (4, 2)), (1, (0, 1)), (1, (3, 4))]:
-        slopes = []
-        for sign in (1, -1):
-            moved = [extractor.copy(), head.copy()]
-            moved[which][place] += sign * 1e-6
-            of_labels, of_pool = reference.losses(*moved)
-            slopes.append(of_labels + lambda_u * of_pool)
-        slope = (slopes[0] - slopes[1]) / 2e-6
-        assert reference.weights[which].grad[place].item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
+        ways = (lambda moved: reference.losses(moved, head), lambda moved: reference.losses(extractor, moved))
+        wanted = slope(lambda moved: np.dot(ways[which](moved), (1, lambda_u)), (extractor, head)[which], place)  # noqa: B023
+        assert reference.weights[which].grad[place].item() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
     # The features are not detached, and the classifier learns nothing of the balanced losses.
     assert reference.weights[0].grad.any()
     assert network.classifier.weight.grad is None

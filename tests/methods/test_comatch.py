@@ -6,39 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.given_outputs import (
-    Worst,
-    after_step,
-    batch_of,
-    discard_step,
-    expected_of,
-    image,
-    network_of,
-    oracle,
-    problem_of,
-    step_of,
-    tensor,
-)
+from tests import oracle
+from tests.given import Noted, batch_of, finish, image, network_of, problem_of, step_of
+from tests.oracle import Worst, tensor
 
 from layermatch.errors import UserError
 from layermatch.functional import graph_contrast_loss, pseudo_label_graph
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import CoMatch
 from layermatch.networks import Network
-from layermatch.policies import Predictions, PseudoLabels, SoftThreshold
+from layermatch.policies import SoftThreshold
 
-ORACLE = oracle("comatch")
+ORACLE = oracle.read("comatch")
 SIZES = ORACLE["inputs"]
 ROWS = SIZES["queue_batch"] * (SIZES["uratio"] + 1) * SIZES["B"]
-
-
-class Noted(SoftThreshold):
-    """Notes what it was shown and gave."""
-
-    def forward(self, predictions: Predictions) -> PseudoLabels:
-        self.seen = predictions.probs_weak
-        self.given = super().forward(predictions)
-        return self.given
 
 
 def network() -> Network:
@@ -60,7 +41,7 @@ def made(rule: Any = None, **options: Any) -> tuple[CoMatch, Network]:
         width=SIZES["feature_dim"], bank_rows=ROWS, **options,
     )  # fmt: skip
     net = network()
-    method.prepare(net, problem_of(net))
+    method.prepare(net, problem_of(net.num_classes, net.num_features, num_unlabelled=1000))
     return method.double(), net
 
 
@@ -75,32 +56,32 @@ def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forwar
     method, net = made(bank_from=first, forward=forward)
     worst = Worst()
     for number, recorded in enumerate(ORACLE["steps"]):
-        inputs, expected = recorded["inputs"], expected_of(recorded, ORACLE, variant)
+        inputs, expected = recorded["inputs"], oracle.expected(ORACLE, recorded, variant)
         given, step = batch(inputs), step_of(net, number)
         losses = method.losses(given, step)
-        worst.close(losses["supervised"].value, expected["sup_loss"])
-        worst.close(losses["pseudo"].value, expected["unsup_loss"])
-        worst.close(losses["contrast"].value, expected["contrast_loss"])
-        worst.close(losses.total, expected["total_loss"])
-        worst.close(method.policy.seen, expected["probs"])
+        worst.see(losses["supervised"].value, expected["sup_loss"])
+        worst.see(losses["pseudo"].value, expected["unsup_loss"])
+        worst.see(losses["contrast"].value, expected["contrast_loss"])
+        worst.see(losses.total, expected["total_loss"])
+        worst.see(method.policy.seen, expected["probs"])
         assert method.policy.given.weight.tolist() == expected["mask"]
         graph = pseudo_label_graph(method.policy.seen, threshold=method.graph_threshold)
-        worst.close(graph.diagonal(), expected["graph_diag"])
+        worst.see(graph.diagonal(), expected["graph_diag"])
         assert (graph > 0).sum(dim=1).tolist() == expected["graph_edges"]
         if "graph" in expected:
-            worst.close(graph, expected["graph"])
+            worst.see(graph, expected["graph"])
         losses.total.backward()
         keys = [tensor(inputs[f"feats_s{i}"]).requires_grad_() for i in range(2)]
         graph_contrast_loss(*keys, graph, temperature=method.temperature).backward()
         for i, view in enumerate(("strong", "strong_2")):
-            worst.close(keys[i].grad, expected[f"grad_feats_s{i}"])
+            worst.see(keys[i].grad, expected[f"grad_feats_s{i}"])
             through = given.unlabelled.views[view].grad[:, SIZES["K"] :]
             wanted = tangent(tensor(expected[f"grad_feats_s{i}"]), tensor(inputs[f"feats_s{i}"]))
-            worst.close(through, wanted.tolist())
-        after_step(method, step)
+            worst.see(through, wanted.tolist())
+        finish(method, step)
         assert int(method.bank.num_written) % ROWS == expected["state_queue_ptr"]
-        worst.close(method.bank.probs.mean(dim=0), expected["state_queue_probs_mean"])
-        worst.close(method.bank.keys.mean(dim=0), expected["state_queue_feats_mean"])
+        worst.see(method.bank.probs.mean(dim=0), expected["state_queue_probs_mean"])
+        worst.see(method.bank.keys.mean(dim=0), expected["state_queue_feats_mean"])
     assert worst.difference < 1e-8  # the recorded numbers have nine digits
     assert number == 6  # the bank has wrapped twice
 
@@ -114,7 +95,7 @@ def test_smoothing_waits_until_the_bank_is_full() -> None:
             one.losses(batch(recorded["inputs"]), step)
         assert torch.equal(method.policy.seen, plain.policy.seen) == (number < 3)
         for one in (method, plain):
-            after_step(one, step)
+            finish(one, step)
 
 
 @pytest.mark.parametrize("rule", [Uniform, lambda: SeparateLosses(avg_clustering="none")])
@@ -139,10 +120,10 @@ def test_a_step_that_is_not_applied_is_forgotten() -> None:
     other, _ = made(bank_from=0)
     first, second = (recorded["inputs"] for recorded in ORACLE["steps"][:2])
     method.losses(batch(second), step_of(net))
-    discard_step(method)
+    finish(method, is_applied=False)
     for one in (method, other):
         one.losses(batch(first), step_of(net))
-        after_step(one, step_of(net))
+        finish(one, step_of(net))
     for name, value in method.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 
@@ -150,7 +131,7 @@ def test_a_step_that_is_not_applied_is_forgotten() -> None:
 def test_its_projection_is_a_head_of_its_own() -> None:
     method = CoMatch(policy=SoftThreshold(), rule=Uniform(), width=5)
     net = Network(torch.nn.Identity(), num_features=9, num_classes=3)
-    for name, head in method.heads(problem_of(net)).items():
+    for name, head in method.heads(problem_of(3, 9)).items():
         net.add_head(name, head)
     assert list(net.parameter_groups()) == ["extractor", "classifier", "projection"]
     assert net(torch.zeros(2, 9), heads=method.heads_sent).heads["projection"].shape == (2, 5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.given_outputs import after_step, batch_of, step_of
+from tests.given import batch_of, finish, step_of
 from torch import Tensor, nn
 
 from layermatch.layerwise import LayerwiseRule, SeparateLosses, Uniform
@@ -83,7 +83,7 @@ def check_two_steps(method: Any, network: Network) -> None:
         of_labels = torch.autograd.grad(losses.of(LABELS), network.classifier.weight, retain_graph=True)[0]
         is_labels = torch.allclose(gradients(losses, network)["classifier.weight"], of_labels, rtol=1e-5, atol=1e-8)
         assert is_labels == isinstance(method.rule, SeparateLosses)
-        after_step(method, step)
+        finish(method, step)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.methods.given_outputs import (
-    Worst,
-    batch_of,
-    expected_of,
-    image,
-    network_of,
-    oracle,
-    problem_of,
-    step_of,
-    tensor,
-)
+from tests import oracle
+from tests.given import batch_of, image, network_of, problem_of, step_of
+from tests.oracle import Worst, tensor
 from torch import nn
 
 from layermatch.errors import UserError
@@ -28,7 +20,7 @@ from layermatch.networks import Network
 from layermatch.parts import Problem
 from layermatch.policies import FixedThreshold
 
-ORACLE = oracle("crmatch")
+ORACLE = oracle.read("crmatch")
 SIZES = ORACLE["inputs"]
 #: Whether the cosine is clamped, for each variant.
 VARIANTS = {"usb/default": True, "alternative/unclamped_cosine": False}
@@ -47,7 +39,7 @@ def made(rule: Any = None, **options: Any) -> tuple[CRMatch, Network]:
     policy = FixedThreshold(threshold=ORACLE["config"]["usb/default"]["p_cutoff"])
     method = CRMatch(policy=policy, rule=rule or Uniform(), lambda_r=0.0, **options)
     net = network_of(SIZES["K"], distance=SIZES["feature_dim"])
-    method.prepare(net, problem_of(net))
+    method.prepare(net, problem_of(net.num_classes, net.num_features))
     return method, net
 
 
@@ -57,21 +49,21 @@ def test_every_step_is_that_of_the_peers_code(variant: str, forward: str) -> Non
     method, net = made(clamped=VARIANTS[variant], forward=forward)
     worst = Worst()
     for recorded in ORACLE["steps"]:
-        inputs, expected = recorded["inputs"], expected_of(recorded, ORACLE, variant)
+        inputs, expected = recorded["inputs"], oracle.expected(ORACLE, recorded, variant)
         given = batch(inputs)
         losses = method.losses(given, step_of(net))
-        worst.close(losses["supervised"].value, expected["Lx"])
-        worst.close(losses["pseudo"].value, expected["Lu"])
-        worst.close(losses["distance"].value, expected["Ld"])
+        worst.see(losses["supervised"].value, expected["Lx"])
+        worst.see(losses["pseudo"].value, expected["Lu"])
+        worst.see(losses["distance"].value, expected["Ld"])
         rotation = F.cross_entropy(tensor(inputs["logits_rot"]), torch.tensor(inputs["y_rot"]))
-        worst.close(rotation, expected["Lrot"])
-        worst.close(losses.total + rotation, expected["total_loss"])
+        worst.see(rotation, expected["Lrot"])
+        worst.see(losses.total + rotation, expected["total_loss"])
         losses.total.backward()
         strong, weak = given.unlabelled.views["strong"].grad, given.unlabelled.views["weak"].grad
-        worst.close(strong[:, : SIZES["K"]], expected["grad_logits_s"])
-        worst.close(strong[:, SIZES["K"] :], expected["grad_feats_ds_s"])
+        worst.see(strong[:, : SIZES["K"]], expected["grad_logits_s"])
+        worst.see(strong[:, SIZES["K"] :], expected["grad_feats_ds_s"])
         if forward == "joint":
-            worst.close(weak[:, SIZES["K"] :], expected["grad_feats_ds_w"])
+            worst.see(weak[:, SIZES["K"] :], expected["grad_feats_ds_w"])
             assert (weak[:, : SIZES["K"]] == 0).all()  # pseudo-labels carry no gradient
         else:
             assert weak is None or (weak == 0).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.given import step_of
 from tests.methods.long_tail import (
     PROBLEM,
     B,
@@ -15,8 +16,8 @@ from tests.methods.long_tail import (
     cross_entropies,
     network_of,
     softmax,
-    step_of,
 )
+from tests.slopes import slope
 
 from layermatch.data.batch import Batch
 from layermatch.errors import UserError
@@ -107,7 +108,7 @@ def test_every_step_is_that_of_the_paper(threshold: float, warmup: float) -> Non
     changed = 0
     for number in range(STEPS):
         batch = batch_of(VIEWS, seed=number, scale=1.5)
-        step = step_of(network, average, number=number)
+        step = step_of(network, number, 10, average=average)
         reference.see(batch, number=number)
         losses = method.losses(batch, step)
         extractor = network.extractor.map.weight.detach().numpy()
@@ -121,14 +122,8 @@ def test_every_step_is_that_of_the_paper(threshold: float, warmup: float) -> Non
         network.zero_grad()
         losses.total.backward()
         for place in [(0, 0), (4, 2)]:
-            slopes = []
-            for sign in (1, -1):
-                moved = extractor.copy()
-                moved[place] += sign * 1e-6
-                parts = reference.losses(moved)
-                slopes.append(parts[0] + parts[1] + 0.5 * parts[2])
-            slope = (slopes[0] - slopes[1]) / 2e-6
-            assert network.extractor.map.weight.grad[place].item() == pytest.approx(slope, rel=1e-4, abs=1e-7)
+            wanted = slope(lambda moved: np.dot(reference.losses(moved), (1, 1, 0.5)), extractor, place)
+            assert network.extractor.map.weight.grad[place].item() == pytest.approx(wanted, rel=1e-4, abs=1e-7)
         linear = network.classifier(network(batch.unlabelled.views["weak"], heads=()).features).argmax(dim=1)
         changed += int((linear.numpy() != reference.hard).sum())
         reference.end(number=number)
@@ -144,17 +139,17 @@ def test_a_step_that_is_not_applied_leaves_the_state_as_it_was() -> None:
     method, network, average = make(warmup=0.0)
     states = (method.queue, method.shares, method)
     for number in range(2):
-        step = step_of(network, average, number=number)
+        step = step_of(network, number, 10, average=average)
         method.losses(batch_of(VIEWS, seed=number), step)
         for state in states:
             state.after_step(step)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     assert len(before) == 4
-    losses = method.losses(batch_of(VIEWS, seed=7), step_of(network, average, number=2))
+    losses = method.losses(batch_of(VIEWS, seed=7), step_of(network, 2, 10, average=average))
     for state in states:
         state.discard_step()
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
-    again = method.losses(batch_of(VIEWS, seed=7), step_of(network, average, number=2))
+    again = method.losses(batch_of(VIEWS, seed=7), step_of(network, 2, 10, average=average))
     assert {name: term.value.item() for name, term in losses.items()} == {
         name: term.value.item() for name, term in again.items()
     }
@@ -165,7 +160,7 @@ def test_a_probability_of_zero_is_no_infinite_logit() -> None:
     with torch.no_grad():
         network.classifier.weight *= 1e4
     seen: dict[str, torch.Tensor] = {}
-    step = step_of(network, average)
+    step = step_of(network, average=average)
     step = step.__class__(network, average, 0, 10, lambda *_: None, seen.__setitem__)
     assert method.losses(batch_of(VIEWS), step)["pseudo"].value.isfinite()
     assert seen["weak_views"].isfinite().all()

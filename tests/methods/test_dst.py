@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import oracle
+from tests.given import batch_of, gradient, image, network_of, problem_of, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.functional import reversal_factor
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import DST
 from layermatch.networks import Network
-from layermatch.parts import Losses, Problem, Step
+from layermatch.parts import Losses
 from layermatch.policies import FixedThreshold, ReFixMatch
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "dst.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("dst")
 K = ORACLE["inputs"]["K"]
 AUTHORS, PAPER = "authors/default", "paper/true_labels"
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def grad_relu(**options: Any) -> SeparateLosses:
     return SeparateLosses(avg_clustering="none", **options)
 
 
-def step_of(network: Network, number: int = 0, seen: dict[str, Tensor] | None = None) -> Step:
-    def record(means: dict[str, Tensor], ratios: Any = None) -> None:
-        if seen is not None:
-            seen.update(means)
-
-    return Step(network, network, number, 10, record, lambda *_: None)
-
-
-def picking(first: int) -> nn.Linear:
-    """A head that gives K numbers of the image as they are."""
-    head = nn.Linear(3 * K, K).double()
-    with torch.no_grad():
-        head.bias.zero_()
-        head.weight.zero_()
-        head.weight[:, first : first + K] = torch.eye(K)
-    return head
-
-
-def given_network() -> Network:
-    """Its images are the logits of the main, the worst and the pseudo head, side by side."""
-    network = Network(nn.Identity(), num_features=3 * K).double()
-    for name, first in (("classifier", 0), ("worst_head", K), ("pseudo_head", 2 * K)):
-        network.add_head(name, picking(first))
-    return network
-
-
 def images(*, main: Any = None, worst: Any = None, pseudo: Any = None) -> Tensor:
+    """The logits of the main, the worst and the pseudo head."""
     rows = len(main if main is not None else pseudo)
-    parts = [torch.zeros(rows, K).double() if part is None else tensor(part) for part in (main, worst, pseudo)]
-    return torch.cat(parts, dim=1).requires_grad_()
+    return image(*(torch.zeros(rows, K) if part is None else part for part in (main, worst, pseudo))).requires_grad_()
 
 
 @pytest.mark.parametrize(("variant", "worst_labels"), [(PAPER, "given"), (AUTHORS, "predicted")])
 def test_every_step_is_that_of_the_authors_code(variant: str, worst_labels: str) -> None:
-    network, eta = given_network(), 0.3
+    network, eta = network_of(K, worst_head=K, pseudo_head=K), 0.3
     policy = FixedThreshold(threshold=ORACLE["inputs"]["threshold"])
     method = DST(
         policy=policy, rule=grad_relu(lambda_u=0.5), eta=eta, eta_prime=ORACLE["inputs"]["eta_prime"],
@@ -78,8 +49,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, worst_labels: str)
         labelled = images(main=given["logits_lb"], worst=given["logits_adv_l"])
         weak = images(main=given["logits_w"], worst=given["logits_adv_u"])
         strong = images(pseudo=given["logits_pseudo_s"])
-        unlabelled = Unlabelled({"weak": weak, "strong": strong}, torch.arange(24), torch.full((24,), -1))
-        batch = Batch(Samples({"weak": labelled}, torch.tensor(given["y_lb"]), torch.arange(8)), unlabelled)
+        batch = batch_of(labelled, given["y_lb"], {"weak": weak, "strong": strong})
         losses = method.losses(batch, step_of(network, seen=seen))
         worst = losses["worst_labelled"].weighted + losses["worst_unlabelled"].weighted
         assert worst.item() == pytest.approx(eta * expected["worst_case_loss"], rel=1e-7)
@@ -108,34 +78,26 @@ def small(*, dropout: float = 0.0, **options: Any) -> tuple[Network, DST, Batch]
     torch.manual_seed(0)
     network = Network(nn.Linear(5, 4), num_features=4, num_classes=3).double()
     method = DST(policy=FixedThreshold(threshold=0.4), rule=grad_relu(), dropout=dropout, **options)
-    problem = Problem(3, 4, 6, 12, (1, 1, 1), 10)
+    problem = problem_of(3, 4, num_labelled=6, num_unlabelled=12)
     for name, head in method.heads(problem).items():
         network.add_head(name, head.double())
     method.prepare(network, problem)
     views = {"weak": 2 * torch.randn(12, 5).double(), "strong": 2 * torch.randn(12, 5).double()}
-    unlabelled = Unlabelled(views, torch.arange(12), torch.full((12,), -1))
-    labelled = Samples({"weak": torch.randn(6, 5).double()}, torch.arange(6) % 3, torch.arange(6))
-    return network, method, Batch(labelled, unlabelled)
-
-
-def gradient(value: Tensor, network: Network, group: str) -> Tensor:
-    parameters = [parameter for _, parameter in network.parameter_groups()[group]]
-    grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
-    return torch.cat([grad.flatten() for grad in filled])
+    return network, method, batch_of(torch.randn(6, 5).double(), torch.arange(6) % 3, views)
 
 
 def test_the_rule_gives_the_weight_and_nothing_else() -> None:
     network, method, batch = small()
-    under_grad_relu = method.losses(batch, step_of(network, 5))
+    under_grad_relu = method.losses(batch, step_of(network, 5, 10))
     method.rule = Uniform()
-    torch.testing.assert_close(under_grad_relu.total, method.losses(batch, step_of(network, 5)).total, rtol=0, atol=0)
+    under_uniform = method.losses(batch, step_of(network, 5, 10))
+    torch.testing.assert_close(under_grad_relu.total, under_uniform.total, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("worst_labels", ["given", "predicted"])
 def test_every_group_learns_from_the_terms_that_say_so(worst_labels: str) -> None:
     network, method, batch = small(worst_labels=worst_labels)
-    losses = method.losses(batch, step_of(network, 5))
+    losses = method.losses(batch, step_of(network, 5, 10))
     assert {name: term.value.item() > 0 for name, term in losses.items()} == dict.fromkeys(losses, True)
     for term in losses.values():
         for group in network.parameter_groups():
@@ -147,11 +109,11 @@ def test_the_main_head_gets_the_gradient_of_the_labels_and_the_worst_head_minimi
     None
 ):
     network, method, batch = small(eta=0.5, eta_prime=2.0, reversal=0.2)
-    losses: Losses = method.losses(batch, step_of(network, 5))
+    losses: Losses = method.losses(batch, step_of(network, 5, 10))
     supervised = gradient(losses["supervised"].value, network, "classifier")
     torch.testing.assert_close(gradient(losses.total, network, "classifier"), supervised, rtol=1e-12, atol=0)
     worst = losses["worst_labelled"].weighted + losses["worst_unlabelled"].weighted
-    plain = method.losses(batch, step_of(network, 5))
+    plain = method.losses(batch, step_of(network, 5, 10))
     features = {name: network.extractor(view) for name, view in batch.unlabelled.views.items()}
     features["labelled"] = network.extractor(batch.labelled.views["weak"])
     head = network.heads["worst_head"]

@@ -5,31 +5,21 @@ A method of one's own is tested by these as soon as it has a configuration.
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from tests.methods.composed import composed, names
 from torch import Tensor
 
-from layermatch.build import build_parts
-from layermatch.cli import config_dir, plain
+from layermatch.build import build_algorithm, build_data, build_device, build_method
+from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError
 from layermatch.metrics import LOSS_PART
 from layermatch.networks import CLASSIFIER, EXTRACTOR
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Step
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
-
-SMALL = (
-    "run_dir=unused", "experiment=digits", "data.batch_size=8", "data.mu=2", "data.num_val=0", "model.width=1",
-    "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=10",
-)  # fmt: skip
-
-
-def names(section: str) -> list[str]:
-    return sorted(path.stem for path in (config_dir() / section).glob("*.yaml") if path.stem not in {"base", "none"})
-
 
 METHODS, RULES, POLICIES = names("algorithm"), names("layerwise"), names("pseudo_labels")
 
@@ -40,18 +30,37 @@ LENIENT = {"threshold": 0.12, "first": 10.0}
 WITHOUT_RULE = {"supervised"}
 
 
-def compose_settings(*overrides: str) -> Settings:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        raw = plain(compose("run", overrides=[*SMALL, *overrides]))
+#: Data modules, which methods share that ask for the same views of the same data.
+DATA: dict[str, SemiSupervisedData] = {}
+
+
+def compose_settings(*overrides: str, **of_algorithm: object) -> Settings:
+    raw = composed(*overrides)
+    raw["trainer"]["max_steps"] = 10
     # Pseudo-labels count from the first step on.
     raw["pseudo_labels"] |= {key: value for key, value in LENIENT.items() if key in raw["pseudo_labels"]}
+    assert raw["algorithm"].keys() >= of_algorithm.keys()
+    raw["algorithm"] |= of_algorithm
     return Settings.parse(raw)
+
+
+def build(settings: Settings) -> tuple[SemiSupervisedModule, SemiSupervisedData]:
+    """The module and the data of a run."""
+    method, raw = build_method(settings), settings.raw
+    views = method.views.labelled, method.views.unlabelled
+    # Not sorted: a view's place decides its random numbers.
+    key = json.dumps([views, raw["data"], raw["views"], raw["seed"]], default=str)
+    if key not in DATA:
+        DATA[key] = build_data(settings, device=build_device(settings), views=method.views)
+        DATA[key].setup()
+    torch.manual_seed(settings.seed)
+    return build_algorithm(settings, data=DATA[key], method=method), DATA[key]
 
 
 def one_batch(*overrides: str) -> tuple[SemiSupervisedModule, Losses]:
     """The module, and the losses of a batch in the middle of a run, where no ramp is at 0."""
-    parts = build_parts(compose_settings(*overrides))
-    module, batch = parts.algorithm, parts.data.batch_of_step(0)
+    module, data = build(compose_settings(*overrides))
+    batch = data.batch_of_step(0)
     torch.manual_seed(0)
     step = Step(module.network, module.ema.network, 5, 10, module.lines.meter.add, module.guard.watch)
     module.network.train()
@@ -73,7 +82,7 @@ def gradients(loss: Tensor, module: SemiSupervisedModule, group: str) -> dict[st
 def refusal(method: str, rule: str) -> str:
     """Why a pair does not build; empty where it does."""
     try:
-        build_parts(compose_settings(f"algorithm={method}", f"layerwise={rule}"))
+        build(compose_settings(f"algorithm={method}", f"layerwise={rule}"))
     except UserError as error:
         return str(error)
     return ""
@@ -128,5 +137,5 @@ def test_every_policy_goes_with_layermatch(policy: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_any_method_can_have_its_pseudo_label_gradient_scaled(method: str) -> None:
-    settings: dict[str, Any] = compose_settings(f"algorithm={method}", "algorithm.gradient_scale={classifier: 0}").raw
-    assert build_parts(Settings.parse(settings)).algorithm.gradient_rules
+    settings = compose_settings(f"algorithm={method}", gradient_scale={"classifier": 0})
+    assert build(settings)[0].gradient_rules

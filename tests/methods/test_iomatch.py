@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import oracle
+from tests.given import batch_of, gradient, picking, problem_of, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerwiseRule, SeparateLosses, Uniform
 from layermatch.methods import IOMatch
 from layermatch.networks import Network
-from layermatch.parts import Problem, Step
 from layermatch.policies import FixedThreshold, Policy, Predictions, PseudoLabels
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "iomatch.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("iomatch")
 START = ORACLE["inputs"]
 K = START["K"]
 #: Logits of the classifier, of "one_vs_all" and of "open", side by side.
 WIDTH = K + 2 * K + K + 1
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class Aligned(FixedThreshold):
@@ -42,16 +38,6 @@ class Aligned(FixedThreshold):
         aligned = predictions.probs_weak * (1 / K + 1e-6) / (self.queue.mean(dim=0) + 1e-6)
         aligned = aligned / aligned.sum(dim=1, keepdim=True)
         return super().forward(predictions._replace(probs_weak=aligned))._replace(target=aligned)
-
-
-def picking(first: int, count: int, *, of: int) -> nn.Linear:
-    """A head that gives some of its inputs as they are."""
-    head = nn.Linear(of, count).double()
-    with torch.no_grad():
-        head.bias.zero_()
-        head.weight.zero_()
-        head.weight[:, first : first + count] = torch.eye(count)
-    return head
 
 
 def given_network() -> Network:
@@ -70,28 +56,19 @@ def images(main: Any, *, pairs: Any = None, opened: Any = None) -> Tensor:
     return torch.cat([tensor(main), pairs, opened], dim=1).requires_grad_()
 
 
-def step_of(network: Network, number: int, seen: dict[str, Tensor] | None = None) -> Step:
-    def record(means: dict[str, Tensor], ratios: Any = None) -> None:
-        if seen is not None:
-            seen.update(means)
-
-    return Step(network, network, number, 100, record, lambda *_: None)
-
-
 @pytest.mark.parametrize("forward", ["joint", "split", "shared"])
 @pytest.mark.parametrize(("variant", "kind"), [("authors/no_DA", FixedThreshold), ("authors/DA_queue", Aligned)])
 def test_every_step_is_that_of_the_authors_code(variant: str, kind: type[FixedThreshold], forward: str) -> None:
     network, policy = given_network(), kind(threshold=START["p_cutoff"])
     method = IOMatch(policy=policy, rule=Uniform(), open_threshold=START["q_cutoff"], forward=forward)
-    method.prepare(network, Problem(K, WIDTH, 8, 24, (1, 1, 1), 100))
+    method.prepare(network, problem_of(K, WIDTH))
     for recorded in ORACLE["steps"]:
         given, expected, seen = recorded["inputs"], recorded["outputs"][variant], {}
         labelled = images(given["logits_lb"], pairs=given["logits_mb_lb"])
         strong = images(given["logits_s"], opened=given["logits_open_s"])
         weak = images(given["logits_w"], pairs=given["logits_mb_w"])
-        unlabelled = Unlabelled({"weak": weak, "strong": strong}, torch.arange(24), torch.full((24,), -1))
-        batch = Batch(Samples({"weak": labelled}, torch.tensor(given["y_lb"]), torch.arange(8)), unlabelled)
-        losses = method.losses(batch, step_of(network, given["epoch"], seen))
+        batch = batch_of(labelled, given["y_lb"], {"weak": weak, "strong": strong})
+        losses = method.losses(batch, step_of(network, given["epoch"], seen=seen))
         assert losses["supervised"].value.item() == pytest.approx(expected["sup_closed_loss"], rel=1e-7)
         assert losses["one_vs_all"].value.item() == pytest.approx(expected["sup_mb_loss"], rel=1e-7)
         assert losses["pseudo"].value.item() == pytest.approx(expected["ui_loss"], rel=1e-7, abs=1e-8)
@@ -110,21 +87,12 @@ def small(rule: LayerwiseRule, policy: Policy | None = None, **options: Any) -> 
     torch.manual_seed(1)
     network = Network(nn.Linear(5, 4), num_features=4, num_classes=3).double()
     method = IOMatch(policy=policy or FixedThreshold(threshold=0.4), rule=rule, width=7, **options)
-    problem = Problem(3, 4, 6, 30, (1, 1, 1), 10)
+    problem = problem_of(3, 4, num_labelled=6, num_unlabelled=30)
     for name, head in method.heads(problem).items():
         network.add_head(name, head.double())
     method.prepare(network, problem)
     views = {"weak": 2 * torch.randn(30, 5).double(), "strong": 2 * torch.randn(30, 5).double()}
-    unlabelled = Unlabelled(views, torch.arange(30), torch.full((30,), -1))
-    labelled = Samples({"weak": torch.randn(6, 5).double()}, torch.arange(6) % 3, torch.arange(6))
-    return network, method, Batch(labelled, unlabelled)
-
-
-def gradient(value: Tensor, network: Network, group: str) -> Tensor:
-    parameters = [parameter for _, parameter in network.parameter_groups()[group]]
-    grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
-    return torch.cat([grad.flatten() for grad in filled])
+    return network, method, batch_of(torch.randn(6, 5).double(), torch.arange(6) % 3, views)
 
 
 def test_the_heads_learn_from_the_terms_that_say_so_and_grad_relu_holds() -> None:

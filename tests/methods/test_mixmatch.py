@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from tests import oracle
+from tests.given import GivenMixing, batch_from, linear_network, step_of
+from tests.oracle import tensor
+from torch import nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
 from layermatch.functional import larger_part, mix
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import MixMatch
 from layermatch.methods.mixmatch import Mixing
 from layermatch.networks import Network
-from layermatch.parts import Step
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "mixmatch.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("mixmatch")
 SETTINGS = ORACLE["inputs"]
 PAPER = "paper/per_sample_lambda"
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-class GivenMixing(Mixing):
-    """Mixes as the oracle says."""
-
-    def give(self, inputs: dict[str, Any]) -> None:
-        name = "beta_draw_per_sample" if self.coefficients == "sample" else "beta_draw"
-        self.given = larger_part(tensor(inputs[name])), torch.tensor(inputs["perm"])
-
-    def draw(self, count: int, *, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        assert count == len(self.given[1])
-        return self.given
-
-
-def linear_network() -> Network:
-    """The network of the oracle: a linear map."""
-    weight = tensor(SETTINGS["W"]).T
-    network = Network(nn.Flatten(), num_features=weight.shape[1], num_classes=SETTINGS["K"]).double()
-    with torch.no_grad():
-        network.classifier.weight.copy_(weight)
-        network.classifier.bias.copy_(tensor(SETTINGS["b"]))
-    return network
-
-
-def batch_of(inputs: dict[str, Any]) -> Batch:
-    label, weak = torch.tensor(inputs["y_lb"]), tensor(inputs["x_w"])
-    views = {"weak": weak, "weak_2": tensor(inputs["x_w2"])}
-    unlabelled = Unlabelled(views, torch.arange(len(weak)), torch.full((len(weak),), -1))
-    return Batch(Samples({"weak": tensor(inputs["x_lb"])}, label, torch.arange(len(label))), unlabelled)
-
-
-def step_of(network: Network, number: int = 50) -> Step:
-    return Step(network, network, number, SETTINGS["num_train_iter"], lambda *_: None, lambda *_: None)
+MAP = SETTINGS["W"], SETTINGS["b"]
+VIEWS = {"weak": "x_w", "weak_2": "x_w2"}
 
 
 def method_of(coefficients: str, rule: Any = None) -> MixMatch:
@@ -68,23 +32,18 @@ def method_of(coefficients: str, rule: Any = None) -> MixMatch:
     return method
 
 
-def expected_of(recorded: dict[str, Any], variant: str) -> dict[str, Any]:
-    base = ORACLE["variants_of_the_paper"].get(variant, {"base": variant})["base"]
-    return recorded["outputs"][base] | recorded["outputs"][variant]
-
-
 @pytest.mark.parametrize(
     ("variant", "coefficients"), [(PAPER, "sample"), ("usb/default", "batch"), ("torchssl/default", "batch")]
 )
 def test_every_step_is_that_of_the_peers_code(variant: str, coefficients: str) -> None:
-    network, method = linear_network(), method_of(coefficients)
+    network, method = linear_network(*MAP), method_of(coefficients)
     for recorded in ORACLE["steps"]:
-        inputs, expected = recorded["inputs"], expected_of(recorded, variant)
-        batch = batch_of(inputs)
+        inputs, expected = recorded["inputs"], oracle.expected(ORACLE, recorded, variant)
+        batch = batch_from(inputs, **VIEWS)
         method.mixing.give(inputs)
         guess = method.guess(network, list(batch.unlabelled.views.values()))
         label = F.one_hot(batch.labelled.label, SETTINGS["K"]).double()
-        losses = method.losses(batch, step_of(network, inputs["it"]))
+        losses = method.losses(batch, step_of(network, inputs["it"], SETTINGS["num_train_iter"]))
         network.zero_grad()
         losses.total.backward()
         found = {
@@ -130,13 +89,13 @@ def test_coefficients_are_those_of_torchs_generator(coefficients: str) -> None:
 
 
 def test_under_grad_relu_the_classifier_learns_from_the_mixtures_of_labelled_images_alone() -> None:
-    network, method = linear_network(), method_of("sample", SeparateLosses(lambda_u=100.0, avg_clustering="none"))
+    network, method = linear_network(*MAP), method_of("sample", SeparateLosses(lambda_u=100.0, avg_clustering="none"))
     inputs = ORACLE["steps"][3]["inputs"]
     method.mixing.give(inputs)
-    batch = batch_of(inputs)
+    batch = batch_from(inputs, **VIEWS)
     for images in batch.unlabelled.views.values():
         images.requires_grad_()
-    losses = method.losses(batch, step_of(network))
+    losses = method.losses(batch, step_of(network, 50))
     (labels,) = torch.autograd.grad(losses["supervised"].value, network.classifier.weight, retain_graph=True)
     losses.total.backward()
     torch.testing.assert_close(network.classifier.weight.grad, labels, rtol=0, atol=0)
@@ -146,12 +105,12 @@ def test_under_grad_relu_the_classifier_learns_from_the_mixtures_of_labelled_ima
 def test_guesses_leave_running_statistics_as_they_are_and_mixtures_move_them() -> None:
     extractor = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
     network = Network(extractor, num_features=3, num_classes=6).double()
-    batch, method = batch_of(ORACLE["steps"][0]["inputs"]), method_of("sample")
+    batch, method = batch_from(ORACLE["steps"][0]["inputs"], **VIEWS), method_of("sample")
     guess = method.guess(network, list(batch.unlabelled.views.values()))
     assert not extractor[0].running_mean.any()
     assert guess.grad_fn is None
     method.mixing.give(ORACLE["steps"][0]["inputs"])
-    method.losses(batch, step_of(network))
+    method.losses(batch, step_of(network, 50))
     images = torch.cat([batch.labelled.views["weak"], *batch.unlabelled.views.values()])
     expected = 0.1 * mix(images, *method.mixing.given).mean(dim=0)
     torch.testing.assert_close(extractor[0].running_mean, expected)

@@ -3,63 +3,39 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import oracle
+from tests.given import batch_from, linear_network, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import PiModel
 from layermatch.networks import Network
-from layermatch.parts import Step, WeightAverage
+from layermatch.parts import WeightAverage
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "pi_model.json").read_text(encoding="utf-8"))
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+ORACLE = oracle.read("pi_model")
 
 
-def linear_network() -> Network:
-    """The network of the oracle: a linear map."""
-    start = ORACLE["inputs"]
-    weight = tensor(start["W_init"]).T
-    network = Network(nn.Flatten(), num_features=weight.shape[1], num_classes=start["K"]).double()
-    with torch.no_grad():
-        network.classifier.weight.copy_(weight)
-        network.classifier.bias.copy_(tensor(start["b_init"]))
-    return network
-
-
-def batch_of(inputs: dict[str, Any]) -> Batch:
-    label, weak = torch.tensor(inputs["y_lb"]), tensor(inputs["x_w"])
-    unlabelled = Unlabelled(
-        {"weak": weak, "weak_2": tensor(inputs["x_s"])}, torch.arange(len(weak)), torch.full((len(weak),), -1)
-    )
-    return Batch(Samples({"weak": tensor(inputs["x_lb"])}, label, torch.arange(len(label))), unlabelled)
-
-
-def step_of(network: Network, number: int = 10, average: Network | None = None) -> Step:
-    max_steps = ORACLE["inputs"]["num_train_iter"]
-    return Step(network, average or network, number, max_steps, lambda *_: None, lambda *_: None)
+MAP = ORACLE["inputs"]["W_init"], ORACLE["inputs"]["b_init"]
+VIEWS = {"weak": "x_w", "weak_2": "x_s"}
 
 
 @pytest.mark.parametrize(("variant", "learns"), [("usb/default", "second"), ("torchssl/default", "first")])
 def test_every_step_is_that_of_the_peers_code(variant: str, learns: str) -> None:
-    settings, network = ORACLE["inputs"], linear_network()
+    settings, network = ORACLE["inputs"], linear_network(*MAP)
     average = WeightAverage(network, decay=settings["ema_m"], warmup=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=settings["lr"])
     rule = Uniform(lambda_u=settings["lambda_u"])
     method = PiModel(rule=rule, learns=learns, ramp=settings["unsup_warm_up"])
     for number, recorded in enumerate(ORACLE["steps"]):
         expected = recorded["outputs"][variant]
-        step = step_of(network, number, average.network)
-        losses = method.losses(batch_of(recorded["inputs"]), step)
+        step = step_of(network, number, settings["num_train_iter"], average=average.network)
+        losses = method.losses(batch_from(recorded["inputs"], **VIEWS), step)
         assert losses["consistency"].weight == pytest.approx(settings["lambda_u"] * expected["unsup_warmup"])
         found = {
             "sup_loss": losses["supervised"].value, "unsup_loss": losses["consistency"].value,
@@ -77,8 +53,10 @@ def test_every_step_is_that_of_the_peers_code(variant: str, learns: str) -> None
 
 
 def gradients(learns: str, rule: Any) -> dict[str, Tensor]:
-    network = linear_network()
-    losses = PiModel(rule=rule, learns=learns).losses(batch_of(ORACLE["steps"][2]["inputs"]), step_of(network))
+    network = linear_network(*MAP)
+    losses = PiModel(rule=rule, learns=learns).losses(
+        batch_from(ORACLE["steps"][2]["inputs"], **VIEWS), step_of(network, 10)
+    )
     losses.total.backward()
     return {name: parameter.grad for name, parameter in network.named_parameters()} | {
         "loss": losses["consistency"].value.detach()
@@ -108,10 +86,10 @@ def test_under_grad_relu_the_classifier_learns_from_labels_alone(learns: str) ->
 def test_unlabelled_images_leave_running_statistics_as_they_are(learns: str) -> None:
     extractor = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
     network = Network(extractor, num_features=3, num_classes=6).double()
-    batch = batch_of(ORACLE["steps"][0]["inputs"])
+    batch = batch_from(ORACLE["steps"][0]["inputs"], **VIEWS)
     alone = copy.deepcopy(network)
     alone(batch.labelled.views["weak"])
-    losses = PiModel(rule=Uniform(), learns=learns).losses(batch, step_of(network))
+    losses = PiModel(rule=Uniform(), learns=learns).losses(batch, step_of(network, 10))
     torch.testing.assert_close(extractor[0].running_mean, alone.extractor[0].running_mean)
     assert extractor[0].num_batches_tracked == 1
     assert losses["consistency"].value.requires_grad

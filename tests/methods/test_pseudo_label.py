@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods import of_oracles
-from tests.methods.of_oracles import identity_network, problem_of, step_of
+from tests import oracle
+from tests.given import batch_of_logits, network_of, problem_of, step_of
 from torch import Tensor, nn
 
 from layermatch.data.batch import Batch
@@ -19,13 +19,12 @@ from layermatch.networks import Network
 from layermatch.policies import CurriculumThresholds, FixedThreshold, Policy
 
 #: The logits of weak views; nothing else is read of it.
-INPUTS = [recorded["inputs"] for recorded in of_oracles.load("fixmatch")["steps"]]
-ORACLE = of_oracles.load("fixmatch")
+INPUTS = [recorded["inputs"] for recorded in oracle.read("fixmatch")["steps"]]
 
 
 def batch_of(inputs: dict[str, Any]) -> Batch:
     """A batch as the method asks for it: no strong views."""
-    batch = of_oracles.batch_of(inputs)
+    batch = batch_of_logits(inputs)
     return batch._replace(unlabelled=batch.unlabelled._replace(views={"weak": batch.unlabelled.views["weak"]}))
 
 
@@ -47,9 +46,9 @@ def by_hand(weak: Tensor, threshold: float) -> tuple[float, Tensor]:
 
 
 def make(rule: LayerwiseRule, policy: Policy | None = None) -> tuple[PseudoLabel, Network]:
-    network = identity_network(ORACLE["inputs"]["K"])
+    network = network_of(6)
     method = PseudoLabel(policy=policy or FixedThreshold(threshold=0.6), rule=rule)
-    method.prepare(network, problem_of(ORACLE))
+    method.prepare(network, problem_of(6))
     return method, network
 
 
@@ -94,7 +93,7 @@ def test_the_ramp_weighs_all_losses_of_pseudo_labels() -> None:
     weights = {name: term.weight for name, term in losses.items()}
     assert weights == pytest.approx({"supervised": 1, "pseudo": 0.5 * 0.75, "avg_clustering": 0.5 * 0.25})
     method = PseudoLabel(policy=FixedThreshold(), rule=Uniform(), ramp=0)
-    method.prepare(network, problem_of(ORACLE))
+    method.prepare(network, problem_of(6))
     assert method.losses(batch_of(INPUTS[0]), step_of(network, 0))["pseudo"].weight == 1
 
 
@@ -103,7 +102,7 @@ def test_running_statistics_are_those_of_labelled_images() -> None:
     extractor = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
     network = Network(extractor, num_features=3, num_classes=6).double()
     method = PseudoLabel(policy=FixedThreshold(threshold=0.01), rule=Uniform())
-    method.prepare(network, problem_of(ORACLE))
+    method.prepare(network, problem_of(6))
     batch = batch_of(INPUTS[0])
     losses = method.losses(batch, step_of(network, 50))
     losses["pseudo"].value.backward()

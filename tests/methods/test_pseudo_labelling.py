@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tests import oracle
+from tests.given import batch_of_logits, network_of, problem_of, step_of
+from tests.oracle import tensor
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import PseudoLabelling
-from layermatch.networks import Network
-from layermatch.parts import Losses, Problem, Step, Term
+from layermatch.parts import Losses, Term
 from layermatch.policies import FixedThreshold, Policy, Predictions, PseudoLabels
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "fixmatch.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("fixmatch")
 VARIANT = ORACLE["paper_form"]
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def identity_network(num_classes: int) -> Network:
-    """Its logits are its images, so that the oracle's logits can be given as images."""
-    network = Network(nn.Identity(), num_features=num_classes, num_classes=num_classes).double()
-    with torch.no_grad():
-        network.classifier.weight.copy_(torch.eye(num_classes))
-        network.classifier.bias.zero_()
-    return network
-
-
-def step_of(network: Network, seen: dict[str, Tensor] | None = None) -> Step:
-    def record(means: dict[str, Tensor], ratios: Any = None) -> None:
-        if seen is not None:
-            seen.update(means)
-
-    return Step(network, network, 0, 10, record, lambda *_: None)
-
-
-def batch_of(inputs: dict[str, Any]) -> Batch:
-    label, strong = torch.tensor(inputs["y_lb"]), tensor(inputs["logits_s"]).requires_grad_()
-    views = {"weak": tensor(inputs["logits_w"]), "strong": strong}
-    unlabelled = Unlabelled(views, torch.arange(len(strong)), torch.full((len(strong),), -1))
-    return Batch(Samples({"weak": tensor(inputs["logits_lb"])}, label, torch.arange(len(label))), unlabelled)
 
 
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
@@ -56,13 +26,13 @@ def test_every_step_is_that_of_the_peers_code(rule: Any, forward: str) -> None:
     """LayerMatch without Avg-Clustering gives the extractor, and so the strong logits, FixMatch's gradient."""
     rule = rule() if rule is Uniform else rule(avg_clustering="none")
     num_classes = ORACLE["inputs"]["K"]
-    network = identity_network(num_classes)
+    network = network_of(num_classes)
     threshold = ORACLE["config"][VARIANT]["p_cutoff"]
     method = PseudoLabelling(policy=FixedThreshold(threshold=threshold), rule=rule, forward=forward)
-    method.prepare(network, Problem(num_classes, num_classes, 8, 24, (1, 1, 1), 10))
+    method.prepare(network, problem_of(num_classes))
     for recorded in ORACLE["steps"]:
-        expected, batch, seen = recorded["outputs"][VARIANT], batch_of(recorded["inputs"]), {}
-        losses = method.losses(batch, step_of(network, seen))
+        expected, batch, seen = recorded["outputs"][VARIANT], batch_of_logits(recorded["inputs"]), {}
+        losses = method.losses(batch, step_of(network, seen=seen))
         assert losses["supervised"].value.item() == pytest.approx(expected["sup_loss"], rel=1e-7)
         assert losses["pseudo"].value.item() == pytest.approx(expected["unsup_loss"], rel=1e-7)
         assert losses.reaching("extractor").item() == pytest.approx(expected["total_loss"], rel=1e-7)
@@ -84,11 +54,11 @@ class WithLoss(FixedThreshold):
 
 @pytest.mark.parametrize(("rule", "reaches"), [(Uniform, True), (SeparateLosses, False)])
 def test_a_policys_own_loss_takes_the_route_of_the_pseudo_labels(rule: Any, reaches: bool) -> None:
-    network = identity_network(ORACLE["inputs"]["K"])
+    network = network_of(ORACLE["inputs"]["K"])
     policy: Policy = WithLoss()
     method = PseudoLabelling(policy=policy, rule=rule())
-    method.prepare(network, Problem(6, 6, 8, 24, (1, 1, 1), 10))
-    batch = batch_of(ORACLE["steps"][0]["inputs"])
+    method.prepare(network, problem_of(6))
+    batch = batch_of_logits(ORACLE["steps"][0]["inputs"])
     losses = method.losses(batch, step_of(network))
     losses["own"].value.backward()
     assert batch.unlabelled.views["strong"].grad.abs().sum() > 0
@@ -97,6 +67,6 @@ def test_a_policys_own_loss_takes_the_route_of_the_pseudo_labels(rule: Any, reac
 
 def test_it_needs_unlabelled_images() -> None:
     method = PseudoLabelling(policy=FixedThreshold(), rule=Uniform())
-    batch = batch_of(ORACLE["steps"][0]["inputs"])
+    batch = batch_of_logits(ORACLE["steps"][0]["inputs"])
     with pytest.raises(UserError, match="needs unlabelled images"):
-        method.losses(batch._replace(unlabelled=None), step_of(identity_network(6)))
+        method.losses(batch._replace(unlabelled=None), step_of(network_of(6)))

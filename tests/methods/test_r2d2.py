@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,42 +9,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import oracle
 from tests.conftest import digits_data, fit, small_module
+from tests.given import batch_of, network_of, problem_of, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.functional import label_divergence, prediction_entropy
 from layermatch.layerwise import Uniform
 from layermatch.methods import R2D2
 from layermatch.networks import Network
-from layermatch.parts import LabelTable, Problem, Step, fixed_logits
+from layermatch.parts import LabelTable, fixed_logits
 from layermatch.training import SemiSupervisedModule
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "r2d2.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("r2d2")
 #: What the method's option is called in the oracle.
 VARIANTS = {"kl_reverse": "authors/kl_reverse", "kl": "authors/kl", "mse": "authors/mse"}
 START = ORACLE["inputs"]
 K = START["K"]
 
 
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def pool_labels() -> Tensor:
     labels = torch.full((START["n_total"],), -1)
     labels[START["labelled_idx"]] = torch.tensor(START["labelled_y"])
     return labels
-
-
-def network_of_logits() -> Network:
-    """A network whose images are its logits."""
-    network = Network(nn.Flatten(), num_features=K, num_classes=K).double()
-    with torch.no_grad():
-        network.classifier.weight.copy_(torch.eye(K))
-        network.classifier.bias.zero_()
-    return network
 
 
 def method_of(divergence: str) -> R2D2:
@@ -57,22 +46,18 @@ def method_of(divergence: str) -> R2D2:
 
 
 def prepared(divergence: str) -> tuple[R2D2, Network]:
-    method, network = method_of(divergence), network_of_logits()
-    method.prepare(network, Problem(K, K, 8, START["n_total"], (1, 1, K), 9, pool_labels=pool_labels()))
+    method, network = method_of(divergence), network_of(K, nn.Flatten())
+    method.prepare(network, problem_of(K, num_unlabelled=START["n_total"], max_steps=9, pool_labels=pool_labels()))
     method.double()
     return method, network
 
 
-def step_of(network: Network, number: int, **options: Any) -> Step:
-    return Step(network, network, number, 9, lambda *_: None, lambda *_: None, **options)
-
-
-def batch_of(inputs: dict[str, Any]) -> tuple[Batch, Tensor]:
+def recorded_batch(inputs: dict[str, Any]) -> tuple[Batch, Tensor]:
     """The batch of a step, and its images, which are the logits: unlabelled ones, then labelled ones."""
     idx, images = torch.tensor(inputs["idx"]), tensor(inputs["logits"]).requires_grad_()
     cut = round(START["unlabelled_ratio"] * START["batch"])
-    labelled = Samples({"weak": images[cut:]}, pool_labels()[idx[cut:]], idx[cut:])
-    return Batch(labelled, Unlabelled({"weak": images[:cut]}, idx[:cut], torch.full((cut,), -1))), images
+    label, views = pool_labels()[idx[cut:]], {"weak": images[:cut]}
+    return batch_of(images[cut:], label, views, indices=idx[cut:], pool_indices=idx[:cut]), images
 
 
 @pytest.mark.parametrize("divergence", VARIANTS)
@@ -88,9 +73,9 @@ def test_every_step_is_that_of_the_authors_code(
     worst = 0.0
     for number, recorded in enumerate(ORACLE["steps"]):
         expected = recorded["outputs"][VARIANTS[divergence]]
-        batch, images = batch_of(recorded["inputs"])
+        batch, images = recorded_batch(recorded["inputs"])
         rows = method.table.logits[torch.tensor(recorded["inputs"]["idx"])]
-        step = step_of(network, 1 + number)
+        step = step_of(network, 1 + number, 9)
         losses = method.losses(batch, step)
         method.after_step(step)
         method.table.after_step(step)
@@ -122,10 +107,10 @@ def test_a_table_moves_by_the_mean_of_all_batches_of_a_step() -> None:
     indices = torch.tensor([5, 0, 2, 0])  # one of them twice
     whole, parts = (LabelTable(labels, num_classes=3, rate=7.0) for _ in range(2))
     whole.see(indices, gradient / 4)
-    whole.after_step(step_of(network_of_logits(), 0))
+    whole.after_step(step_of(network_of(K)))
     parts.see(indices[:2], gradient[:2] / 2)
     parts.see(indices[2:], gradient[2:] / 2)
-    parts.after_step(step_of(network_of_logits(), 0, batches=2))
+    parts.after_step(step_of(network_of(K), batches=2))
     torch.testing.assert_close(whole.logits, parts.logits)
     expected = np.zeros((6, 3))
     for row, of_row in zip(indices.tolist(), gradient.numpy(), strict=True):
@@ -137,7 +122,7 @@ def test_rows_of_labelled_images_never_move() -> None:
     table = LabelTable(torch.tensor([-1, 2, 0]), num_classes=3, rate=1.0)
     table.assign(torch.ones(3, 3))
     table.see(torch.tensor([0, 1, 2]), torch.ones(3, 3))
-    table.after_step(step_of(network_of_logits(), 0))
+    table.after_step(step_of(network_of(K)))
     assert table.logits.tolist() == [[0, 0, 0], [0, 0, 10], [10, 0, 0]]
     assert torch.equal(fixed_logits(torch.tensor([2, 0]), 3), table.logits[1:])
 
@@ -146,7 +131,7 @@ def test_a_step_that_is_not_applied_leaves_the_table() -> None:
     table = LabelTable(torch.tensor([-1, -1]), num_classes=3, rate=1.0)
     table.see(torch.tensor([0]), torch.full((1, 3), float("nan")))
     table.discard_step()
-    table.after_step(step_of(network_of_logits(), 0))
+    table.after_step(step_of(network_of(K)))
     assert not table.logits.any()
 
 

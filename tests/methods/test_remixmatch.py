@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import oracle
+from tests.given import GivenMixing, batch_from, linear_network, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
-from layermatch.functional import larger_part, mix
+from layermatch.functional import mix
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import ReMixMatch
-from layermatch.methods.mixmatch import Mixing
 from layermatch.networks import Network
-from layermatch.parts import DistributionAlignment, Problem, Step
+from layermatch.parts import DistributionAlignment, Problem
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "remixmatch.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("remixmatch")
 SETTINGS = ORACLE["inputs"]
 PROBLEM = Problem(SETTINGS["K"], 4, 12, 24, (1, 2, 2), 100, label_counts=(1, 2, 3, 2, 3, 1))
+VIEWS = {"weak": "x_w", "strong": "x_s0", "strong_2": "x_s1"}
 
 #: For each variant what makes it.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -31,22 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "usb/m0.9": {"average": "running", "epsilon": 1e-6, "coefficients": "batch"},
     "torchssl/m0.999": {"average": "running", "coefficients": "batch"},
 }
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-class GivenMixing(Mixing):
-    """Mixes as the oracle says."""
-
-    def give(self, inputs: dict[str, Any]) -> None:
-        name = "beta_draw_per_sample" if self.coefficients == "sample" else "beta_draw"
-        self.given = larger_part(tensor(inputs[name])), torch.tensor(inputs["perm"])
-
-    def draw(self, count: int, *, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        assert count == len(self.given[1])
-        return self.given
 
 
 class Given(ReMixMatch):
@@ -69,13 +53,10 @@ def method_of(rule: Any = None, **options: Any) -> Given:
 
 def prepared(method: ReMixMatch) -> tuple[ReMixMatch, Network]:
     """The method, and the network of the oracle: linear maps."""
-    weight = tensor(SETTINGS["W"]).T
-    network = Network(nn.Flatten(), num_features=weight.shape[1], num_classes=SETTINGS["K"])
+    network = linear_network(SETTINGS["W"], SETTINGS["b"])
     for name, head in method.heads(PROBLEM).items():
-        network.add_head(name, head)
+        network.add_head(name, head.double())
     with torch.no_grad():
-        network.double().classifier.weight.copy_(weight)
-        network.classifier.bias.copy_(tensor(SETTINGS["b"]))
         if method.w_rot:
             network.rotation.weight.copy_(tensor(SETTINGS["W_rot"]).T)
             network.rotation.bias.copy_(tensor(SETTINGS["b_rot"]))
@@ -88,22 +69,6 @@ def prepared(method: ReMixMatch) -> tuple[ReMixMatch, Network]:
     return method, network
 
 
-def batch_of(inputs: dict[str, Any]) -> Batch:
-    label, weak = torch.tensor(inputs["y_lb"]), tensor(inputs["x_w"])
-    views = {"weak": weak, "strong": tensor(inputs["x_s0"]), "strong_2": tensor(inputs["x_s1"])}
-    unlabelled = Unlabelled(views, torch.arange(len(weak)), torch.full((len(weak),), -1))
-    return Batch(Samples({"weak": tensor(inputs["x_lb"])}, label, torch.arange(len(label))), unlabelled)
-
-
-def step_of(network: Network, number: int = 50) -> Step:
-    return Step(network, network, number, SETTINGS["num_train_iter"], lambda *_: None, lambda *_: None)
-
-
-def expected_of(recorded: dict[str, Any], variant: str) -> dict[str, Any]:
-    base = ORACLE["variants_of_the_paper"].get(variant, {"base": variant})["base"]
-    return recorded["outputs"][base] | recorded["outputs"][variant]
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     method = method_of(**VARIANTS[variant])
@@ -111,8 +76,8 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         method.alignment = DistributionAlignment(target="labelled", decay=0.9, epsilon=1e-6)
     method, network = prepared(method)
     for recorded in ORACLE["steps"]:
-        inputs, expected = recorded["inputs"], expected_of(recorded, variant)
-        batch, step = batch_of(inputs), step_of(network, inputs["it"])
+        inputs, expected = recorded["inputs"], oracle.expected(ORACLE, recorded, variant)
+        batch, step = batch_from(inputs, **VIEWS), step_of(network, inputs["it"], SETTINGS["num_train_iter"])
         method.give(inputs)
         guess = method.guess(network, batch.unlabelled.views["weak"])
         method.alignment.discard_step()
@@ -129,7 +94,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         for name, value in found.items():
             if name in expected:
                 torch.testing.assert_close(value, tensor(expected[name]), rtol=1e-7, atol=1e-7, msg=name)
-        ramp = expected_of(recorded, "usb/m0.999")["unsup_warmup"]
+        ramp = oracle.expected(ORACLE, recorded, "usb/m0.999")["unsup_warmup"]
         assert losses["match"].weight == pytest.approx(1.5 * ramp)
         assert losses["kl"].weight == pytest.approx(0.5 * ramp)
         assert losses["rotation"].weight == 0.5
@@ -150,7 +115,7 @@ def test_guesses_are_those_of_the_authors_code(length: int) -> None:
         expected = recorded["outputs"][f"tf/guess_label_buffer{length}"]
         before = method.alignment.average.value
         guess = method.guess(network, tensor(recorded["inputs"]["x_w"]))
-        method.alignment.average.after_step(step_of(network))
+        method.alignment.average.after_step(step_of(network, 50))
         for value, name in (
             (before, "p_model_before"), (guess, "sharpen_prob_x_ulb"),
             (method.alignment.average.value, "p_model_after"),
@@ -179,9 +144,9 @@ def test_under_grad_relu_the_classifier_learns_from_the_mixtures_of_labelled_ima
     method, network = prepared(method_of(SeparateLosses(lambda_u=1.5, avg_clustering="none")))
     inputs = ORACLE["steps"][3]["inputs"]
     method.give(inputs)
-    batch = batch_of(inputs)
+    batch = batch_from(inputs, **VIEWS)
     batch.unlabelled.views["strong_2"].requires_grad_()
-    losses = method.losses(batch, step_of(network))
+    losses = method.losses(batch, step_of(network, 50))
     weight = network.classifier.weight
     (labels,) = torch.autograd.grad(losses["supervised"].value, weight, retain_graph=True)
     losses.total.backward()
@@ -195,7 +160,10 @@ def test_under_grad_relu_the_classifier_learns_from_the_mixtures_of_labelled_ima
 def test_terms_of_no_weight_cost_no_pass_and_no_head() -> None:
     method, network = prepared(method_of(w_kl=0, w_rot=0))
     method.mixing.give(ORACLE["steps"][0]["inputs"])
-    assert list(method.losses(batch_of(ORACLE["steps"][0]["inputs"]), step_of(network))) == ["supervised", "match"]
+    assert list(method.losses(batch_from(ORACLE["steps"][0]["inputs"], **VIEWS), step_of(network, 50))) == [
+        "supervised",
+        "match",
+    ]
     assert list(network.heads) == ["classifier"]
 
 
@@ -203,11 +171,11 @@ def test_a_step_that_is_not_applied_leaves_the_alignment_as_it_was() -> None:
     method, network = prepared(method_of())
     inputs = ORACLE["steps"][0]["inputs"]
     method.give(inputs)
-    method.losses(batch_of(inputs), step_of(network))
+    method.losses(batch_from(inputs, **VIEWS), step_of(network, 50))
     before = {name: value.clone() for name, value in method.state_dict().items()}
     for state in (module for module in method.modules() if hasattr(module, "discard_step")):
         state.discard_step()
-    method.alignment.average.after_step(step_of(network))
+    method.alignment.average.after_step(step_of(network, 50))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 

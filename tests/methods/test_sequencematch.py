@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import given
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerwiseRule, SeparateLosses, Uniform
 from layermatch.methods import SequenceMatch
 from layermatch.networks import Network
-from layermatch.parts import Losses, Problem, Step
+from layermatch.parts import Losses
 from layermatch.policies import FixedThreshold, ReFixMatch
 
 NUM = 24
@@ -26,8 +27,7 @@ def drawn(rows: int, width: int, seed: int) -> Tensor:
 
 def batch_of(width: int) -> Batch:
     views = {name: drawn(NUM, width, seed) for seed, name in enumerate(("weak", "strong", "medium"))}
-    unlabelled = Unlabelled(views, torch.arange(NUM), torch.full((NUM,), -1))
-    return Batch(Samples({"weak": drawn(6, width, 9)}, torch.arange(6) % 3, torch.arange(6)), unlabelled)
+    return given.batch_of(drawn(6, width, 9), torch.arange(6) % 3, views)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -46,18 +46,15 @@ def followed(stronger: np.ndarray, weaker: np.ndarray, *, threshold: float, temp
 
 def losses_of(network: Network, batch: Batch, *, rule: LayerwiseRule, policy: Any = None, **options: Any) -> Losses:
     method = SequenceMatch(policy=policy or FixedThreshold(threshold=0.8), rule=rule, **options)
-    classes = network.num_classes
-    method.prepare(network, Problem(classes, network.num_features, 6, NUM, (1, 1, 1), 10))
-    return method.losses(batch, Step(network, network, 0, 10, lambda *_: None, lambda *_: None))
+    method.prepare(network, given.problem_of(network.num_classes, network.num_features, num_labelled=6))
+    return method.losses(batch, given.step_of(network))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("threshold", [1e-9, 0.8, 1.0])  # all are confident, some, none
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_each_view_follows_the_weaker_ones(num_classes: int, threshold: float, temperature: float) -> None:
-    network = Network(nn.Identity(), num_features=num_classes, num_classes=num_classes).double()
-    with torch.no_grad():
-        network.classifier.weight.copy_(torch.eye(num_classes))
+    network = given.network_of(num_classes)
     batch = batch_of(num_classes)
     if num_classes == 2:
         batch = batch._replace(labelled=batch.labelled._replace(label=torch.arange(6) % 2))

@@ -6,37 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.given_outputs import (
-    Worst,
-    after_step,
-    batch_of,
-    discard_step,
-    image,
-    network_of,
-    oracle,
-    problem_of,
-    step_of,
-)
+from tests import oracle
+from tests.given import Noted, batch_of, finish, image, network_of, problem_of, step_of
+from tests.oracle import Worst
 
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import ShrinkMatch
 from layermatch.networks import Network
-from layermatch.policies import Predictions, PseudoLabels, SoftThreshold
+from layermatch.policies import SoftThreshold
 
-ORACLE = oracle("shrinkmatch")
+ORACLE = oracle.read("shrinkmatch")
 SIZES = ORACLE["inputs"]
 #: The alignment's queue for each variant, the paper's first.
 VARIANTS = {"authors/cifar_DA": SIZES["da_len"], "authors/cifar_noDA": None}
-
-
-class Noted(SoftThreshold):
-    """Notes what it was shown and gave."""
-
-    def forward(self, predictions: Predictions) -> PseudoLabels:
-        self.seen = predictions.probs_weak
-        self.given = super().forward(predictions)
-        return self.given
 
 
 def batch(inputs: dict[str, Any]) -> Any:
@@ -50,7 +33,7 @@ def batch(inputs: dict[str, Any]) -> Any:
 def made(rule: Any = None, **options: Any) -> tuple[ShrinkMatch, Network]:
     method = ShrinkMatch(policy=Noted(threshold=SIZES["threshold"]), rule=rule or Uniform(), **options)
     net = network_of(SIZES["K"], auxiliary=SIZES["K"])
-    method.prepare(net, problem_of(net))
+    method.prepare(net, problem_of(net.num_classes, net.num_features))
     return method.double(), net
 
 
@@ -65,19 +48,19 @@ def test_every_step_is_that_of_the_authors_code(variant: str, forward: str) -> N
         expected = recorded["outputs"][variant]
         given, step = batch(recorded["inputs"]), step_of(net, number)
         losses = method.losses(given, step)
-        worst.close(losses["supervised"].value, expected["sup_loss"])
-        worst.close(losses["pseudo"].value, expected["unsup_loss"])
+        worst.see(losses["supervised"].value, expected["sup_loss"])
+        worst.see(losses["pseudo"].value, expected["unsup_loss"])
         shrunk = expected["shrink_loss_sum"] / SIZES["N"] * expected["state_certain_ratio_ema"]
-        worst.close(losses["shrink"].value, shrunk)
-        worst.close(losses.total, expected["total_loss"])
-        worst.close(method.policy.seen, expected["target"])
+        worst.see(losses["shrink"].value, shrunk)
+        worst.see(losses.total, expected["total_loss"])
+        worst.see(method.policy.seen, expected["target"])
         assert method.policy.given.weight.tolist() == expected["mask"]
         losses.total.backward()
         grad = given.unlabelled.views["strong"].grad
-        worst.close(grad[:, : SIZES["K"]], expected["grad_logits_s"])
-        worst.close(grad[:, SIZES["K"] :], expected["grad_logits_aux_s"])
-        after_step(method, step)
-        worst.close(method.ratio.value, expected["state_certain_ratio_ema"])
+        worst.see(grad[:, : SIZES["K"]], expected["grad_logits_s"])
+        worst.see(grad[:, SIZES["K"] :], expected["grad_logits_aux_s"])
+        finish(method, step)
+        worst.see(method.ratio.value, expected["state_certain_ratio_ema"])
     assert worst.difference < 1e-8  # the recorded numbers have nine digits
 
 
@@ -110,10 +93,10 @@ def test_a_step_that_is_not_applied_is_forgotten() -> None:
     other, _ = made()
     first, second = (recorded["inputs"] for recorded in ORACLE["steps"][:2])
     method.losses(batch(second), step_of(net))
-    discard_step(method)
+    finish(method, is_applied=False)
     for one in (method, other):
         one.losses(batch(first), step_of(net))
-        after_step(one, step_of(net))
+        finish(one, step_of(net))
     for name, value in method.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
     assert method.ratio.value > 0
@@ -122,9 +105,9 @@ def test_a_step_that_is_not_applied_is_forgotten() -> None:
 def test_its_auxiliary_head_normalises_strong_views_alone() -> None:
     method = ShrinkMatch(policy=SoftThreshold(), rule=Uniform())
     net = Network(torch.nn.Identity(), num_features=8, num_classes=3)
-    for name, head in method.heads(problem_of(net)).items():
+    for name, head in method.heads(problem_of(net.num_classes, net.num_features)).items():
         net.add_head(name, head)
-    method.prepare(net, problem_of(net))
+    method.prepare(net, problem_of(net.num_classes, net.num_features))
     images = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
     given = batch_of(images[0], [0, 1, 2, 0, 1, 2], {"weak": images[1], "strong": images[2]})
     method.losses(given, step_of(net))

@@ -6,46 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.given_outputs import (
-    Worst,
-    after_step,
-    batch_of,
-    discard_step,
-    expected_of,
-    image,
-    network_of,
-    oracle,
-    problem_of,
-    step_of,
-    tensor,
-)
+from tests import oracle
+from tests.given import Noted, batch_of, finish, image, network_of, problem_of, step_of
+from tests.oracle import Worst, tensor
 
 from layermatch.errors import UserError
 from layermatch.functional import aggregated, instance_similarity_loss, similarity_distribution, unfolded
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import SimMatch
 from layermatch.networks import Network
-from layermatch.policies import Predictions, PseudoLabels, SoftThreshold
+from layermatch.policies import SoftThreshold
 
-ORACLE = oracle("simmatch")
+ORACLE = oracle.read("simmatch")
 SIZES = ORACLE["inputs"]
 #: The decay of the bank for each variant, the paper's for CIFAR first.
 VARIANTS = {"paper/ema_bank0.7": 0.7, "authors/replace_bank": 0.0}
 
 
-class Noted(SoftThreshold):
-    """Notes what it was shown and gave."""
-
-    def forward(self, predictions: Predictions) -> PseudoLabels:
-        self.seen = predictions.probs_weak
-        self.given = super().forward(predictions)
-        return self.given
-
-
 def batch(inputs: dict[str, Any]) -> Any:
     strong = image(inputs["logits_s"], inputs["feats_s"]).requires_grad_()
     views = {"weak": image(inputs["logits_w"], inputs["feats_w"]), "strong": strong}
-    return batch_of(image(inputs["logits_lb"], inputs["feats_lb"]), inputs["y_lb"], views, inputs["idx_lb"])
+    return batch_of(image(inputs["logits_lb"], inputs["feats_lb"]), inputs["y_lb"], views, indices=inputs["idx_lb"])
 
 
 def made(rule: Any = None, **options: Any) -> tuple[SimMatch, Network]:
@@ -54,7 +35,7 @@ def made(rule: Any = None, **options: Any) -> tuple[SimMatch, Network]:
         temperature=SIZES["T"], alignment_queue=SIZES["da_len"], width=SIZES["feature_dim"], **options,
     )  # fmt: skip
     net = network_of(SIZES["K"], projection=SIZES["feature_dim"])
-    method.prepare(net, problem_of(net, num_labelled=SIZES["bank_size"]))
+    method.prepare(net, problem_of(net.num_classes, net.num_features, num_labelled=SIZES["bank_size"]))
     method.double()
     method.bank.keys.copy_(tensor(SIZES["bank_init"]).T)
     return method, net
@@ -68,32 +49,32 @@ def test_every_step_is_that_of_the_authors_code(variant: str, teacher: str, forw
     method, net = made(bank_decay=VARIANTS[variant], bank_from=1, teacher=teacher, forward=forward)
     worst = Worst()
     for number, recorded in enumerate(ORACLE["steps"]):
-        inputs, expected = recorded["inputs"], expected_of(recorded, ORACLE, variant)
+        inputs, expected = recorded["inputs"], oracle.expected(ORACLE, recorded, variant)
         given, step = batch(inputs), step_of(net, number)
         losses = method.losses(given, step)
-        worst.close(losses["supervised"].value, expected["sup_loss"])
-        worst.close(losses["pseudo"].value, expected["unsup_loss"])
-        worst.close(losses["instance"].value, expected["in_loss"])
-        worst.close(losses.total, expected["total_loss"])
-        worst.close(method.policy.seen, expected["probs_x_ulb_w"])
+        worst.see(losses["supervised"].value, expected["sup_loss"])
+        worst.see(losses["pseudo"].value, expected["unsup_loss"])
+        worst.see(losses["instance"].value, expected["in_loss"])
+        worst.see(losses.total, expected["total_loss"])
+        worst.see(method.policy.seen, expected["probs_x_ulb_w"])
         assert method.policy.given.weight.tolist() == expected["mask"]
         losses.total.backward()
         through = given.unlabelled.views["strong"].grad[:, SIZES["K"] :]
         unit, wanted = tensor(inputs["feats_s"]), tensor(expected["grad_feats_s"])
-        worst.close(through, (wanted - (wanted * unit).sum(dim=1, keepdim=True) * unit).tolist())
+        worst.see(through, (wanted - (wanted * unit).sum(dim=1, keepdim=True) * unit).tolist())
         if number:
             aligned = tensor(expected["ema_probs_x_ulb_w"])
             similarity = similarity_distribution(tensor(inputs["feats_w"]), method.bank.keys, temperature=SIZES["T"])
             target = unfolded(similarity, aligned, method.bank.label)
             if "instance_target_first4" in expected:
-                worst.close(target[:4], expected["instance_target_first4"])
+                worst.see(target[:4], expected["instance_target_first4"])
                 of_classes = aggregated(similarity, method.bank.label, num_classes=SIZES["K"])
-                worst.close(of_classes, expected["aggregated_prob"])
+                worst.see(of_classes, expected["aggregated_prob"])
             unit.requires_grad_()
             instance_similarity_loss(unit, method.bank.keys, target, temperature=SIZES["T"]).backward()
-            worst.close(unit.grad, expected["grad_feats_s"])
-        after_step(method, step)
-        worst.close(method.bank.keys.T, expected["state_bank"])
+            worst.see(unit.grad, expected["grad_feats_s"])
+        finish(method, step)
+        worst.see(method.bank.keys.T, expected["state_bank"])
         assert method.bank.label.tolist() == expected["state_labels_bank"]
     assert worst.difference < 1e-8  # the recorded numbers have nine digits
 
@@ -106,7 +87,7 @@ def test_the_bank_waits_until_every_labelled_image_has_been_seen() -> None:
         used.append(losses["instance"].value.item() > 0)
         seen = {index for earlier in ORACLE["steps"][:number] for index in earlier["inputs"]["idx_lb"]}
         assert used[-1] == (len(seen) == SIZES["bank_size"])
-        after_step(method, step_of(net, number))
+        finish(method, step_of(net, number))
     assert used[0] is False
     assert used[-1] == (len({i for s in ORACLE["steps"][:-1] for i in s["inputs"]["idx_lb"]}) == SIZES["bank_size"])
 
@@ -119,7 +100,7 @@ def test_the_averaged_teacher_makes_targets_and_bank() -> None:
     inputs = ORACLE["steps"][0]["inputs"]
     step = step_of(net, average=average)
     method.losses(batch(inputs), step)
-    after_step(method, step)
+    finish(method, step)
     expected = tensor(inputs["feats_lb"]) * torch.tensor([1.0, -1, 1, -1, 1]).double()
     torch.testing.assert_close(method.bank.keys[inputs["idx_lb"]], expected, rtol=1e-7, atol=1e-7)
 
@@ -145,10 +126,10 @@ def test_a_step_that_is_not_applied_is_forgotten() -> None:
     other, _ = made(bank_from=0)
     first, second = (recorded["inputs"] for recorded in ORACLE["steps"][:2])
     method.losses(batch(second), step_of(net))
-    discard_step(method)
+    finish(method, is_applied=False)
     for one in (method, other):
         one.losses(batch(first), step_of(net))
-        after_step(one, step_of(net))
+        finish(one, step_of(net))
     for name, value in method.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 

@@ -12,32 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from tests.methods.composed import composed, names
 from torch import Tensor
 
 import layermatch
 from layermatch.build import build_parts, build_trainer
-from layermatch.cli import config_dir, plain
 from layermatch.data.batch import Batch
 from layermatch.layerwise.avg_clustering import READINGS
 from layermatch.parts import Step, StepState
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
-SMALL = (
-    "run_dir=unused", "experiment=digits", "data.batch_size=8", "data.mu=2", "data.num_val=0", "model.width=1",
-    "trainer=cpu", "trainer.precision=32-true", "eval_every=1000", "algorithm.layer_gradients_every=0",
-)  # fmt: skip
 STEPS = 4
 ALIGNMENTS = {
     "running": ["pseudo_labels.alignment=predictions"],
     "queue": ["pseudo_labels.alignment=labelled", "pseudo_labels.alignment_queue=2"],
 }
-
-
-def names(section: str) -> list[str]:
-    """The choices of a section of the configuration."""
-    return sorted(path.stem for path in (config_dir() / section).glob("*.yaml") if path.stem not in {"base", "none"})
 
 
 def choices() -> dict[str, list[str]]:
@@ -78,10 +68,11 @@ def state_of(module: SemiSupervisedModule) -> dict[str, Tensor]:
     return found | {f"ema.{name}": value.clone() for name, value in module.ema.state_dict().items()}
 
 
-def make(choice: str, *more: str) -> tuple[Any, Watched]:
+def make(choice: str, *, accumulate: int = 1) -> tuple[Any, Watched]:
     """The parts of a run, whose module is watched."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        raw = plain(compose("run", overrides=[*SMALL, f"trainer.max_steps={STEPS}", *CHOICES[choice], *more]))
+    raw = composed(*CHOICES[choice])
+    raw["trainer"]["max_steps"], raw["eval_every"] = STEPS, 1000
+    raw["algorithm"] |= {"layer_gradients_every": 0, "accumulate": accumulate}
     if "threshold" in raw["pseudo_labels"]:
         raw["pseudo_labels"]["threshold"] = 0.12  # pseudo-labels count from the first step on
     settings = Settings.parse(raw)
@@ -92,9 +83,15 @@ def make(choice: str, *more: str) -> tuple[Any, Watched]:
 
 
 def train(
-    choice: str, folder: Path, *more: str, bad_step: int = -1, save_to: Path | None = None, go_on: Path | None = None
+    choice: str,
+    folder: Path,
+    *,
+    accumulate: int = 1,
+    bad_step: int = -1,
+    save_to: Path | None = None,
+    go_on: Path | None = None,
 ) -> Watched:
-    (settings, parts), module = make(choice, *more)
+    (settings, parts), module = make(choice, accumulate=accumulate)
     module.bad_step, module.save_to = bad_step, save_to
     trainer = build_trainer(settings, run_dir=folder, callbacks=[], loggers=[])
     trainer.fit(module, datamodule=parts.data, ckpt_path=go_on, weights_only=True)
@@ -122,7 +119,7 @@ class TestState:
         assert module.num_applied == STEPS
 
     def test_it_moves_once_per_optimizer_step(self, choice: str, tmp_path: Path) -> None:
-        module = train(choice, tmp_path, "algorithm.accumulate=3")
+        module = train(choice, tmp_path, accumulate=3)
         assert len(module.seen) == 3 * STEPS
         start = module.seen[0][1]
         for number, (step, state) in enumerate(module.seen):

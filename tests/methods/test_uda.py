@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.methods import of_oracles
-from tests.methods.of_oracles import Worst, batch_of, identity_network, problem_of, step_of
+from tests import oracle
+from tests.given import batch_of_logits, network_of, problem_of, step_of
+from tests.oracle import Worst
 
 from layermatch.errors import UserError
 from layermatch.functional import entropy
@@ -13,7 +14,7 @@ from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import UDA
 from layermatch.policies import FixedThreshold, Predictions, SharpenedTargets
 
-ORACLE = of_oracles.load("uda")
+ORACLE = oracle.read("uda")
 MAX_STEPS = ORACLE["inputs"]["num_train_iter"]
 
 
@@ -35,10 +36,10 @@ def test_every_step_is_that_of_the_oracle(code: str, tsa: str, rule: type) -> No
         policy=policy, rule=rule() if rule is Uniform else rule(avg_clustering="none"),
         tsa=tsa, tsa_form=form_of(code, tsa),
     )  # fmt: skip
-    network = identity_network(ORACLE["inputs"]["K"])
-    method.prepare(network, problem_of(ORACLE, max_steps=MAX_STEPS))
-    for number, recorded in enumerate(ORACLE["steps"]):
-        want, batch = of_oracles.expected(ORACLE, number, variant), batch_of(recorded["inputs"])
+    network = network_of(ORACLE["inputs"]["K"])
+    method.prepare(network, problem_of(6, max_steps=MAX_STEPS))
+    for recorded in ORACLE["steps"]:
+        want, batch = oracle.expected(ORACLE, recorded, variant), batch_of_logits(recorded["inputs"])
         losses = method.losses(batch, step_of(network, recorded["inputs"]["it"], MAX_STEPS))
         losses.total.backward()
         worst.see(losses["supervised"].value, want["sup_loss"], "supervised")
@@ -60,10 +61,10 @@ def test_every_step_is_that_of_the_oracle(code: str, tsa: str, rule: type) -> No
 
 
 def test_the_classifier_learns_from_the_labels_that_count_alone_under_grad_relu() -> None:
-    network, recorded = identity_network(ORACLE["inputs"]["K"]), ORACLE["steps"][2]
+    network, recorded = network_of(ORACLE["inputs"]["K"]), ORACLE["steps"][2]
     method = UDA(policy=SharpenedTargets(), rule=SeparateLosses(avg_clustering="none"), tsa="linear")
-    method.prepare(network, problem_of(ORACLE))
-    losses = method.losses(batch_of(recorded["inputs"]), step_of(network, recorded["inputs"]["it"]))
+    method.prepare(network, problem_of(6))
+    losses = method.losses(batch_of_logits(recorded["inputs"]), step_of(network, recorded["inputs"]["it"]))
     parameters = list(network.classifier.parameters())
     of_labels = torch.autograd.grad(losses.of("labels"), parameters, retain_graph=True)
     assert of_labels[0].abs().sum() > 0
@@ -72,11 +73,11 @@ def test_the_classifier_learns_from_the_labels_that_count_alone_under_grad_relu(
 
 
 def test_without_annealing_it_is_pseudo_labelling() -> None:
-    network = identity_network(ORACLE["inputs"]["K"])
+    network = network_of(ORACLE["inputs"]["K"])
     method = UDA(policy=FixedThreshold(), rule=SeparateLosses(), forward="split")
     assert method.forward_mode == "split"
-    method.prepare(network, problem_of(ORACLE))
-    losses = method.losses(batch_of(ORACLE["steps"][0]["inputs"]), step_of(network))
+    method.prepare(network, problem_of(6))
+    losses = method.losses(batch_of_logits(ORACLE["steps"][0]["inputs"]), step_of(network))
     assert losses["supervised"].value.item() == pytest.approx(ORACLE["steps"][0]["outputs"]["usb/none"]["sup_loss"])
 
 
@@ -98,7 +99,7 @@ def test_a_second_head_would_learn_from_all_labels() -> None:
     for tsa in ("none", "log"):
         method = UDA(policy=SharpenedTargets(), rule=SeparateLosses(decoupled=True), tsa=tsa)
         if tsa == "none":
-            method.prepare(identity_network(6), problem_of(ORACLE))
+            method.prepare(network_of(6), problem_of(6))
             continue
         with pytest.raises(UserError, match="tsa=log is not legal with a rule that has a head of its own"):
-            method.prepare(identity_network(6), problem_of(ORACLE))
+            method.prepare(network_of(6), problem_of(6))

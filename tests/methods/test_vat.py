@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import oracle
+from tests.given import batch_from, batch_of, step_of
+from tests.oracle import tensor
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.errors import UserError
 from layermatch.functional import probabilities
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import VAT
 from layermatch.networks import Network, wrn_small
-from layermatch.parts import Step
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "vat.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("vat")
 SETTINGS = ORACLE["inputs"]
 #: The codes are run with xi 1e-6: the oracle asks for this tolerance.
 TOLERANCE = 1e-6
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class FromStart(VAT):
@@ -51,16 +46,6 @@ def oracle_network() -> Network:
     return network
 
 
-def batch_of(inputs: dict[str, Any]) -> Batch:
-    label, weak = torch.tensor(inputs["y_lb"]), tensor(inputs["x_w"])
-    unlabelled = Unlabelled({"weak": weak}, torch.arange(len(weak)), torch.full((len(weak),), -1))
-    return Batch(Samples({"weak": tensor(inputs["x_lb"])}, label, torch.arange(len(label))), unlabelled)
-
-
-def step_of(network: Network, number: int = 50, max_steps: int = 100) -> Step:
-    return Step(network, network, number, max_steps, lambda *_: None, lambda *_: None)
-
-
 def method_of(rule: Any = None, **options: Any) -> FromStart:
     options = {"epsilon": SETTINGS["eps"], "xi": SETTINGS["xi"], "entropy_weight": 0.06, "ramp": 0.4} | options
     return FromStart(rule=rule or Uniform(lambda_u=0.3), **options)
@@ -71,7 +56,7 @@ def test_every_step_is_that_of_the_peers_code() -> None:
     network, method = oracle_network(), method_of()
     for recorded in ORACLE["steps"]:
         inputs, outputs = recorded["inputs"], recorded["outputs"]
-        batch = batch_of(inputs)
+        batch = batch_from(inputs, weak="x_w")
         method.given = tensor(inputs["d_init"])
         images = batch.unlabelled.views["weak"]
         direction = method.direction(network, images, probabilities(network(images).logits))
@@ -102,7 +87,7 @@ def test_every_step_is_that_of_the_peers_code() -> None:
 def test_without_xi_the_direction_is_the_limit_of_small_xi(iterations: int) -> None:
     network = oracle_network()
     inputs = ORACLE["steps"][0]["inputs"]
-    images = batch_of(inputs).unlabelled.views["weak"]
+    images = batch_from(inputs, weak="x_w").unlabelled.views["weak"]
     target = probabilities(network(images).logits)
     finite, limit = (method_of(xi=xi, power_iterations=iterations) for xi in (1e-6, None))
     finite.given = limit.given = tensor(inputs["d_init"])
@@ -155,7 +140,7 @@ def test_synchronised_batch_norm_needs_a_finite_difference() -> None:
 def test_the_power_method_finds_the_direction_of_the_largest_eigenvalue() -> None:
     network = oracle_network()
     inputs = ORACLE["steps"][0]["inputs"]
-    images = batch_of(inputs).unlabelled.views["weak"][:3]
+    images = batch_from(inputs, weak="x_w").unlabelled.views["weak"][:3]
     target = probabilities(network(images).logits)
     method = method_of(xi=None, power_iterations=200)
     method.given = tensor(inputs["d_init"])[:3]
@@ -175,10 +160,10 @@ def test_no_pass_of_unlabelled_images_moves_the_running_statistics(xi: float | N
     inputs = {
         "x_w": torch.randn(12, 1, 8, 8).tolist(), "x_lb": torch.randn(12, 1, 8, 8).tolist(), "y_lb": [0, 1, 2] * 4
     }  # fmt: skip
-    batch = batch_of(inputs)
+    batch = batch_from(inputs, weak="x_w")
     alone = copy.deepcopy(network)
     alone(batch.labelled.views["weak"])
-    losses = VAT(rule=Uniform(), xi=xi, entropy_weight=entropy_weight).losses(batch, step_of(network))
+    losses = VAT(rule=Uniform(), xi=xi, entropy_weight=entropy_weight).losses(batch, step_of(network, 50))
     for (name, buffer), expected in zip(network.named_buffers(), alone.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected, msg=name)
     assert losses["adversarial"].value > 0
@@ -190,13 +175,12 @@ def test_in_bf16_the_direction_is_that_of_float32() -> None:
     torch.manual_seed(0)
     network = wrn_small(num_classes=6, in_channels=1).train()
     label, images = torch.arange(6), torch.randn(6, 1, 8, 8)
-    unlabelled = Unlabelled({"weak": images}, torch.arange(6), torch.full((6,), -1))
-    batch = Batch(Samples({"weak": images}, label, torch.arange(6)), unlabelled)
+    batch = batch_of(images, label, {"weak": images})
     method = FromStart(rule=Uniform(), xi=None)
     method.given = torch.randn_like(images)
-    plain = method.losses(batch, step_of(network))["adversarial"].value
+    plain = method.losses(batch, step_of(network, 50))["adversarial"].value
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = method.losses(batch, step_of(network))["adversarial"].value
+        mixed = method.losses(batch, step_of(network, 50))["adversarial"].value
     torch.testing.assert_close(mixed, plain)
 
 
@@ -204,7 +188,7 @@ def test_under_grad_relu_the_classifier_learns_from_labels_alone() -> None:
     network, method = oracle_network(), method_of(SeparateLosses(lambda_u=0.3, avg_clustering="none"))
     inputs = ORACLE["steps"][3]["inputs"]
     method.given = tensor(inputs["d_init"])
-    losses = method.losses(batch_of(inputs), step_of(network))
+    losses = method.losses(batch_from(inputs, weak="x_w"), step_of(network, 50))
     weight = network.classifier.weight
     (labels,) = torch.autograd.grad(losses["supervised"].value, weight, retain_graph=True)
     (extractor,) = torch.autograd.grad(losses.of("pseudo_labels"), network.extractor[1].weight, retain_graph=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests import oracle
 from torch import Tensor
 
 from layermatch.errors import UserError
 from layermatch.parts import DistributionAlignment, Problem, QueueMean
 
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "distribution_alignment.json").read_text(encoding="utf-8"))
+ORACLE = oracle.read("distribution_alignment")
 STEP: Any = None  # the averages do not look at it
 LENGTH, SMALL = ORACLE["inputs"]["queue_length"], 1e-6
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests import given
 from torch import Tensor, nn
 
 from layermatch.errors import UserError
@@ -19,8 +20,7 @@ PROBLEM = Problem(3, 8, 6, 20, (3, 32, 32), 100)
 
 
 def step_of(number: int = 0) -> Step:
-    network = Network(nn.Identity(), num_features=2, num_classes=3)
-    return Step(network, network, number, 10, lambda *_: None, lambda *_: None)
+    return given.step_of(Network(nn.Identity(), num_features=2, num_classes=3), number)
 
 
 def drawn(num: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
-from tests.methods import of_oracles
-from tests.methods.of_oracles import Worst, batch_of, identity_network, problem_of, step_of
+from tests import oracle
+from tests.given import batch_of_logits, network_of, problem_of, step_of
+from tests.oracle import Worst
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
@@ -16,23 +17,23 @@ from layermatch.networks import wrn_small
 from layermatch.parts import Problem, Step
 from layermatch.policies import CurriculumThresholds, Predictions
 
-ORACLE = of_oracles.load("flexmatch")
+ORACLE = oracle.read("flexmatch")
 NUM_CLASSES, POOL = 5, 60
 
 
 @pytest.mark.parametrize("warmup", [True, False])
 def test_every_step_is_that_of_the_peers_codes(warmup: bool) -> None:
     name, worst = "warmup" if warmup else "no_warmup", Worst()
-    network = identity_network(ORACLE["inputs"]["K"])
+    network = network_of(ORACLE["inputs"]["K"])
     policy = CurriculumThresholds(threshold=0.95, warmup=warmup)
     method = PseudoLabelling(policy=policy, rule=Uniform())
-    method.prepare(network, problem_of(ORACLE, pool=ORACLE["inputs"]["n_unlabelled"]))
+    method.prepare(network, problem_of(6, num_unlabelled=ORACLE["inputs"]["n_unlabelled"]))
     for number, recorded in enumerate(ORACLE["steps"]):
         usb, torchssl, tllib = (
-            of_oracles.expected(ORACLE, number, f"{code}/{name}") for code in ("usb", "torchssl", "tllib")
+            oracle.expected(ORACLE, recorded, f"{code}/{name}") for code in ("usb", "torchssl", "tllib")
         )
-        formula = of_oracles.expected(ORACLE, number, f"formula/thresholds_{name}")
-        batch, thresholds = batch_of(recorded["inputs"]), policy.thresholds()
+        formula = oracle.expected(ORACLE, recorded, f"formula/thresholds_{name}")
+        batch, thresholds = batch_of_logits(recorded["inputs"]), policy.thresholds()
         worst.see(thresholds, formula["threshold_used"], "thresholds")
         probs = batch.unlabelled.views["weak"].detach().softmax(dim=1)
         found = policy(Predictions(probs, batch.unlabelled.indices))

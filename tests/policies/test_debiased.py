@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests import oracle
+from tests.given import batch_of_logits, finish, in_double, network_of, problem_of, step_of
 
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
@@ -26,15 +27,15 @@ def softmax(logits: Any) -> Any:
 @pytest.mark.parametrize("rule", [Uniform, SeparateLosses])
 def test_every_step_is_that_of_the_equations(rule: Any, strength: float) -> None:
     rule = rule() if rule is Uniform else rule(avg_clustering="none")
-    network, policy = oracle.identity_network(6), DebiasedThreshold(threshold=0.6, strength=strength, decay=0.7)
+    network, policy = network_of(6), DebiasedThreshold(threshold=0.6, strength=strength, decay=0.7)
     method = PseudoLabelling(policy=policy, rule=rule)
-    method.prepare(network, oracle.problem())
-    oracle.in_double(policy, 6)
+    method.prepare(network, problem_of(6))
+    in_double(policy, 6)
     average = np.full(6, 1 / 6)
     accepted = 0
     for recorded in STEPS:
-        batch = oracle.batch_of(recorded["inputs"])
-        losses = method.losses(batch, oracle.step_of(network))
+        batch = batch_of_logits(recorded["inputs"])
+        losses = method.losses(batch, step_of(network))
         losses["pseudo"].value.backward()
         weak, strong = (np.array(recorded["inputs"][name]) for name in ("logits_w", "logits_s"))
         debiased = softmax(weak - strength * np.log(average))
@@ -45,7 +46,7 @@ def test_every_step_is_that_of_the_equations(rule: Any, strength: float) -> None
         assert losses["pseudo"].value.item() == pytest.approx(loss, rel=1e-10)
         gradient = mask[:, None] * (with_margin - np.eye(6)[label]) / len(label)
         np.testing.assert_allclose(batch.unlabelled.views["strong"].grad, gradient, rtol=1e-10, atol=1e-12)
-        oracle.finish(method)
+        finish(method)
         np.testing.assert_allclose(policy.average.value, average, rtol=1e-12)
         accepted += mask.sum()
     assert 0 < accepted < 24 * len(STEPS)
@@ -54,7 +55,7 @@ def test_every_step_is_that_of_the_equations(rule: Any, strength: float) -> None
 
 def test_without_strength_it_is_fixmatch() -> None:
     policy = DebiasedThreshold(strength=0.0)
-    policy.prepare(oracle.problem(3))
+    policy.prepare(problem_of(3))
     probs = torch.tensor([[0.97, 0.02, 0.01], [0.4, 0.3, 0.3]])
     found = policy(Predictions(probs, torch.arange(2)))
     assert found.weight.tolist() == [1, 0]
@@ -63,7 +64,7 @@ def test_without_strength_it_is_fixmatch() -> None:
 
 def test_a_probability_of_0_stays_one() -> None:
     policy = DebiasedThreshold(threshold=0.9)
-    policy.prepare(oracle.problem(2))
+    policy.prepare(problem_of(2))
     found = policy(Predictions(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.arange(2)))
     assert found.confidence.tolist() == [1, 1]
     assert found.margin.isfinite().all()
@@ -71,10 +72,10 @@ def test_a_probability_of_0_stays_one() -> None:
 
 def test_a_step_that_is_not_applied_leaves_it_as_it_was() -> None:
     policy = DebiasedThreshold()
-    policy.prepare(oracle.problem(2))
+    policy.prepare(problem_of(2))
     before = policy.average.value.clone()
     policy(Predictions(torch.full((4, 2), float("nan")), torch.arange(4)))
-    oracle.finish(policy, is_applied=False)
+    finish(policy, is_applied=False)
     assert torch.equal(policy.average.value, before)
     assert policy(Predictions(torch.full((4, 2), 0.5), torch.arange(4))).margin.isfinite().all()
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from tests import oracle
+from tests.given import batch_of_logits, finish, in_double, network_of, problem_of, step_of
+from tests.oracle import tensor
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
@@ -30,7 +32,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], float]] = {
 
 def prepared(num_classes: int = 2, **options: Any) -> GaussianWeight:
     policy = GaussianWeight(**options)
-    policy.prepare(oracle.problem(num_classes))
+    policy.prepare(problem_of(num_classes))
     return policy
 
 
@@ -43,15 +45,15 @@ def predictions(confidence: list[float]) -> Predictions:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     options, epsilon = VARIANTS[variant]
-    network, policy = oracle.identity_network(6), GaussianWeight(**options)
+    network, policy = network_of(6), GaussianWeight(**options)
     policy.alignment.epsilon = epsilon
     method = PseudoLabelling(policy=policy, rule=Uniform())
-    method.prepare(network, oracle.problem())
-    oracle.in_double(policy, 6)
-    for number, recorded in enumerate(ORACLE["steps"]):
-        expected, batch = oracle.outputs(ORACLE, number, variant), oracle.batch_of(recorded["inputs"])
-        losses = method.losses(batch, oracle.step_of(network))
-        probs = oracle.tensor(recorded["inputs"]["logits_w"]).softmax(dim=1)
+    method.prepare(network, problem_of(6))
+    in_double(policy, 6)
+    for recorded in ORACLE["steps"]:
+        expected, batch = oracle.expected(ORACLE, recorded, variant), batch_of_logits(recorded["inputs"])
+        losses = method.losses(batch, step_of(network))
+        probs = tensor(recorded["inputs"]["logits_w"]).softmax(dim=1)
         found = {
             "sup_loss": losses["supervised"].value, "unsup_loss": losses["pseudo"].value, "total_loss": losses.total,
             "probs_x_ulb_w": policy.alignment(probs), "state_p_model": policy.alignment.model_average,
@@ -59,14 +61,14 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         }  # fmt: skip
         losses.total.backward()
         found["grad_logits_s"] = batch.unlabelled.views["strong"].grad
-        oracle.finish(method)
+        finish(method)
         found |= {"state_mu": policy.mean.value, "state_var": policy.variance.value}
         assert set(expected) - set(found) == {"mask"}
         for key in expected.keys() - {"mask"}:
-            torch.testing.assert_close(found[key], oracle.tensor(expected[key]), rtol=1e-7, atol=1e-7, msg=key)
+            torch.testing.assert_close(found[key], tensor(expected[key]), rtol=1e-7, atol=1e-7, msg=key)
         below = (policy.alignment(probs).amax(dim=1) - policy.mean.value).clamp(max=0)
         mask = torch.exp(-below.square() * policy.n_sigma**2 / (2 * policy.variance.value))
-        torch.testing.assert_close(mask, oracle.tensor(expected["mask"]), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(mask, tensor(expected["mask"]), rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("target", ["uniform", "none"])
@@ -98,10 +100,10 @@ def test_a_step_that_is_not_applied_leaves_it_as_it_was() -> None:
     policy, twin = prepared(decay=0.9), prepared(decay=0.9)
     for confidence in (0.6, 0.8, 0.95):
         policy(predictions([float("nan")] * 4))
-        oracle.finish(policy, is_applied=False)
+        finish(policy, is_applied=False)
         for each in (policy, twin):
             each(predictions([0.5, 0.5, confidence, confidence]))
-            oracle.finish(each)
+            finish(each)
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(policy.state_dict()[name], value, rtol=0, atol=0)
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from tests.methods import of_oracles
-from tests.methods.of_oracles import Worst, batch_of, identity_network, problem_of, step_of
+from tests import oracle
+from tests.given import batch_of_logits, network_of, problem_of, step_of
+from tests.oracle import Worst
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
@@ -16,22 +17,22 @@ from layermatch.networks import wrn_small
 from layermatch.parts import Problem, Step
 from layermatch.policies import LossThreshold, Predictions
 
-ORACLE = of_oracles.load("dash")
+ORACLE = oracle.read("dash")
 NUM_CLASSES = 4
 
 
 @pytest.mark.parametrize("variant", ORACLE["config"])
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     config, worst = ORACLE["config"][variant], Worst()
-    network = identity_network(ORACLE["inputs"]["K"])
+    network = network_of(ORACLE["inputs"]["K"])
     policy = LossThreshold(
         gamma=config["gamma"], scale=config["C"], lowest=config["rho_min"], temperature=config["T"],
         first=ORACLE["inputs"]["rho_init"], warmup=0.0, drop_every=0.1, selection="soft",
     )  # fmt: skip
     method = PseudoLabelling(policy=policy, rule=Uniform())
-    method.prepare(network, problem_of(ORACLE, max_steps=100))
+    method.prepare(network, problem_of(6))
     for number, recorded in enumerate(ORACLE["steps"]):
-        want, batch = of_oracles.expected(ORACLE, number, variant), batch_of(recorded["inputs"])
+        want, batch = oracle.expected(ORACLE, recorded, variant), batch_of_logits(recorded["inputs"])
         while policy.num_steps < recorded["inputs"]["it"]:  # the oracle leaves steps out
             policy.num_steps += 1
         probs, labelled = batch.unlabelled.views["weak"].softmax(dim=1), batch.labelled

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests import given
 from torch import Tensor, nn
 
-from layermatch.data.batch import Batch, Samples, Unlabelled
+from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import PseudoLabelling
 from layermatch.networks import Network, Output
-from layermatch.parts import Problem, Step
 from layermatch.policies import Predictions, ReFixMatch
 
 
@@ -58,8 +58,7 @@ def test_images_below_the_threshold_follow_their_weak_view(
 
 def batch_of(features: int) -> Batch:
     views = {"weak": drawn(12, features, 2), "strong": drawn(12, features, 3)}
-    unlabelled = Unlabelled(views, torch.arange(12), torch.full((12,), -1))
-    return Batch(Samples({"weak": drawn(4, features, 4)}, torch.tensor([0, 1, 2, 0]), torch.arange(4)), unlabelled)
+    return given.batch_of(drawn(4, features, 4), [0, 1, 2, 0], views)
 
 
 @pytest.mark.parametrize(("rule", "reaches"), [(Uniform, True), (SeparateLosses, False)])
@@ -68,8 +67,8 @@ def test_under_grad_relu_the_classifier_gets_the_gradient_of_the_labels_alone(ru
     network = Network(nn.Linear(6, 4), num_features=4, num_classes=3).double()
     rule = rule() if rule is Uniform else rule(avg_clustering="none")
     method = PseudoLabelling(policy=ReFixMatch(threshold=0.6), rule=rule)
-    method.prepare(network, Problem(3, 4, 4, 12, (1, 1, 1), 10))
-    losses = method.losses(batch_of(6), Step(network, network, 0, 10, lambda *_: None, lambda *_: None))
+    method.prepare(network, given.problem_of(3, 4, num_labelled=4, num_unlabelled=12))
+    losses = method.losses(batch_of(6), given.step_of(network))
     assert losses["low_confidence"].value > 0
     assert losses["low_confidence"].reaches == rule.reached
     weight = network.classifier.weight

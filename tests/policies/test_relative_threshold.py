@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from tests import oracle
+from tests.given import batch_of_logits, finish, in_double, network_of, problem_of, step_of
+from tests.oracle import tensor
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
@@ -18,22 +20,22 @@ ORACLE = oracle.read("adamatch")
 
 def prepared(num_classes: int = 2, **options: Any) -> RelativeThreshold:
     policy = RelativeThreshold(**options)
-    policy.prepare(oracle.problem(num_classes))
+    policy.prepare(problem_of(num_classes))
     return policy
 
 
 @pytest.mark.parametrize(("variant", "decay"), [("usb/m0.999", 0.999), ("usb/m0.8", 0.8)])
 def test_every_step_of_usb(variant: str, decay: float) -> None:
-    network, policy = oracle.identity_network(6), RelativeThreshold(threshold=0.95, decay=decay, queue=None)
+    network, policy = network_of(6), RelativeThreshold(threshold=0.95, decay=decay, queue=None)
     method = PseudoLabelling(policy=policy, rule=Uniform())
-    method.prepare(network, oracle.problem())
-    oracle.in_double(policy, 6)
+    method.prepare(network, problem_of(6))
+    in_double(policy, 6)
     for recorded in ORACLE["steps"]:
         expected, inputs = recorded["outputs"][variant], dict(recorded["inputs"])
         del inputs["logits_lb_strong"]
-        batch = oracle.batch_of(inputs)
-        losses = method.losses(batch, oracle.step_of(network))
-        aligned = policy.alignment(oracle.tensor(inputs["logits_w"]).softmax(dim=1))
+        batch = batch_of_logits(inputs)
+        losses = method.losses(batch, step_of(network))
+        aligned = policy.alignment(tensor(inputs["logits_w"]).softmax(dim=1))
         losses.total.backward()
         found = {
             "sup_loss": losses["supervised"].value, "unsup_loss": losses["pseudo"].value, "total_loss": losses.total,
@@ -41,10 +43,10 @@ def test_every_step_of_usb(variant: str, decay: float) -> None:
             "pseudo_label": aligned.argmax(dim=1).double(), "state_p_model": policy.alignment.model_average,
             "state_p_target": policy.alignment.wanted, "grad_logits_s": batch.unlabelled.views["strong"].grad,
         }  # fmt: skip
-        oracle.finish(method)
+        finish(method)
         assert set(found) == set(expected)
         for key, value in expected.items():
-            torch.testing.assert_close(found[key], oracle.tensor(value), rtol=1e-7, atol=1e-7, msg=key)
+            torch.testing.assert_close(found[key], tensor(value), rtol=1e-7, atol=1e-7, msg=key)
 
 
 def test_the_threshold_is_a_share_of_the_confidence_in_labelled_images() -> None:
@@ -68,7 +70,7 @@ def test_a_step_that_is_not_applied_leaves_it_as_it_was() -> None:
     policy = prepared(queue=2)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     policy(Predictions(torch.full((3, 2), float("nan")), torch.arange(3), torch.full((3, 2), 0.5)))
-    oracle.finish(policy, is_applied=False)
+    finish(policy, is_applied=False)
     for name, value in policy.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert len(before) == 3

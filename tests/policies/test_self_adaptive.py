@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from tests import oracle
+from tests.given import batch_of_logits, finish, in_double, network_of, problem_of, step_of
+from tests.oracle import tensor
 
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
@@ -31,27 +33,27 @@ def random_probs(seed: int, num: int = 12, num_classes: int = 3) -> torch.Tensor
 
 def prepared(num_classes: int = 3, **options: Any) -> SelfAdaptiveThreshold:
     policy = SelfAdaptiveThreshold(**options)
-    policy.prepare(oracle.problem(num_classes))
+    policy.prepare(problem_of(num_classes))
     return policy
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
-    network, policy = oracle.identity_network(6), SelfAdaptiveThreshold(**VARIANTS[variant])
+    network, policy = network_of(6), SelfAdaptiveThreshold(**VARIANTS[variant])
     method = PseudoLabelling(policy=policy, rule=Uniform())
-    method.prepare(network, oracle.problem())
-    oracle.in_double(policy, 6)
-    for number, recorded in enumerate(ORACLE["steps"]):
-        expected, batch = oracle.outputs(ORACLE, number, variant), oracle.batch_of(recorded["inputs"])
-        losses = method.losses(batch, oracle.step_of(network))
+    method.prepare(network, problem_of(6))
+    in_double(policy, 6)
+    for recorded in ORACLE["steps"]:
+        expected, batch = oracle.expected(ORACLE, recorded, variant), batch_of_logits(recorded["inputs"])
+        losses = method.losses(batch, step_of(network))
         found = {
             "sup_loss": losses["supervised"].value, "unsup_loss": losses["pseudo"].value,
             "ent_loss": losses["fairness"].value, "total_loss": losses.reaching("extractor"),
         }  # fmt: skip
         losses.total.backward()
         found["grad_logits_s"] = batch.unlabelled.views["strong"].grad
-        given = Predictions(oracle.tensor(recorded["inputs"]["logits_w"]).softmax(dim=1), torch.arange(24))
-        oracle.finish(method)
+        given = Predictions(tensor(recorded["inputs"]["logits_w"]).softmax(dim=1), torch.arange(24))
+        finish(method)
         found |= {
             "state_time_p": policy.confidence.value, "state_p_model": policy.probs.value,
             "state_label_hist": policy.histogram.value,
@@ -62,17 +64,17 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         assert set(expected) - set(found) <= {"pseudo_label"}
         # Gradients of the paper's variant are central differences, good to 1e-8.
         for key, value in found.items():
-            torch.testing.assert_close(value, oracle.tensor(expected[key]), rtol=1e-7, atol=1e-7, msg=key)
+            torch.testing.assert_close(value, tensor(expected[key]), rtol=1e-7, atol=1e-7, msg=key)
 
 
 @pytest.mark.parametrize(("rule", "reaches"), [(Uniform, True), (SeparateLosses, False)])
 def test_grad_relu_holds_for_the_fairness_loss(rule: Any, reaches: bool) -> None:
-    network = oracle.identity_network(6)
+    network = network_of(6)
     method = PseudoLabelling(policy=SelfAdaptiveThreshold(decay=0.7), rule=rule())
-    method.prepare(network, oracle.problem())
+    method.prepare(network, problem_of(6))
     method.double()
-    batch = oracle.batch_of(ORACLE["steps"][0]["inputs"])
-    term = method.losses(batch, oracle.step_of(network))["fairness"]
+    batch = batch_of_logits(ORACLE["steps"][0]["inputs"])
+    term = method.losses(batch, step_of(network))["fairness"]
     assert term.reaches == ({"extractor", "classifier"} if reaches else {"extractor"})
     term.value.backward()
     assert batch.unlabelled.views["strong"].grad.abs().sum() > 0
@@ -91,7 +93,7 @@ def test_the_most_predicted_class_has_the_highest_threshold() -> None:
     found = policy(Predictions(probs, torch.arange(3)))
     # tau = 2/3; p = (0.6, 0.3, 0.1): thresholds 2/3, 1/3, 1/9.
     assert found.weight.tolist() == [1, 0, 1]
-    oracle.finish(policy)
+    finish(policy)
     torch.testing.assert_close(policy.thresholds(), torch.tensor([2 / 3, 1 / 3, 1 / 9]))
 
 
@@ -103,10 +105,10 @@ def test_a_step_that_is_not_applied_leaves_it_as_it_was() -> None:
     policy, twin = prepared(decay=0.9), prepared(decay=0.9)
     for seed in range(3):
         policy(Predictions(torch.full((12, 3), float("nan")), torch.arange(12)))
-        oracle.finish(policy, is_applied=False)
+        finish(policy, is_applied=False)
         for each in (policy, twin):
             each(Predictions(random_probs(seed), torch.arange(12)))
-            oracle.finish(each)
+            finish(each)
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(policy.state_dict()[name], value, rtol=0, atol=0)
 

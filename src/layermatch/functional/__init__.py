@@ -36,9 +36,9 @@ from layermatch.functional.pseudo_labels import (
     probabilities,
     with_label_noise,
 )
-from layermatch.functional.relative_threshold import cosine_ramp, interpolate_logits, relative_threshold
+from layermatch.functional.relative_threshold import interpolate_logits, relative_threshold
 from layermatch.functional.rotations import quarter_turns
-from layermatch.functional.schedules import constant, cosine, linear_ramp
+from layermatch.functional.schedules import constant, cosine, cosine_ramp, linear_ramp
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 from layermatch.functional.sharpening import sharpen
 from layermatch.functional.shrinking import shrink_loss, shrunk_classes

@@ -1,12 +1,10 @@
-"""AdaMatch's equations: logits between two passes, a threshold of labelled images, and a weight that waits."""
+"""AdaMatch's equations: logits between two passes, and a threshold of labelled images."""
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-__all__ = ["cosine_ramp", "interpolate_logits", "relative_threshold"]
+__all__ = ["interpolate_logits", "relative_threshold"]
 
 
 def interpolate_logits(joint: Tensor, alone: Tensor, draws: Tensor) -> Tensor:
@@ -52,24 +50,3 @@ def relative_threshold(probs_labelled: Tensor, share: float) -> Tensor:
         tensor(0.6300)
     """
     return share * probs_labelled.amax(dim=-1).mean()
-
-
-def cosine_ramp(progress: float, *, length: float) -> float:
-    r"""A factor that grows from 0 to 1 along half a cosine in the first part of a run.
-
-    .. math:: r = \tfrac{1}{2} - \tfrac{1}{2} \cos\left(\pi \min(1, t / \rho)\right)
-
-    Source: AdaMatch (Berthelot et al. 2022), with :math:`\rho = 0.5`.
-
-    Args:
-        progress: t, the share of the run that is done, in ``[0, 1]``.
-        length: rho, the share of the run that the ramp takes, in ``[0, 1]``; 0 is no ramp.
-
-    Returns:
-        The factor, in ``[0, 1]``.
-
-    Example:
-        >>> round(cosine_ramp(0.25, length=0.5), 3), cosine_ramp(0.5, length=0.5)
-        (0.5, 1.0)
-    """
-    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, progress / length)) if length else 1.0

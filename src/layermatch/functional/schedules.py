@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a step in, a factor of the initial learning rate out."""
+"""Learning-rate schedules, and ramps: how far a run is goes in, a factor comes out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from layermatch.errors import check_number
 
-__all__ = ["constant", "cosine", "linear_ramp"]
+__all__ = ["constant", "cosine", "cosine_ramp", "linear_ramp"]
 
 
 def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
@@ -71,3 +71,24 @@ def linear_ramp(progress: float, *, length: float) -> float:
         (0.25, 1.0)
     """
     return min(1.0, progress / length) if length else 1.0
+
+
+def cosine_ramp(progress: float, *, length: float) -> float:
+    r"""A factor that grows from 0 to 1 along half a cosine in the first part of a run.
+
+    .. math:: r' = \tfrac{1}{2} - \tfrac{1}{2} \cos(\pi r), \qquad r = \min(1, t / \rho)
+
+    with r of :func:`linear_ramp`. Source: AdaMatch (Berthelot et al. 2022), with :math:`\rho = 0.5`.
+
+    Args:
+        progress: t, as there.
+        length: rho, as there.
+
+    Returns:
+        The factor, in ``[0, 1]``.
+
+    Example:
+        >>> round(cosine_ramp(0.25, length=0.5), 3), cosine_ramp(0.5, length=0.5)
+        (0.5, 1.0)
+    """
+    return 0.5 - 0.5 * math.cos(math.pi * linear_ramp(progress, length=length))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from layermatch.data.batch import Batch
-from layermatch.errors import UserError, check_number
+from layermatch.errors import check_number
 from layermatch.functional import blend, blending_weights, probabilities, prototype_logits, pseudo_label_loss
 from layermatch.layerwise import LayerwiseRule
 from layermatch.methods.passes import without_gradient
@@ -59,6 +59,8 @@ class DASO(PseudoLabelling):
         256
     """
 
+    needs_masked: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
@@ -79,8 +81,6 @@ class DASO(PseudoLabelling):
         check_number("align_weight", align_weight, low=0)
         check_number("warmup", warmup, low=0, high=1)
         check_number("period", period, low=1, integer=True)
-        if self.skip_masked:
-            raise UserError("skip_masked=true is not legal with DASO: its alignment needs every strong view")
         self.queue_length = queue
         self.temperature = temperature
         self.distribution_temperature = distribution_temperature

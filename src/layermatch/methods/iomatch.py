@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from layermatch.errors import UserError, check_number
+from layermatch.errors import check_number
 from layermatch.functional import (
     confidence_mask,
     hard_pseudo_labels,
@@ -69,6 +69,8 @@ class IOMatch(PseudoLabelling):
         ('classifier', 'projection')
     """
 
+    needs_masked: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
@@ -85,8 +87,6 @@ class IOMatch(PseudoLabelling):
         check_number("one_vs_all_weight", one_vs_all_weight, low=0)
         check_number("open_weight", open_weight, low=0)
         check_number("width", width, low=1, integer=True)
-        if self.skip_masked:
-            raise UserError("skip_masked=true is not legal with IOMatch: masked strong views teach the open-set head")
         self.open_threshold = open_threshold
         self.open_after = open_after
         self.one_vs_all_weight = one_vs_all_weight

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from layermatch.data.batch import Views
-from layermatch.errors import UserError, check_number
+from layermatch.errors import check_number
 from layermatch.functional import (
     confidence_mask,
     divergence_loss,
@@ -58,15 +58,12 @@ class SequenceMatch(PseudoLabelling):
     """
 
     views: ClassVar[Views] = Views(unlabelled={"weak": "weak", "strong": "strong", "medium": "medium"})
+    needs_masked: ClassVar[bool] = True
 
     def __init__(self, *, threshold: float = 0.95, temperature: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
         check_number("threshold", threshold, low=0, high=1, low_open=True)
         check_number("temperature", temperature, low=0, low_open=True)
-        if self.skip_masked:
-            raise UserError(
-                "skip_masked=true is not legal with SequenceMatch: masked strong views follow the medium ones"
-            )
         self.threshold = threshold
         self.temperature = temperature
 
