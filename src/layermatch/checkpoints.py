@@ -23,6 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.data import Split
+from layermatch.data.sources.class_names import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 from layermatch.paths import expand, is_file
@@ -232,13 +233,15 @@ def check_fits(
     Raises:
         UserError: The checkpoint does not fit.
     """
-    its_classes = [str(name) for name in checkpoint[CHECKPOINT_KEY]["classes"]]
+    # Folders' names are composed as they are read; those of a user's own data set may be in either form.
+    its_classes = [composed(str(name)) for name in checkpoint[CHECKPOINT_KEY]["classes"]]
+    classes = [composed(name) for name in classes]
     if len(its_classes) != len(classes):
         raise UserError(
             f"ckpt_path={path} is of {len(its_classes)} classes, but this data set has {len(classes)}: give a "
             f"checkpoint of the same classes"
         )
-    if list(classes) != its_classes:
+    if classes != its_classes:
         pairs = [f"{old} / {new}" for old, new in zip(its_classes, classes, strict=True) if old != new]
         raise UserError(f"ckpt_path={path} has other classes than this data set: {', '.join(pairs[:3])}")
     saved = checkpoint["state_dict"]

@@ -26,7 +26,7 @@ class _Fields(NamedTuple):
 class Term(_Fields):
     """One loss of a step.
 
-    Args:
+    Attributes:
         value: Scalar, with its graph; what is logged as ``loss/NAME``.
         source: ``labels`` or ``pseudo_labels``.
         reaches: The parameter groups that its gradient reaches, for example ``{"extractor"}``: whoever makes the term
