@@ -1,4 +1,4 @@
-"""Two processes with half the batch each do what one with the whole batch does: every method and every policy.
+"""Two processes with half the batch each do what one with the whole does: every method, policy, stage and episode.
 
 The choices are those of the configuration: a new file there is found here.
 """
