@@ -30,7 +30,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
     ("arguments", "given", "legal"),
     [
         (["experiment=mnist"], "unknown experiment=mnist", "digits, folder, imagenet100, stl10, svhn"),
-        (["algorithm=mixmatch"], "unknown algorithm=mixmatch", "fixmatch, layermatch, mean_teacher, supervised"),
+        (["algorithm=maxmatch"], "unknown algorithm=maxmatch", "layermatch, mean_teacher, mixmatch"),
         (["data=mnist"], "unknown data=mnist", "choose one of cifar10"),
         (["model=vgg"], "unknown model=vgg", "wrn_28_2"),
         (["data.batchsize=3"], "unknown setting data.batchsize", "batch_size"),
