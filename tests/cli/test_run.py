@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
     assert results["classes"] == [str(digit) for digit in range(10)]
     assert (results["algorithm"], results["experiment"], results["seed"]) == ("layermatch", "digits", 0)
     assert (results["num_labels"], results["steps"]) == (40, 7)
-    assert set(results["test"]) == {"accuracy", "accuracy_ema", "selection"}
+    assert set(results["test"]) == {"accuracy", "accuracy_ema", "macro_accuracy", "macro_accuracy_ema", "selection"}
     assert results["test"]["selection"] == "last step"
     assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy", "accuracy_accepted", "entropy"}
     assert set(results["loss"]) == {"features", "classifier", "supervised", "pseudo", "avg_clustering"}

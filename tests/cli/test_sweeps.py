@@ -94,7 +94,7 @@ def write_job(path: Path, *overrides: str) -> None:
         (["seed=0,1"], "run_dir=sw already holds jobs of a sweep (0, 1): give another run_dir, or ckpt_path=auto"),
         (["seed=1,0", "ckpt_path=auto"], "run_dir=sw/0 holds a run with seed=0, not 1"),
         (["seed=0,1", "optimizer.lr=0.1", "ckpt_path=last"], "sw/0 holds a run with optimizer.lr=0.03, not 0.1"),
-        (["algorithm=fixmatch,typo", "ckpt_path=auto"], "unknown algorithm=typo: choose one of fixmatch"),
+        (["algorithm=fixmatch,typo", "ckpt_path=auto"], "unknown algorithm=typo: choose one of abc, adamatch"),
         (["seed=0,1", "optimizer.lt=3"], "unknown setting optimizer.lt: choose one of"),
     ],
 )  # fmt: skip

@@ -62,8 +62,9 @@ def data_of(*overrides: str, without: str = "") -> SemiSupervisedData:
     return build_data(settings, device=build_device(settings), views=SequenceMatch.views)
 
 
-def test_its_operations_are_a_setting_that_earlier_runs_do_not_have() -> None:
+def test_its_operations_are_a_setting() -> None:
     assert repr(data_of("views.medium_ops=2").kinds["medium"]) == repr(data_of().kinds["strong"].with_ops(2))
-    assert repr(data_of(without="medium_ops").kinds["medium"]) == repr(data_of().kinds["medium"])
+    with pytest.raises(UserError, match=r"^views\.medium_ops is missing"):
+        data_of(without="medium_ops")
     with pytest.raises(UserError, match=r"^views\.medium_ops=-1 is not legal"):
         data_of("views.medium_ops=-1")

@@ -214,7 +214,7 @@ def test_the_order_of_a_step(
     spy(algorithm, "manual_backward", "backward")
     spy(torch.nn.utils, "clip_grad_norm_", "clip")
     spy(torch.optim.SGD, "step", "step")
-    spy(algorithm, "schedule", "schedule")
+    spy(algorithm.rate, "schedule", "schedule")
     spy(torch.optim.SGD, "zero_grad", "zero")
     spy(algorithm.ema, "update", "average")
     spy(algorithm.method.rule.avg_clustering, "after_step", "centres")

@@ -12,12 +12,13 @@ from torch import Tensor
 from layermatch.bench.report import Figure, Ratio, Section
 from layermatch.bench.step import BATCH_SIZE, MU, NUM_CLASSES
 from layermatch.bench.timing import alternate, timed
+from layermatch.build import build_policy
 from layermatch.cli import config_dir, plain
-from layermatch.components import make
 from layermatch.functional import supervised_loss
 from layermatch.networks import CLASSIFIER, Network, Output, wrn_28_2
 from layermatch.parts import Problem, Step, StepState
 from layermatch.policies import Policy, Predictions
+from layermatch.settings import Settings
 
 __all__ = ["measure", "policy_names"]
 
@@ -64,8 +65,8 @@ def make_policy(name: str, *, num_labelled: int) -> Policy:
         num_labelled: The number of labelled images.
     """
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        settings = plain(compose("run", overrides=["run_dir=unused", f"pseudo_labels={name}"]))
-    policy: Policy = make("pseudo_labels", settings["pseudo_labels"])
+        settings = Settings.parse(plain(compose("run", overrides=["run_dir=unused", f"pseudo_labels={name}"])))
+    policy = build_policy(settings.pseudo_labels)
     policy.prepare(Problem(NUM_CLASSES, 128, num_labelled, POOL, (3, SIDE, SIDE), 2**20))
     return policy
 

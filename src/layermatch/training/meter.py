@@ -29,7 +29,7 @@ class IntervalMeter:
         >>> meter.add({"loss": torch.tensor(3.0)}, {"accuracy": (torch.tensor(1.0), torch.tensor(4.0))})
         >>> meter.add({"counts": torch.tensor([2.0, 5.0])})
         >>> meter.read_out(("cat", "dog"))
-        {'accuracy': 0.25, 'counts/cat': 2.0, 'counts/dog': 5.0, 'loss': 2.0}
+        {'loss': 2.0, 'accuracy': 0.25, 'counts/cat': 2.0, 'counts/dog': 5.0}
         >>> meter.read_out()
         {}
     """
