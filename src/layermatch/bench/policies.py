@@ -67,7 +67,8 @@ def make_policy(name: str, *, num_labelled: int) -> Policy:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         settings = Settings.parse(plain(compose("run", overrides=["run_dir=unused", f"pseudo_labels={name}"])))
     policy = build_policy(settings.pseudo_labels)
-    policy.prepare(Problem(NUM_CLASSES, 128, num_labelled, POOL, (3, SIDE, SIDE), 2**20))
+    counts = (num_labelled // NUM_CLASSES,) * NUM_CLASSES
+    policy.prepare(Problem(NUM_CLASSES, 128, num_labelled, POOL, (3, SIDE, SIDE), 2**20, label_counts=counts))
     return policy
 
 
