@@ -36,7 +36,8 @@ DATA: dict[str, SemiSupervisedData] = {}
 
 def compose_settings(*overrides: str, **of_algorithm: object) -> Settings:
     raw = composed(*overrides)
-    raw["trainer"]["max_steps"] = 10
+    if not any(override.startswith("trainer.max_steps=") for override in overrides):
+        raw["trainer"]["max_steps"] = 10
     # Pseudo-labels count from the first step on.
     raw["pseudo_labels"] |= {key: value for key, value in LENIENT.items() if key in raw["pseudo_labels"]}
     assert raw["algorithm"].keys() >= of_algorithm.keys()
