@@ -143,7 +143,7 @@ def test_no_run_is_said(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     assert runs() == "no run in runs\n"
     make_run(tmp_path / "runs" / "a")
-    assert runs("--where", "seed=9") == "no run that meets every condition in runs\n"
+    assert runs("--where", "seed=9") == "no run for which all conditions hold in runs\n"
 
 
 def test_names_of_strangers_do_no_harm(runs: Runs, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_reports_and_watch_take_the_same_conditions(
     make_run(tmp_path / "runs" / "b", "algorithm=layermatch", accuracy=0.9)
     report(["--multirun", "runs", "--where", "algorithm=fixmatch"])
     page = (tmp_path / "report.html").read_text()
-    assert "fixmatch" in page
-    assert "layermatch<" not in page
+    assert "runs/a" in page
+    assert "runs/b" not in page
     watch(["runs", "--where", "algorithm=layermatch", "--once"])
     assert "layermatch" in capsys.readouterr().out
     for command in (report, watch):
