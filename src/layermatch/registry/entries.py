@@ -81,7 +81,7 @@ class Entry:
         """The same as a number; None where it is none.
 
         Args:
-            name: As in :meth:`value`.
+            name: One of :data:`FIGURES`, or the full name of a setting.
         """
         try:
             number = float(self.value(name) or "")

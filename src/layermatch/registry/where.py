@@ -34,7 +34,7 @@ class Condition:
     Args:
         name: What is compared: one of :data:`layermatch.registry.entries.FIGURES`, a setting, or its last part.
         sign: How: ``=`` or ``!=`` with patterns, ``<``, ``<=``, ``>`` or ``>=`` with a number.
-        value: With what: patterns as of the shell, separated by commas, or a number.
+        value: The patterns, as of the shell and separated by commas, or the number that it is compared with.
     """
 
     name: str
