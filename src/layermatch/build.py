@@ -96,17 +96,20 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     if split is not None:
         # What the section says of labels was for drawing it.
         options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None, "imbalance": None}
-    return SemiSupervisedData(
-        settings.data.source.make(),
-        **options,
-        weak=weak,
-        strong=strong,
-        medium=medium,
-        views=views,
-        seed=settings.seed,
-        channels_last=device.channels_last,
-        device=device.torch_device,
-    )
+    elif options.get("split") is not None:
+        options["split"] = Split.load(options["split"], name="data.split")
+    with settings.data.named_in_errors():
+        return SemiSupervisedData(
+            settings.data.source.make(),
+            **options,
+            weak=weak,
+            strong=strong,
+            medium=medium,
+            views=views,
+            seed=settings.seed,
+            channels_last=device.channels_last,
+            device=device.torch_device,
+        )
 
 
 def build_policy(section: Component) -> Policy:
@@ -257,7 +260,8 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     device = build_device(settings)
     method = build_method(settings)
     data = build_data(settings, device=device, views=method.views, split=split)
-    data.setup()
+    with settings.data.named_in_errors():
+        data.setup()
     _check_views(settings, data)
     _check_selection(settings, data)
     torch.manual_seed(settings.seed)

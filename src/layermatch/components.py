@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
 
 __all__ = ["check_keys", "check_present", "find_target", "make", "option_names", "section_of_errors"]
 
@@ -134,10 +134,10 @@ def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
 
     Args:
         section: The section that the arguments come from.
-        keys: The keys of that section.
+        keys: The keys of that section; a mapping of them tells which are mappings themselves.
 
     Raises:
-        UserError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
+        UserError, RunError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
 
     Example:
         >>> with section_of_errors("schedule", ["cycles"]):
@@ -147,11 +147,17 @@ def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        names = "|".join(map(re.escape, keys))
-        # As they are written in messages: `key=value`, `key.part=value` and `key: ...`.
-        message = re.sub(rf"(?<![\w.'/-])({names})(?==|\.\w|: )", rf"{section}.\1", str(error)) if names else str(error)
-        raise UserError(message) from error
+    except (UserError, RunError) as error:
+        error.args = (_named_in(section, keys, str(error)),)
+        raise
+
+
+def _named_in(section: str, keys: Iterable[str], message: str) -> str:
+    """The message with the section before each key: `key=value`, `key: ...`, and `key.part` where a key has parts."""
+    values = keys if isinstance(keys, Mapping) else dict.fromkeys(keys)
+    follows = [r"=|: |\.\w" if isinstance(value, Mapping) else "=|: " for value in values.values()]
+    names = "|".join(f"{re.escape(key)}(?={after})" for key, after in zip(values, follows, strict=True))
+    return re.sub(rf"(?<![\w.'/-])({names})", rf"{section}.\1", message) if names else message
 
 
 def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = (), **given: Any) -> Any:

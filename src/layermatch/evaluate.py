@@ -71,7 +71,8 @@ def evaluate(
         raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
     trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
     run = trainer.test if split == "test" else trainer.validate
-    run(parts.algorithm, datamodule=parts.data, verbose=False)
+    with settings.data.named_in_errors(), loader_errors():
+        run(parts.algorithm, datamodule=parts.data, verbose=False)
     return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
 
 
@@ -108,7 +109,7 @@ def _evaluate(config: DictConfig) -> None:
     for section in SECTIONS_GIVEN:
         if not isinstance(settings[section], Mapping):
             raise UserError(f"{section}={settings[section]!r} is not legal: give {section}.KEY=VALUE")
-    with quiet_libraries(), loader_errors():
+    with quiet_libraries():
         accuracy = evaluate(
             settings["ckpt_path"],
             split=settings["split"],

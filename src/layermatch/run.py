@@ -105,7 +105,8 @@ def run(
         callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
-        held.enter_context(one_line_failures())
+        for errors in (one_line_failures(), settings.data.named_in_errors(), loader_errors()):
+            held.enter_context(errors)
         _start_run_dir(run_dir, settings.raw, parts, first_step=first_step, own=own)
         failed = True
         reporter = held.enter_context(closing(Reporter(run_dir / layout.LOG)))
@@ -288,7 +289,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
         settings["run_dir"] = str(run_dir)
         ckpt_path = None if decided["ckpt_path"] is None else Path(decided["ckpt_path"])
         overrides = list(hydra_config.overrides.task)
-        with quiet_libraries(), loader_errors():
+        with quiet_libraries():
             results = run(
                 Settings.parse(settings),
                 run_dir=run_dir,

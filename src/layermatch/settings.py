@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from layermatch.components import check_keys, check_present, find_target, make, option_names
+from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
@@ -186,6 +187,10 @@ class DataSettings:
         shared = {key: value for key, value in section.items() if key in of_source}
         module = {key: value for key, value in section.items() if key in OF_DATA}
         return cls(Component("data", {**nested, **shared}, plugins), module)
+
+    def named_in_errors(self) -> AbstractContextManager[None]:
+        """Name the settings of ``data`` in errors with their section; see :func:`~layermatch.components.make`."""
+        return section_of_errors("data", {**self.source.arguments, **self.module})
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,30 @@ from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 from layermatch.paths import is_folder
 
-__all__ = ["CacheError", "CacheFolder", "default_cache_dir", "file_states"]
+__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
 _FORMAT = 3
 #: Seconds after which nobody writes an unfinished file any more.
 _ABANDONED = 24 * 3600.0
+#: What to do where there is no room for a cache.
+ANOTHER_PLACE = "give another cache_dir=FOLDER, or storage=lazy"
 
 
 class CacheError(UserError):
-    """No cache can be written."""
+    """No cache can be written.
+
+    Args:
+        reason: What stands in the way.
+        remedy: What to give instead.
+
+    Attributes:
+        reason: The reason that was given.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}: {remedy}")
+        self.reason = reason
 
 
 class CacheFolder:
@@ -100,7 +114,8 @@ class CacheFolder:
             if needed > free:
                 raise CacheError(
                     f"the cache of {len(images):,} images needs {filesize.decimal(needed)}, but {self.folder} has "
-                    f"{filesize.decimal(free)} free: give another data.cache_dir, or data.storage=lazy"
+                    f"{filesize.decimal(free)} free",
+                    ANOTHER_PLACE,
                 )
             with _replacing(path) as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
@@ -114,10 +129,8 @@ class CacheFolder:
         except _NotWhole:
             return False
         except OSError as error:
-            raise CacheError(
-                f"the cache cannot be written to {self.folder} ({one_line(error)}): give another data.cache_dir, or "
-                "data.storage=lazy"
-            ) from error
+            reason = f"the cache cannot be written to {self.folder} ({one_line(error)})"
+            raise CacheError(reason, ANOTHER_PLACE) from error
         return True
 
     # -------------------------------------------------------------------------------------------------- old caches
@@ -179,7 +192,7 @@ class CacheFolder:
             with _replacing(self._check_path(folder)) as file:
                 np.save(file, np.union1d(self.checked(folder), states))
         except OSError as error:
-            raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})") from error
+            raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
 
     def _check_path(self, folder: str) -> Path:
         return self.folder / f"checked-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.npy"

@@ -132,16 +132,16 @@ class SemiSupervisedData(LightningDataModule):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        check_number("data.batch_size", batch_size, low=1, integer=True)
-        check_number("data.mu", mu, low=1, integer=True)
-        check_number("data.eval_batch_size", eval_batch_size, low=1, integer=True)
+        check_number("batch_size", batch_size, low=1, integer=True)
+        check_number("mu", mu, low=1, integer=True)
+        check_number("eval_batch_size", eval_batch_size, low=1, integer=True)
         if num_workers is not None:
-            check_number("data.num_workers", num_workers, low=0, integer=True)
-        check_bool("data.overfit", overfit)
-        for number in _channel_numbers("data.mean", mean or ()):
-            check_number("data.mean", number, low=0, high=1)
-        for number in _channel_numbers("data.std", std or ()):
-            check_number("data.std", number, low=0, low_open=True)
+            check_number("num_workers", num_workers, low=0, integer=True)
+        check_bool("overfit", overfit)
+        for number in _channel_numbers("mean", mean or ()):
+            check_number("mean", number, low=0, high=1)
+        for number in _channel_numbers("std", std or ()):
+            check_number("std", number, low=0, low_open=True)
         self.source = source
         strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
@@ -159,8 +159,8 @@ class SemiSupervisedData(LightningDataModule):
         self.given_split = split
         if open_set is not None and fold is not None:
             raise UserError(
-                f"data.fold={fold} is not legal with data.open_set: a fold has labels of every class: give "
-                "data.fold=null and data.num_labels"
+                f"fold={fold} is not legal with open_set={open_set!r}: a fold has labels of every class: give "
+                "fold=null and num_labels=NUMBER"
             )
         self.fold = fold
         self.imbalance = Imbalance.of(imbalance)
@@ -225,11 +225,11 @@ class SemiSupervisedData(LightningDataModule):
         if not (self.mean and self.std):
             measured = measure_channels(content.labelled.images)
             self.mean, self.std = self.mean or measured[0], self.std or measured[1]
-        if len(self.mean) != channels or len(self.std) != channels:
-            raise UserError(
-                f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
-                f"{channels} channels"
-            )
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) != channels:
+                raise UserError(
+                    f"{name}={list(numbers)} is not legal: give a number for each of the {channels} channels"
+                )
         if self.open_set is not None:
             content = leave_classes_out(content, self.open_set)
         self.split = self._make_split(content)
@@ -274,22 +274,24 @@ class SemiSupervisedData(LightningDataModule):
         if self.imbalance is None:
             return
         if self.given_split is not None:
-            raise UserError("data.split and data.imbalance both say which images are labelled: give one of them")
+            raise UserError(
+                "a split and an imbalance both say which images are labelled: give split=null or imbalance=null"
+            )
         if self.fold is not None:
             raise UserError(
-                f"data.fold={self.fold} and data.imbalance both say which images are labelled: give one of them"
+                f"fold={self.fold} and an imbalance both say which images are labelled: give fold=null or "
+                "imbalance=null"
             )
         if self.imbalance.unlabelled is not None and content.unlabelled is not None:
             raise UserError(
-                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, "
-                f"and {len(content.unlabelled):,} of this data set come without labels: give "
-                "data.imbalance.unlabelled=null"
+                f"imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, and "
+                f"{len(content.unlabelled):,} of this data set come without labels: give imbalance.unlabelled=null"
             )
 
     def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
         if self.fold is not None:
             raise UserError(
-                f"data.split and data.fold={self.fold} both say which images are labelled: give one of them"
+                f"a split and fold={self.fold} both say which images are labelled: give split=null or fold=null"
             )
         split, remark = place(given if isinstance(given, Split) else Split.load(given), content)
         if remark and is_rank_zero():
@@ -300,17 +302,17 @@ class SemiSupervisedData(LightningDataModule):
     def _check_counts(self, split: Split) -> None:
         """Refuse a given split that has not as many images as is asked for beside it."""
         drawn = count = len(split.labelled)
-        if self.val_from == "labelled":  # then data.num_labels counted the validation images as well
+        if self.val_from == "labelled":  # then num_labels counted the validation images as well
             drawn += len(split.validation)
         if self.num_labels not in {None, count, drawn}:
             raise UserError(
-                f"{split.title} has {count} labelled images, but data.num_labels={self.num_labels}: give "
-                f"data.num_labels={count}, or null"
+                f"{split.title} has {count} labelled images, but num_labels={self.num_labels}: give "
+                f"num_labels={count}, or null"
             )
         if self.num_val not in {0, len(split.validation)}:
             raise UserError(
-                f"{split.title} holds out {len(split.validation)} validation images, but data.num_val={self.num_val}: "
-                f"give data.num_val={len(split.validation)}, or another split"
+                f"{split.title} holds out {len(split.validation)} validation images, but num_val={self.num_val}: "
+                f"give num_val={len(split.validation)}, or another split"
             )
 
     def _name_classes_without_labels(self, content: SourceData) -> None:
@@ -325,12 +327,12 @@ class SemiSupervisedData(LightningDataModule):
     def _fold_split(self, content: SourceData) -> Split:
         folds = content.folds
         if not folds:
-            raise UserError(f"data.fold={self.fold}: this data set has no predefined folds: give data.fold=null")
-        check_number("data.fold", self.fold, low=0, high=len(folds) - 1, integer=True)
+            raise UserError(f"fold={self.fold}: this data set has no predefined folds: give fold=null")
+        check_number("fold", self.fold, low=0, high=len(folds) - 1, integer=True)
         fold = folds[self.fold or 0]
         if self.num_labels not in {None, len(fold)}:
             raise UserError(
-                f"data.fold={self.fold} has {len(fold)} labels: give data.num_labels={len(fold)}, not {self.num_labels}"
+                f"fold={self.fold} has {len(fold)} labels: give num_labels={len(fold)}, not {self.num_labels}"
             )
         return draw_beside_fold(
             content.labelled.labels,
@@ -506,7 +508,7 @@ class SemiSupervisedData(LightningDataModule):
         return normalise(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
 
     def save_split(self, path: Path) -> None:
-        """Write which images are labelled and held out, to be used again by ``data.split``."""
+        """Write which images are labelled and held out, to be used again as ``split``."""
         self.split.save(path)
 
 

@@ -133,7 +133,7 @@ def _trust_positions(split: Split, *, are_files: bool) -> str:
     if are_files:
         raise UserError(
             f"{split.title} does not say which files it is of, as an earlier version wrote it, and files may have been "
-            "added, removed or renamed since: draw another split, data.split=null and no ckpt_path"
+            "added, removed or renamed since: draw another split, split=null and no ckpt_path"
         )
     return f"{split.title} does not say which images it is of, as an earlier version wrote it: taken by position"
 

@@ -365,14 +365,14 @@ def check_channels(name: str, value: object) -> None:
     """Refuse a number of channels other than 1 (grey) and 3 (RGB).
 
     Args:
-        name: The setting as the user writes it, for example ``data.channels``.
+        name: The setting as the user writes it, for example ``channels``.
         value: What was given.
 
     Raises:
         UserError: ``value`` is neither 1 nor 3.
 
     Example:
-        >>> check_channels("data.channels", 3)
+        >>> check_channels("channels", 3)
     """
     if isinstance(value, bool) or not isinstance(value, int) or value not in PIL_MODES:
         raise UserError(f"{name}={value!r} is not legal: choose 1 (grey) or 3 (RGB)")

@@ -84,8 +84,8 @@ class BatchLoader(DataLoader[Any]):
             iterator = super().__iter__()
         except BlockingIOError as error:  # a fork that the system refuses
             raise RunError(
-                "the system lets no further process start: raise the limit (ulimit -u in the shell), or give fewer "
-                "data.num_workers, then go on with ckpt_path=last"
+                "the system lets no further process start: raise the limit (ulimit -u in the shell), or have fewer "
+                "(num_workers=NUMBER), then go on with ckpt_path=last"
             ) from error
         while True:
             with loader_errors(), _handing_over() if self.num_workers else nullcontext():
@@ -138,8 +138,8 @@ def explain_loader_error(error: BaseException) -> str | None:
     is_of_system = isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}
     if is_of_system or (isinstance(error, RuntimeError) and "Too many open files" in str(error)):
         return (
-            "too many open files: raise the limit (ulimit -n 4096 in the shell), or give fewer data.num_workers, then "
-            "go on with ckpt_path=last"
+            "too many open files: raise the limit (ulimit -n 4096 in the shell), or have fewer processes that read "
+            "images (num_workers=NUMBER), then go on with ckpt_path=last"
         )
     found = _ENDED.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
@@ -150,7 +150,7 @@ def explain_loader_error(error: BaseException) -> str | None:
 def _ended_text(what: str) -> str:
     return (
         f"a process that reads images {what}, as happens when memory or /dev/shm is full: go on with ckpt_path=last, "
-        "and with fewer data.num_workers if it happens again"
+        "and with fewer of them (num_workers=NUMBER) if it happens again"
     )
 
 

@@ -43,8 +43,8 @@ def check_open_files(num_workers: int, *, loaders: int) -> None:
     needed = _open_files() + SPARE_FILES + num_workers * loaders * FILES_OF_READER
     if num_workers * loaders > fit:
         raise UserError(
-            f"data.num_workers={num_workers} needs about {needed} open files, and the system allows {_hard_limit()}: "
-            f"give data.num_workers={fit // loaders}, or a higher limit (ulimit -n {2 ** needed.bit_length()})"
+            f"num_workers={num_workers} needs about {needed} open files, and the system allows {_hard_limit()}: "
+            f"give num_workers={fit // loaders}, or a higher limit (ulimit -n {2 ** needed.bit_length()})"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -16,8 +16,8 @@ from layermatch.errors import UserError, check_number
 
 __all__ = ["leave_classes_out", "unseen_classes"]
 
-#: The setting, as the user writes it.
-NAME = "data.open_set"
+#: The argument of the data module.
+NAME = "open_set"
 
 #: The classes that must be left.
 MIN_SEEN = 2
@@ -95,7 +95,9 @@ def unseen_classes(classes: Sequence[str], open_set: int | Sequence[int | str]) 
     if len(set(found)) < len(found):
         raise UserError(f"{NAME}={list(open_set)} names a class twice")
     if count - len(found) < MIN_SEEN:
-        raise UserError(f"{NAME} leaves {count - len(found)} of {count} classes: leave at least {MIN_SEEN}")
+        raise UserError(
+            f"{NAME}={list(open_set)} leaves {count - len(found)} of {count} classes: leave at least {MIN_SEEN}"
+        )
     return tuple(sorted(found))
 
 

@@ -38,7 +38,7 @@ class Split:
         pool: The number and digest of the names of all training files; empty where images are no files.
         unlabelled: The positions of a long-tailed unlabelled pool, which the labelled images are in beside these; empty
             where the pool is every image that is not held out.
-        origin: The setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
+        origin: The setting that it was read from, such as ``split=FILE``; empty for one made in this process.
     """
 
     seed: int
@@ -110,20 +110,21 @@ class Split:
         replace_text(path, json.dumps(self.plain()) + "\n")
 
     @staticmethod
-    def load(path: str | Path) -> Split:
+    def load(path: str | Path, *, name: str = "split") -> Split:
         """Read a split written by :meth:`save`. Whether it fits a data set is to be seen.
 
         Args:
             path: The path of the file.
+            name: The setting that gives the path, as the user writes it, for messages.
 
         Raises:
             UserError: There is no such file, or it is not a split.
         """
-        file = expand("data.split", path, "a split.json")
+        file = expand(name, path, "a split.json")
         try:
-            return Split.of_plain(json.loads(file.read_text(encoding="utf-8")), origin=f"data.split={path}")
+            return Split.of_plain(json.loads(file.read_text(encoding="utf-8")), origin=f"{name}={path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
+            raise UserError(f"{name}={path} is not a split file written by a run (split.json): {error}") from error
 
     def check(self, *, pool_size: int) -> None:
         """Refuse to be used with a data set that this is not a split of.
@@ -183,18 +184,18 @@ def make_split(
         >>> len(split.labelled), len(split.validation)
         (4, 4)
     """
-    check_choice("data.val_from", val_from, VAL_FROM)
-    check_number("data.num_val", num_val, low=0, integer=True)
+    check_choice("val_from", val_from, VAL_FROM)
+    check_number("num_val", num_val, low=0, integer=True)
     check_number("seed", seed, low=0, integer=True)
     counts = np.bincount(labels, minlength=num_classes)
     per_class = _labels_per_class(num_labels, counts, imbalance)
     if imbalance is not None and val_from == "labelled" and num_val:
         raise UserError(
-            "data.val_from=labelled is not legal with data.imbalance: its validation images would have a long tail as "
-            "well: give data.val_from=pool"
+            "val_from=labelled is not legal with imbalance: its validation images would have a long tail as well: give "
+            "val_from=pool"
         )
     if val_from == "labelled":
-        val_per_class, source = _shares(per_class, num_val), f"data.num_labels={int(per_class.sum())}"
+        val_per_class, source = _shares(per_class, num_val), f"num_labels={int(per_class.sum())}"
         spare = np.maximum(per_class - 1, 0)  # each class keeps one to learn from
     else:
         # Shares of the whole pool, not of what is left of it: they must not change with the budget.
@@ -202,8 +203,8 @@ def make_split(
         source = f"{int(spare.sum())} images of the training pool that are not labelled"
     if (val_per_class > spare).any():
         raise UserError(
-            f"data.num_val={num_val} is more than can be held out, each class in proportion, of {source} "
-            f"(data.val_from={val_from})"
+            f"num_val={num_val} is more than can be held out, each class in proportion, of {source} "
+            f"(val_from={val_from})"
         )
 
     in_pool = None
@@ -249,12 +250,12 @@ def draw_beside_fold(
         >>> draw_beside_fold(np.arange(6) % 2, fold=np.array([0, 1]), num_classes=2, num_val=4, seed=0).validation
         (2, 3, 4, 5)
     """
-    check_number("data.num_val", num_val, low=0, integer=True)
+    check_number("num_val", num_val, low=0, integer=True)
     check_number("seed", seed, low=0, integer=True)
     rest = np.setdiff1d(np.arange(len(labels)), fold)
     if num_val > len(rest):
         raise UserError(
-            f"data.num_val={num_val} is more than can be held out: {len(rest)} images of the training pool are not in "
+            f"num_val={num_val} is more than can be held out: {len(rest)} images of the training pool are not in "
             f"the fold of {len(fold)} labels"
         )
     counts = np.bincount(labels[rest], minlength=num_classes)
@@ -277,22 +278,21 @@ def _labels_per_class(
         sizes = imbalance.labels_per_class(counts)
         if num_labels not in {None, int(sizes.sum())}:
             raise UserError(
-                f"data.imbalance labels {int(sizes.sum())} images, but data.num_labels={num_labels}: give "
-                "data.num_labels=null"
+                f"the imbalance labels {int(sizes.sum())} images, but num_labels={num_labels}: give num_labels=null"
             )
         return sizes
     num_classes, smallest = len(counts), int(counts.min())
     if num_labels is None:
         return counts
     legal = f"a multiple of the {num_classes} classes, from {num_classes} to {num_classes * smallest}"
-    check_number("data.num_labels", num_labels, integer=True)
+    check_number("num_labels", num_labels, integer=True)
     if num_labels < num_classes:
-        raise UserError(f"data.num_labels={num_labels} is below one label per class: give {legal}")
+        raise UserError(f"num_labels={num_labels} is below one label per class: give {legal}")
     if num_labels % num_classes:
-        raise UserError(f"data.num_labels={num_labels} cannot be the same number for every class: give {legal}")
+        raise UserError(f"num_labels={num_labels} cannot be the same number for every class: give {legal}")
     if num_labels > num_classes * smallest:
         pool = f"a pool of {int(counts.sum())} images whose smallest class has {smallest}"
-        raise UserError(f"data.num_labels={num_labels} is too many for {pool}: give {legal}")
+        raise UserError(f"num_labels={num_labels} is too many for {pool}: give {legal}")
     return np.full(num_classes, num_labels // num_classes)
 
 

@@ -44,7 +44,7 @@ class Folder:
     Example:
         >>> Folder(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: root='no/such/folder' is not a folder: ...
     """
 
     root: str | Path
@@ -72,4 +72,4 @@ def _find_parts(root: Path) -> dict[str, str]:
     if there - {"test"} == {"labeled", "unlabeled"}:
         return {"labelled": "labeled", "unlabelled": "unlabeled"} | test
     found = ", ".join(f"{name}/" for name in sorted(there)) or "neither train/ nor labeled/ and unlabeled/"
-    raise UserError(f"data.root={str(root)!r} holds {found}: give a folder that holds {_LAYOUTS}")
+    raise UserError(f"root={str(root)!r} holds {found}: give a folder that holds {_LAYOUTS}")

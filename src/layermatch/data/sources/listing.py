@@ -58,9 +58,9 @@ def check_folder_settings(root: object, image_size: object, channels: object) ->
     """Refuse settings that no source of image files can have.
 
     Args:
-        root: What was given as ``data.root``: a path.
-        image_size: What was given as ``data.image_size``: pixels, at least 1.
-        channels: What was given as ``data.channels``: 1 or 3.
+        root: What was given as ``root``: a path.
+        image_size: What was given as ``image_size``: pixels, at least 1.
+        channels: What was given as ``channels``: 1 or 3.
 
     Raises:
         UserError: One of them is not legal.
@@ -68,16 +68,16 @@ def check_folder_settings(root: object, image_size: object, channels: object) ->
     Example:
         >>> check_folder_settings("data", 32, 3)
     """
-    check_path("data.root", root, "a folder")
-    check_number("data.image_size", image_size, low=1, integer=True)
-    check_channels("data.channels", channels)
+    check_path("root", root, "a folder")
+    check_number("image_size", image_size, low=1, integer=True)
+    check_channels("channels", channels)
 
 
 def check_root_folder(root: str | Path, expected: str) -> Path:
     """Refuse a root that is not a folder on disk.
 
     Args:
-        root: What was given as ``data.root``; ``~`` is the home folder.
+        root: What was given as ``root``; ``~`` is the home folder.
         expected: What the folder should hold, for the message.
 
     Returns:
@@ -89,11 +89,11 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
     Example:
         >>> check_root_folder("no/such/folder", "train/")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: root='no/such/folder' is not a folder: ...
     """
-    path = expand("data.root", root, "a folder")
+    path = expand("root", root, "a folder")
     if not is_folder(path):
-        raise UserError(f"data.root={str(root)!r} is not a folder: give a folder that holds {expected}")
+        raise UserError(f"root={str(root)!r} is not a folder: give a folder that holds {expected}")
     return path
 
 
