@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cross_entropy_of_probabilities", "falling_threshold"]
+__all__ = ["cross_entropy_of_probabilities", "falling_threshold", "loss_of_labels"]
 
 
 def falling_threshold(first: Tensor, num_drops: Tensor, *, scale: float, gamma: float, lowest: float) -> Tensor:
@@ -50,3 +50,21 @@ def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
     """
     products: Tensor = torch.special.xlogy(target, probs)
     return -products.sum(dim=-1)
+
+
+def loss_of_labels(probs: Tensor, label: Tensor) -> Tensor:
+    r"""The cross-entropy of each labelled image, :math:`-\log p_y`.
+
+    Args:
+        probs: p, ``(B, K)`` float probabilities; below the smallest positive float32 they count as that.
+        label: y, ``(B,)`` int64.
+
+    Returns:
+        ``(B,)`` float64.
+
+    Example:
+        >>> loss_of_labels(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 0]))
+        tensor([0.6931, -0.0000], dtype=torch.float64)
+    """
+    right = probs.gather(1, label[:, None])[:, 0].double()
+    return -right.clamp(min=torch.finfo(torch.float32).tiny).log()
