@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layermatch.callbacks import PredictionTable
+from layermatch.catalogue import Catalogue, Metric, Panel
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.figure_text import names_in_figure, save_figure
-from layermatch.metrics import CATALOGUE, Catalogue, Metric, Panel
+from layermatch.metrics import CATALOGUE
 from layermatch.runs.metrics_file import MetricsFile
 
 if TYPE_CHECKING:

@@ -17,20 +17,18 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.build import RunParts
 from layermatch.callbacks import CheckpointWriter, PredictionTable
+from layermatch.catalogue import END, EVALUATION, Place
 from layermatch.checkpoints import read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
 from layermatch.metrics import (
     ACCURACY_ACCEPTED,
     CATALOGUE,
-    END,
-    EVALUATION,
     MASK_RATE,
     PSEUDO_ACCURACY,
     PSEUDO_ENTROPY,
     TEST_ACCURACY_EMA,
     VAL_ACCURACY_EMA,
-    Place,
     accuracies,
     macro_accuracies,
     own_metrics,

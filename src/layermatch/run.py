@@ -31,6 +31,7 @@ from layermatch.callbacks import (
     TestPredictions,
 )
 from layermatch.callbacks.panels import KeepRunId, Panels
+from layermatch.catalogue import Metric, dumps
 from layermatch.checkpoints import read_checkpoint
 from layermatch.cli import is_timed, plain, run_app
 from layermatch.console import Reporter, settings_tree, table
@@ -41,7 +42,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
 from layermatch.launch import find_launch, take_rank
-from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, Metric, dumps, own_metrics
+from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries

@@ -15,7 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from layermatch import __version__
-from layermatch.metrics import CATALOGUE, LAYER_COSINE, VALUE, Catalogue, Metric, Section
+from layermatch.catalogue import VALUE, Catalogue, Metric, Section
+from layermatch.metrics import CATALOGUE, LAYER_COSINE
 from layermatch.report.charts import (
     COLOURS,
     DASHES,

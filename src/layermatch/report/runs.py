@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layermatch.metrics import Metric, loads
+from layermatch.catalogue import Metric, loads
 from layermatch.runs import layout
 from layermatch.runs.identity import Draw, draw_of, fingerprint, setting_of
 from layermatch.runs.metrics_file import Curve, MetricsFile

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from layermatch.catalogue import Catalogue, Metric, Place
 from layermatch.metrics import (
     CATALOGUE,
     TEST_ACCURACY,
     TEST_ACCURACY_EMA,
     VAL_ACCURACY,
     VAL_ACCURACY_EMA,
-    Catalogue,
-    Metric,
-    Place,
     of_all_images,
 )
 from layermatch.report.compare import Comparison, Summary, compare, summarise

@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layermatch.metrics import CLASS_COUNTS, ROW_LENGTH, Catalogue, Place
+from layermatch.catalogue import ROW_LENGTH, Catalogue, Place
+from layermatch.metrics import CLASS_COUNTS
 from layermatch.report.text import duration, number, percent
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.text import printable

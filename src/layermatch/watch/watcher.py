@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layermatch.metrics import CATALOGUE, PHASE_TIME, Catalogue, loads
+from layermatch.catalogue import Catalogue, loads
+from layermatch.metrics import CATALOGUE, PHASE_TIME
 from layermatch.runs import layout
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
