@@ -22,7 +22,7 @@ from layermatch.data.png_files import SIGNATURE, give_deep_transparency, without
 from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
-__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image", "size_of_picture"]
+__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image", "open_picture", "size_of_picture"]
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -127,6 +127,33 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     except _BROKEN as error:
         raise ImageFileError(path, _reason(error, path)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def open_picture(path: str, *, size: int = 256) -> Image.Image:
+    """Decode an image file as a whole, as a person sees it, in RGB.
+
+    Args:
+        path: The path of a file, as :func:`decode_image` takes it.
+        size: What the short side of a large picture must have left when it is reduced, in pixels.
+
+    Returns:
+        The picture: at its own size, or reduced where it has more than 2^25 pixels.
+
+    Raises:
+        ImageFileError: See :func:`decode_image`.
+
+    Example:
+        >>> open_picture("no/such/file.png")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decoded(path, size=size, mode=PIL_MODES[3])
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
 
 
 def size_of_picture(path: str) -> tuple[int, int]:
