@@ -255,24 +255,24 @@ def _tint_difference(looks: Mapping[str, Looks], first: Where, second: Where) ->
 
 
 def _same(found: Inspection) -> Iterable[Finding]:
-    how = {
-        True: "with the same pixels",
-        False: f"that look the same (hashes differ in {found.distance} of 64 bits at most)",
-    }
     for is_exact, is_leak in ((True, True), (False, True), (True, False), (False, False)):
-        of_kind = [pair for pair in found.pairs if (pair.distance is None) == is_exact and pair.leaks == is_leak]
         by_parts: dict[tuple[str, str], list[Pair]] = defaultdict(list)
-        for pair in of_kind:
-            by_parts[pair.first.part, pair.second.part].append(pair)
+        for pair in found.pairs:
+            if (pair.distance is None) == is_exact and pair.leaks == is_leak:
+                by_parts[pair.first.part, pair.second.part].append(pair)
         for (first, second), pairs in by_parts.items():
             count = len({pair.second for pair in pairs})
-            what = f"{count:,} {second} image{'s' * (count > 1)} {how[is_exact]}"
+            has, looks = ("has", "looks") if count == 1 else ("have", "look")
+            other = f"another {second}" if first == second else f"a {first}"
+            text = f"{count:,} {second} image{'s' * (count > 1)} " + (
+                f"{has} the pixels of {other} one"
+                if is_exact
+                else f"{looks} like {other} one (hashes differ in {found.distance} of 64 bits at most)"
+            )
             if is_leak:
-                text = f"{what} as {first} ones: what is measured on them is too good"
-                yield Finding(f"leak into {second}", text, _shown(found, pairs))
-            else:
-                where = "twice" if first == second else f"as {first} ones"
-                yield Finding("duplicates", f"{what} {where}", _shown(found, pairs), is_problem=False)
+                text = f"{text}: what is measured on {'it' if count == 1 else 'them'} is too good"
+            kind = f"leak into {second}" if is_leak else "duplicates"
+            yield Finding(kind, text, _shown(found, pairs), is_problem=is_leak)
     yield from _contradictions(found)
 
 
@@ -284,7 +284,7 @@ def _contradictions(found: Inspection) -> Iterable[Finding]:
     ]  # fmt: skip
     if pairs:
         one = len(pairs) == 1
-        text = f"{len(pairs):,} image{'' if one else 's'} {'has' if one else 'have'} the pixels of another class's"
+        text = f"{len(pairs):,} image{'' if one else 's'} {'has' if one else 'have'} the pixels of one of another class"
         yield Finding("contradicting labels", text, _shown(found, pairs))
 
 

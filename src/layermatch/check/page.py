@@ -87,7 +87,8 @@ def _class_sheet(found: Inspection, number: int, pictures: int) -> dict[str, Any
             chosen = spread(rows, pictures)
             names = [found.name(Where(part, row)) for row in chosen.tolist()]
             return {
-                "name": found.content.classes[number], "part": part, "address": as_address(sheet(images.images, chosen)),
+                "name": found.content.classes[number], "part": part,
+                "address": as_address(sheet(images.images, chosen)),
                 "count": len(rows), "names": names, "width": len(chosen),
             }  # fmt: skip
     return {"name": found.content.classes[number], "part": "", "address": "", "count": 0, "names": [], "width": 0}
