@@ -59,7 +59,7 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
 def _long_tail(parts: RunParts) -> dict[str, str]:
     """The sizes of the classes, where they were cut to a long tail."""
     data = parts.data
-    if data.imbalance is None and not data.split.unlabelled:
+    if data.labelling.imbalance is None and not data.split.unlabelled:
         return {}
     rows = f"labelled {_sizes(data.labelled.labels, len(data.classes))}"
     if data.split.unlabelled and parts.algorithm.uses_unlabelled:

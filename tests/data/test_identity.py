@@ -23,7 +23,7 @@ from layermatch.data.sources import Digits, Folder, ImageSet, Source, SourceData
 from layermatch.errors import UserError
 
 SIDE = 8
-LOGGER = "layermatch.data.datamodule"
+LOGGER = "layermatch.data.labelling"
 
 
 class Noise:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -19,23 +18,21 @@ from torch.utils.data import DataLoader
 from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
-from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
+from layermatch.data.labelling import Labelling
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.sources.base import UNKNOWN, shorten
-from layermatch.data.splits import Split, draw_beside_fold, make_split
+from layermatch.data.sources.base import UNKNOWN
+from layermatch.data.splits import Split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
 
 __all__ = ["SemiSupervisedData"]
-
-_log = logging.getLogger(__name__)
 
 #: FixMatch's views.
 PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
@@ -156,17 +153,20 @@ class SemiSupervisedData(LightningDataModule):
         if views is not None:
             views.check(self.kinds)
         self.given_views = views
-        self.num_labels = num_labels
-        self.num_val = num_val
-        self.val_from = val_from
         self.given_split = split
         if open_set is not None and fold is not None:
             raise UserError(
                 f"fold={fold} is not legal with open_set={open_set!r}: a fold has labels of every class: give "
                 "fold=null and num_labels=NUMBER"
             )
-        self.fold = fold
-        self.imbalance = Imbalance.of(imbalance)
+        self.labelling = Labelling(
+            num_labels=num_labels,
+            num_val=num_val,
+            val_from=val_from,
+            fold=fold,
+            imbalance=Imbalance.of(imbalance),
+            seed=seed,
+        )
         self.open_set = open_set
         self.batch_size = batch_size
         self.mu = mu
@@ -236,8 +236,7 @@ class SemiSupervisedData(LightningDataModule):
                 )
         if self.open_set is not None:
             content = leave_classes_out(content, self.open_set)
-        self.split = replace(self._make_split(content, given), measured=measured)
-        self._name_classes_without_labels(content)
+        self.split = replace(self.labelling.split(content, given), measured=measured)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self.storage.keep(content)
@@ -276,101 +275,6 @@ class SemiSupervisedData(LightningDataModule):
         if self.use_unlabelled:
             count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
-
-    def _make_split(self, content: SourceData, given: Split | None) -> Split:
-        self._check_imbalance(content)
-        if content.validation is not None and self.num_val:
-            raise UserError(
-                f"num_val={self.num_val}: this data set has {len(content.validation):,} validation images of its "
-                "own: give num_val=0"
-            )
-        if given is not None:
-            return self._use_given_split(given, content)
-        if self.fold is not None:
-            return identify(self._fold_split(content), content)
-        split = make_split(
-            content.labelled.labels,
-            num_classes=len(content.classes),
-            num_labels=self.num_labels,
-            num_val=self.num_val,
-            val_from=self.val_from,
-            seed=self.seed,
-            imbalance=self.imbalance,
-        )
-        return identify(split, content)
-
-    def _check_imbalance(self, content: SourceData) -> None:
-        """Refuse a long tail where something else says which images there are, or where classes are not known."""
-        if self.imbalance is None:
-            return
-        if self.given_split is not None:
-            raise UserError(
-                "a split and an imbalance both say which images are labelled: give split=null or imbalance=null"
-            )
-        if self.fold is not None:
-            raise UserError(
-                f"fold={self.fold} and an imbalance both say which images are labelled: give fold=null or "
-                "imbalance=null"
-            )
-        if self.imbalance.unlabelled is not None and content.unlabelled is not None:
-            raise UserError(
-                f"imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, and "
-                f"{len(content.unlabelled):,} of this data set come without labels: give imbalance.unlabelled=null"
-            )
-
-    def _use_given_split(self, given: Split, content: SourceData) -> Split:
-        if self.fold is not None:
-            raise UserError(
-                f"a split and fold={self.fold} both say which images are labelled: give split=null or fold=null"
-            )
-        split, remark = place(given, content)
-        if remark and is_rank_zero():
-            _log.warning("%s", remark)
-        self._check_counts(split)
-        return split
-
-    def _check_counts(self, split: Split) -> None:
-        """Refuse a given split that has not as many images as is asked for beside it."""
-        drawn = count = len(split.labelled)
-        if self.val_from == "labelled":  # then num_labels counted the validation images as well
-            drawn += len(split.validation)
-        if self.num_labels not in {None, count, drawn}:
-            raise UserError(
-                f"{split.title} has {count} labelled images, but num_labels={self.num_labels}: give "
-                f"num_labels={count}, or null"
-            )
-        if self.num_val not in {0, len(split.validation)}:
-            raise UserError(
-                f"{split.title} holds out {len(split.validation)} validation images, but num_val={self.num_val}: "
-                f"give num_val={len(split.validation)}, or another split"
-            )
-
-    def _name_classes_without_labels(self, content: SourceData) -> None:
-        counts = np.bincount(content.labelled.labels[list(self.split.labelled)], minlength=len(content.classes))
-        without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
-        if without and is_rank_zero():
-            _log.warning(
-                "no image of %d of the %d classes is labelled (%s): they cannot be learnt",
-                len(without), len(content.classes), shorten(without),
-            )  # fmt: skip
-
-    def _fold_split(self, content: SourceData) -> Split:
-        folds = content.folds
-        if not folds:
-            raise UserError(f"fold={self.fold}: this data set has no predefined folds: give fold=null")
-        check_number("fold", self.fold, low=0, high=len(folds) - 1, integer=True)
-        fold = folds[self.fold or 0]
-        if self.num_labels not in {None, len(fold)}:
-            raise UserError(
-                f"fold={self.fold} has {len(fold)} labels: give num_labels={len(fold)}, not {self.num_labels}"
-            )
-        return draw_beside_fold(
-            content.labelled.labels,
-            fold=fold,
-            num_classes=len(content.classes),
-            num_val=self.num_val,
-            seed=self.seed,
-        )
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
