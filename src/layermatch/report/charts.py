@@ -15,7 +15,7 @@ from layermatch.report.curves import MeanCurve
 from layermatch.report.text import number, percent
 
 __all__ = [
-    "COLOURS", "DASHES", "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "draw_lines", "draw_matrix", "images",
+    "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "Styled", "draw_lines", "draw_matrix", "images",
 ]  # fmt: skip
 
 #: Colours and dash patterns in the page's style sheet. No two of the first 30 lines share both.
@@ -57,8 +57,28 @@ class Tick:
     text: str
 
 
+class Styled:
+    """What is drawn in a colour and with a dash pattern of its own.
+
+    Attributes:
+        style: The number of the pair of both.
+    """
+
+    style: int
+
+    @property
+    def colour(self) -> int:
+        """Number of the colour."""
+        return self.style % COLOURS
+
+    @property
+    def dash(self) -> int:
+        """Number of the dash pattern."""
+        return self.style % DASHES
+
+
 @dataclass(frozen=True)
-class Line:
+class Line(Styled):
     """One curve of a chart.
 
     Args:
@@ -80,16 +100,6 @@ class Line:
     points: tuple[tuple[float, float], ...]
     end: tuple[float, float]
     label_y: float
-
-    @property
-    def colour(self) -> int:
-        """Number of the colour."""
-        return self.style % COLOURS
-
-    @property
-    def dash(self) -> int:
-        """Number of the dash pattern."""
-        return self.style % DASHES
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from layermatch import __version__
 from layermatch.catalogue import VALUE, Catalogue, Metric, Section
 from layermatch.metrics import CATALOGUE, LAYER_COSINE
 from layermatch.report.charts import (
-    COLOURS,
-    DASHES,
     LABEL_LENGTH,
     LineChart,
     Matrix,
     NamedCurve,
+    Styled,
     draw_lines,
     draw_matrix,
     images,
@@ -66,7 +65,7 @@ DESCRIBED = 5
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Styled):
     """A line of the legend.
 
     Args:
@@ -80,16 +79,6 @@ class Entry:
     label: str
     style: int
     remark: str
-
-    @property
-    def colour(self) -> int:
-        """Number of the colour."""
-        return self.style % COLOURS
-
-    @property
-    def dash(self) -> int:
-        """Number of the dash pattern."""
-        return self.style % DASHES
 
 
 @dataclass(frozen=True)
