@@ -158,7 +158,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a word": ({"num_labels": "all"}, "num_labels='all' is not legal: give a whole number"),
     "val_from": ({"val_from": "test"}, "val_from='test' is not legal: choose one of labelled, pool"),
     "negative num_val": ({"num_val": -1}, "num_val=-1 is not legal: give a whole number, at least 0"),
-    "no whole num_val": ({"num_val": 0.1}, "data.num_val=0.1 is not legal: give a whole number, at least 0"),
+    "no whole num_val": ({"num_val": 0.1}, "num_val=0.1 is not legal: give a whole number, at least 0"),
     "negative seed": ({"seed": -1}, "seed=-1 is not legal: give a whole number, at least 0"),
     "pool too small": (
         {"num_val": 1398},
