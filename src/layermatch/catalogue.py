@@ -24,7 +24,7 @@ ROW_LENGTH = 26
 
 
 class Section(StrEnum):
-    """Where the report's page draws the curves of a metric."""
+    """The section in which the report's page draws the curves of a metric."""
 
     NONE = ""
     ACCURACY = "accuracy"
@@ -176,7 +176,7 @@ class Metric:
         return self.name.replace("*", part)
 
     def part_of(self, name: str) -> str | None:
-        """What the star stands for in a name; None if the name is of no member of this family."""
+        """Return what the star stands for in a name; None if the name is of no member of this family."""
         start, star, end = self.name.partition("*")
         is_member = bool(star) and len(name) > len(start + end) and name.startswith(start) and name.endswith(end)
         return name[len(start) : len(name) - len(end)] if is_member else None
@@ -200,7 +200,7 @@ class Metric:
         return replace(self, name=name, label=self.label.replace("*", words) or words, **texts)
 
     def read(self, results: Mapping[str, Any]) -> Any:
-        """Its figure in the content of a ``results.json``; None where there is none.
+        """Return its figure in the content of a ``results.json``; None where there is none.
 
         Example:
             >>> from layermatch.metrics import VAL_ACCURACY
@@ -236,7 +236,7 @@ class Catalogue:
         return Catalogue(tuple(metrics))
 
     def _index(self, name: str) -> int:
-        """The place of a metric, or of the family that says most of its name; behind all others where there is none."""
+        """Find the place of a metric, or of the family that says most of its name; without one, behind all others."""
         if name in self._places:
             return self._places[name]
         families = (self._places[family.name] for family in self._families if family.part_of(name) is not None)
@@ -252,7 +252,7 @@ class Catalogue:
         return sorted(families, key=lambda family: -len(family.name))
 
     def has(self, name: str) -> bool:
-        """Whether a logged name is one of these metrics, or of one of these families."""
+        """Return whether a logged name is one of these metrics, or of one of these families."""
         return self._index(name) < len(self.metrics)
 
     def find(self, name: str) -> Metric:
@@ -280,11 +280,11 @@ class Catalogue:
         return [self.find(name) for name in sorted(names, key=self._index)]
 
     def in_section(self, section: Section) -> list[Metric]:
-        """The metrics that a section of the report's page draws."""
+        """Return the metrics that a section of the report's page draws."""
         return [metric for metric in self.metrics if metric.section == section]
 
     def in_place(self, place: Place) -> list[Metric]:
-        """The metrics that something shows."""
+        """Return the metrics that something shows."""
         return [metric for metric in self.metrics if place in metric.places]
 
 
@@ -292,13 +292,13 @@ class Catalogue:
 
 
 def dumps(metrics: Sequence[Metric]) -> str:
-    """Metrics as the text of a ``metrics.json``."""
+    """Return the metrics as the text of a ``metrics.json``."""
     plain = [asdict(metric) | {"kind": metric.kind.name} for metric in metrics]
     return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
 def loads(text: str) -> tuple[Metric, ...]:
-    """The metrics in a ``metrics.json``, which may be a stranger's.
+    """Return the metrics in a ``metrics.json``, which may be a stranger's.
 
     Args:
         text: The text of the file.
@@ -337,7 +337,7 @@ def _from_plain(plain: object) -> Metric:
 
 
 def _readable(texts: Mapping[str, object]) -> dict[str, str]:
-    """Texts that cannot move the cursor of who reads them."""
+    """Return the texts that cannot move the cursor of who reads them."""
     return {key: printable(_text(text)) for key, text in texts.items()}
 
 

@@ -1,4 +1,4 @@
-"""From a section of the configuration to the object that it describes.
+"""The way from a section of the configuration to the object that it describes.
 
 A section's keys are the constructor's arguments: an unknown key, and with it every setting that nothing reads, is an
 error. Only this package's components, those of ``torch.optim`` and packages that the user names in ``plugins`` are
@@ -29,7 +29,7 @@ TRUSTED = (
 
 
 def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Callable[..., Any]:
-    """The class or function that a dotted path names.
+    """Return the class or function that a dotted path names.
 
     Args:
         key: The setting that holds the path, for the error.
@@ -69,7 +69,7 @@ def _is_within(module: str, packages: Iterable[str]) -> bool:
 
 
 def option_names(target: Callable[..., Any]) -> set[str]:
-    """The names of the arguments that a class or function takes, those it passes on to its base class included.
+    """Return the names of the arguments that a class or function takes, those it passes on to its base class included.
 
     Args:
         target: a class, a function or a ``functools.partial``.
@@ -153,7 +153,7 @@ def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
 
 
 def _named_in(section: str, keys: Iterable[str], message: str) -> str:
-    """The message with the section before each key: `key=value`, `key: ...`, and `key.part` where a key has parts."""
+    """Put the section before each key of a message: `key=value`, `key: ...`, and `key.part` where a key has parts."""
     values = keys if isinstance(keys, Mapping) else dict.fromkeys(keys)
     follows = [r"=|: |\.\w" if isinstance(value, Mapping) else "=|: " for value in values.values()]
     names = "|".join(f"{re.escape(key)}(?={after})" for key, after in zip(values, follows, strict=True))

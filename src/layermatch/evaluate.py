@@ -82,7 +82,7 @@ def evaluate(
 def _settings(
     stored: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The run's settings on one device, with what the user puts in their place."""
+    """Return the run's settings on one device, with what the user puts in their place."""
     settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
     check_keys("", settings, SECTIONS)
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
@@ -127,7 +127,7 @@ def _evaluate(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Run the command line."""
     run_app(_evaluate, "evaluate")
 
 

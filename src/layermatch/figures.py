@@ -36,7 +36,7 @@ NAME_WIDTH, TITLE_WIDTH = 24, 16
 
 
 def read_metrics(path: Path) -> Curves:
-    """The curves in a ``metrics.csv``.
+    """Return the curves in a ``metrics.csv``.
 
     Args:
         path: The path of the file.
@@ -63,7 +63,7 @@ def draw_curves(metrics_csv: Path, folder: Path, *, catalogue: Catalogue = CATAL
 
 
 def _figures(metrics: Iterable[Metric]) -> dict[str, dict[Panel, list[Metric]]]:
-    """Picture -> its panels -> the metrics in each."""
+    """Arrange metrics: picture -> its panels -> the metrics in each."""
     figures: dict[str, dict[Panel, list[Metric]]] = {}
     for metric in metrics:
         if metric.panel is not None:
@@ -234,7 +234,7 @@ def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
 
 
 def _heading(names: list[str], label: int, given: int) -> str:
-    """The class of an image of the pool, and whether the image is a labelled one, whose class counts as unknown."""
+    """Name the class of an image of the pool, and say whether it is a labelled one, whose class counts as unknown."""
     if given >= 0:
         return f"{names[given]}\n(labelled)"
     return names[label] if label >= 0 else "?"

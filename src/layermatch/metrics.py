@@ -416,7 +416,7 @@ _MACRO_ACCURACIES = {
 
 
 def accuracies(split: str) -> dict[str, Metric]:
-    """Weights, ``live`` or ``ema``, and their accuracy.
+    """Return the weights, ``live`` or ``ema``, and their accuracy.
 
     Args:
         split: The images: ``val`` or ``test``.
@@ -425,7 +425,7 @@ def accuracies(split: str) -> dict[str, Metric]:
 
 
 def macro_accuracies(split: str) -> dict[str, Metric]:
-    """Weights, ``live`` or ``ema``, and the mean over the classes of their accuracies.
+    """Return the weights, ``live`` or ``ema``, and the mean over the classes of their accuracies.
 
     Args:
         split: The images: ``val`` or ``test``.
@@ -434,7 +434,7 @@ def macro_accuracies(split: str) -> dict[str, Metric]:
 
 
 def of_all_images(metric: Metric) -> Metric | None:
-    """The accuracy over all images that a mean over the classes stands beside; None for another metric.
+    """Return the accuracy over all images that a mean over the classes stands beside; None for another metric.
 
     Example:
         >>> of_all_images(TEST_MACRO_EMA).name, of_all_images(TEST_ACCURACY)
@@ -452,7 +452,7 @@ def of_all_images(metric: Metric) -> Metric | None:
 
 
 def own_metrics(algorithm: Any) -> tuple[Metric, ...]:
-    """The metrics that an algorithm adds, and its policy and rule: ``metrics`` of every module in it.
+    """Return the metrics that an algorithm adds, and its policy and rule: ``metrics`` of every module in it.
 
     Args:
         algorithm: A module with others in it.
@@ -507,7 +507,7 @@ accuracy part, and when the labelled set is repeated many times a second.
 
 
 def page(catalogue: Catalogue) -> str:
-    """The catalogue as Markdown."""
+    """Return the catalogue as Markdown."""
     head = "| logged | what it is | kind | in a log line | kept of a run | shown in |"
     rows = [head, "| --- " * 6 + "|", *map(_page_row, catalogue.metrics)]
     return "\n".join([_HEAD, *rows, _FOOT])

@@ -17,7 +17,7 @@ MOST_SIZES = 10
 
 
 def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
-    """The rows of the run plan.
+    """Return the rows of the run plan.
 
     Args:
         settings: The composed configuration.
@@ -57,7 +57,7 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
 
 
 def _long_tail(parts: RunParts) -> dict[str, str]:
-    """The sizes of the classes, where they were cut to a long tail."""
+    """Return the sizes of the classes, where they were cut to a long tail."""
     data = parts.data
     if data.labelling.imbalance is None and not data.split.unlabelled:
         return {}

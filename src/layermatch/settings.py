@@ -60,7 +60,7 @@ class Component:
         return {key: value for key, value in self.options.items() if key != "_target_"}
 
     def find(self) -> Any:
-        """The class or function that ``_target_`` names.
+        """Return the class or function that ``_target_`` names.
 
         Raises:
             UserError: It names nothing, or something that is not trusted.
@@ -283,7 +283,7 @@ def check_sections(raw: Mapping[str, Any]) -> None:
 
 
 def parse_plugins(given: object) -> tuple[str, ...]:
-    """The packages of the user that are trusted.
+    """Return the packages of the user that are trusted.
 
     Args:
         given: The setting ``plugins``.

@@ -120,7 +120,7 @@ def make_trainer(
     callbacks: list[Callback],
     loggers: list[Logger],
 ) -> Trainer:
-    """A step-driven Trainer without epochs, samplers or progress bars of its own.
+    """Return a step-driven Trainer without epochs, samplers or progress bars of its own.
 
     Args:
         accelerator: The accelerator; see :func:`choose_device`.

@@ -93,7 +93,7 @@ class WeakView:
             raise UserError(f"draws of shape {tuple(draws.shape)}, {draws.dtype}, are not legal: give floats {shape}")
 
     def _make(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The view of images and draws that have been looked at."""
+        """Return the view of images and draws that have been looked at."""
         height, width = images.shape[2:]
         pad = (round(self.pad * height), round(self.pad * width))
         return geometry.crop_and_flip(
@@ -169,7 +169,7 @@ class StrongView(WeakView):
         self.operations = tuple(operations)
 
     def with_ops(self, num_ops: int) -> StrongView:
-        """The same view with another number of operations, as the medium view of SequenceMatch is with 1.
+        """Return the same view with another number of operations, as the medium view of SequenceMatch is with 1.
 
         Args:
             num_ops: Operations per image, at least 0.
@@ -190,7 +190,7 @@ class StrongView(WeakView):
         return (*super().columns, *slots, "cutout_size", "cutout_x", "cutout_y")
 
     def _make(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The weak view, then operations and a grey box."""
+        """Return the weak view, then operations and a grey box."""
         # One copy to the host, which must know the group sizes anyway; positions then agree on all devices.
         draws = draws.cpu()
         choice, uniform = draws[:, 3:-3:2], draws[:, 4:-3:2]

@@ -88,7 +88,7 @@ def _title(data: DataSettings) -> str:
 
 
 def _output(given: object) -> Path:
-    """The page, of a name that ends with .html; a file that is there must be one of ours."""
+    """Return the page, of a name that ends with .html; a file that is there must be one of ours."""
     page = expand("output", given, "the page, such as check.html")
     if page.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"output={page} is no HTML page: give a name that ends with .html")
@@ -147,7 +147,7 @@ def _check(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point: status 0 where all is well, 1 where problems were found, 2 at a mistake."""
+    """Run the command: status 0 where all is well, 1 where problems were found, 2 at a mistake."""
     run_app(_check, "check")
 
 

@@ -114,16 +114,16 @@ class Inspection:
         return [one for one in self.findings if one.is_problem]
 
     def name(self, where: Where) -> str:
-        """The name of an image."""
+        """Return the name of an image."""
         return self.content.names[where.part][where.row]
 
     def label(self, where: Where) -> str:
-        """The class of an image; empty where it is unknown."""
+        """Return the class of an image; empty where it is unknown."""
         label = int(self.content.parts[where.part].labels[where.row])
         return "" if label == UNKNOWN else self.content.classes[label]
 
     def plain(self) -> dict[str, Any]:
-        """All of it as plain containers, for JSON."""
+        """Return all of it as plain containers, for JSON."""
         names = [*self.content.classes, ""]
         return {
             "problems": len(self.problems),
@@ -206,12 +206,12 @@ def _counts(labels: NDArray[np.int64], num_classes: int) -> tuple[int, ...]:
 
 
 def _everywhere(looks: Mapping[str, Looks]) -> list[Where]:
-    """All images that can be read, in one order: what is learnt from first."""
+    """Return all images that can be read, in one order: what is learnt from first."""
     return [Where(part, row) for part, seen in looks.items() for row in np.flatnonzero(seen.is_whole).tolist()]
 
 
 def _equal_pairs(looks: Mapping[str, Looks]) -> list[Pair]:
-    """Images whose decoded pixels are equal, each with the first such one, and with the first of another part."""
+    """Find images whose decoded pixels are equal, each with the first such one, and with the first of another part."""
     groups: dict[bytes, list[Where]] = defaultdict(list)
     for where in _everywhere(looks):
         groups[looks[where.part].digests[where.row]].append(where)
@@ -228,7 +228,7 @@ def _equal_pairs(looks: Mapping[str, Looks]) -> list[Pair]:
 
 
 def _near_pairs(looks: Mapping[str, Looks], distance: int) -> tuple[list[Pair], int]:
-    """Pairs of different pixels that show the same, and the number of pictures that are too plain to say so."""
+    """Find pairs of different pixels that show the same, and count the pictures that are too plain to say so."""
     seen: dict[bytes, Where] = {}
     for where in _everywhere(looks):  # of equal ones, one of each part
         seen.setdefault(looks[where.part].digests[where.row] + where.part.encode(), where)
@@ -365,7 +365,7 @@ def _notes(content: Content, plain: int) -> Iterable[Finding]:
 
 
 def _advice(content: Content, counts: Mapping[str, Sequence[int]]) -> Iterable[str]:
-    """How many labels to begin with, and how well an accuracy will be known."""
+    """Return how many labels to begin with, and how well an accuracy will be known."""
     num_classes = len(content.classes)
     labelled = counts["labelled"][:num_classes]
     smallest, total = min(labelled), sum(labelled)
@@ -395,7 +395,7 @@ def _advice(content: Content, counts: Mapping[str, Sequence[int]]) -> Iterable[s
 
 
 def _budget(smallest: int, num_classes: int) -> str:
-    """The budget to begin with, of the usual ones that the rarest class allows."""
+    """Return the budget to begin with, of the usual ones that the rarest class allows."""
     usual = [each for each in (400, 25, 4) if each <= smallest]
     if not usual:
         return f"here all {smallest} a class are few, so expect results to differ much between seeds."
@@ -406,5 +406,5 @@ def _budget(smallest: int, num_classes: int) -> str:
 
 
 def _precision(count: int) -> str:
-    """Half the width of a 95 % interval of a share near 90 %, in percentage points."""
+    """Compute half the width of a 95 % interval of a share near 90 %, in percentage points."""
     return f"\N{PLUS-MINUS SIGN}{196 * math.sqrt(0.9 * 0.1 / count):.1f} points (95 %, where it is near 90 %)"

@@ -66,7 +66,7 @@ class Looks:
 
 
 def hash_function() -> Callable[[Image.Image], Any]:
-    """The perceptual hash: 64 signs of the lowest frequencies of a picture's brightness (pHash).
+    """Return the perceptual hash: 64 signs of the lowest frequencies of a picture's brightness (pHash).
 
     Raises:
         UserError: The package for it is not installed.

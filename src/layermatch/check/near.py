@@ -14,7 +14,7 @@ BITS = 64
 
 
 def near_pairs(hashes: NDArray[np.uint64], *, distance: int) -> NDArray[np.int64]:
-    """The pairs of hashes that differ in so many bits at most.
+    """Return the pairs of hashes that differ in so many bits at most.
 
     Of two such hashes, cut into ``distance + 1`` bands of bits, one band at least is the same in both (there are more
     bands than bits that differ). So hashes are sorted by each band, and compared within a run of equal ones alone: for
@@ -38,7 +38,7 @@ def near_pairs(hashes: NDArray[np.uint64], *, distance: int) -> NDArray[np.int64
 
 
 def _bands(count: int) -> list[tuple[int, int]]:
-    """The first and the last bit but one of each band."""
+    """Return the first and the last bit but one of each band."""
     edges = [BITS * number // count for number in range(count + 1)]
     return list(pairwise(edges))
 

@@ -26,7 +26,7 @@ _BARS = 24
 
 
 def render(found: Inspection, *, title: str, pictures: int) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         found: What was found.
@@ -79,7 +79,7 @@ def _image(found: Inspection, where: Where) -> dict[str, str]:
 
 
 def _class_sheet(found: Inspection, number: int, pictures: int) -> dict[str, Any]:
-    """Pictures of a class, those of the labelled part if it has some."""
+    """Draw pictures of a class, those of the labelled part if it has some."""
     for part, images in found.content.parts.items():
         whole = found.looks[part].is_whole
         rows = np.flatnonzero((images.labels == number) & whole)
@@ -106,7 +106,7 @@ def _charts(found: Inspection) -> list[dict[str, Any]]:
 
 
 def _bars(values: NDArray[np.float64], *, digits: int) -> Sequence[dict[str, Any]]:
-    """How many values lie in each of some ranges of equal ratio."""
+    """Return how many values lie in each of some ranges of equal ratio."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         return [{"range": f"{low:.{digits}f}", "count": len(values), "share": 1.0}]

@@ -23,7 +23,7 @@ _QUALITY = 80
 
 
 def thumbnail(images: Images, row: int) -> Image.Image:
-    """The square in the middle of a picture, which is what a network sees of it; grey where it cannot be read.
+    """Return the square in the middle of a picture, which is what a network sees of it; grey where it cannot be read.
 
     Args:
         images: The pictures.
@@ -41,7 +41,7 @@ def thumbnail(images: Images, row: int) -> Image.Image:
 
 
 def sheet(images: Images, rows: NDArray[np.int64]) -> Image.Image:
-    """Pictures side by side.
+    """Put pictures side by side.
 
     Args:
         images: The pictures.
@@ -54,7 +54,7 @@ def sheet(images: Images, rows: NDArray[np.int64]) -> Image.Image:
 
 
 def as_address(picture: Image.Image) -> str:
-    """A picture as an address that holds it, so that the page needs no other file.
+    """Return a picture as an address that holds it, so that the page needs no other file.
 
     Args:
         picture: A picture in RGB.
@@ -69,7 +69,7 @@ def as_address(picture: Image.Image) -> str:
 
 
 def spread(rows: Sequence[int] | NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many of the rows at most, evenly spaced.
+    """Choose so many of the rows at most, evenly spaced.
 
     Args:
         rows: Positions.

@@ -71,7 +71,7 @@ def _of_source_data(data: SourceData) -> Content:
 
 
 def _beside(source: Manifest, content: Content) -> dict[str, str]:
-    """The image files below the root that the table does not name, or names and does not use."""
+    """Return the image files below the root that the table does not name, or names and does not use."""
     root = Path(source.root if source.root is not None else expand("manifest", source.manifest, "a file").parent)
     used = {name for names in content.names.values() for name in names}
     others = [name for name in find_images(root.expanduser()).images if name not in used]
@@ -82,7 +82,7 @@ def _beside(source: Manifest, content: Content) -> dict[str, str]:
 
 
 def _of_folders(source: Folder, refusal: str) -> Content:
-    """Folders of classes that a run refuses, as far as they can be read.
+    """Read folders of classes that a run refuses, as far as they can be read.
 
     Raises:
         UserError: There are no such folders.
@@ -130,7 +130,7 @@ def _images_in(root: Path, folder: str, unused: list[Unused]) -> list[str]:
 
 
 def _differences(parts: Mapping[str, str], folders: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Which classes each evaluated part has and the labelled one has not, and the other way round."""
+    """Return which classes each evaluated part has and the labelled one has not, and the other way round."""
     first = set(folders["labelled"])
     texts = []
     for name in folders:

@@ -92,7 +92,7 @@ class Dashboard(ABC):
 
 
 def dashboards_of(loggers: Iterable[Logger]) -> list[Dashboard]:
-    """Those of the loggers that are dashboards."""
+    """Return those of the loggers that are dashboards."""
     return [logger for logger in loggers if isinstance(logger, Dashboard)]
 
 

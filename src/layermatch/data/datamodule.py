@@ -297,7 +297,7 @@ class SemiSupervisedData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def training_steps(self, *, read_images: bool = True) -> TrainingSteps:
-        """Random access to this rank's raw batches.
+        """Return the random access to this rank's raw batches.
 
         Args:
             read_images: False gives batches that :class:`~layermatch.data.device_pool.DevicePool` puts the images into.
@@ -316,15 +316,15 @@ class SemiSupervisedData(LightningDataModule):
         )
 
     def _widths(self, wanted: Mapping[str, str]) -> list[int]:
-        """Random numbers per sample of each view."""
+        """Return the random numbers per sample of each view."""
         return [self.kinds[kind].num_draws for kind in wanted.values()]
 
     def batch_of_step(self, step: int) -> Batch:
-        """The batch that this rank trains on at a step, on the CPU."""
+        """Return the batch that this rank trains on at a step, on the CPU."""
         return self.make_views(self.training_steps()[step])
 
     def train_dataloader(self) -> DataLoader[RawBatch]:
-        """Endless batches, from the step that the trainer stands at."""
+        """Load endless batches, from the step that the trainer stands at."""
         first = 0
         if self.trainer is not None:
             # A checkpoint is written between optimizer steps, each of which takes one batch or more.
@@ -334,17 +334,17 @@ class SemiSupervisedData(LightningDataModule):
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
     def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
-        """The unlabelled pool once, not augmented, each image on one rank; for a pass in the middle of training."""
+        """Load the unlabelled pool once, not augmented, each image on one rank; for a pass in the midst of training."""
         rank, world_size = self._rank_and_world
         steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
 
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
-        """The validation set; nothing where ``num_val`` is 0."""
+        """Return the validation set; nothing where ``num_val`` is 0."""
         return [] if self.validation is None else self._eval_loader(self.validation)
 
     def test_dataloader(self) -> DataLoader[RawEvalBatch]:
-        """The test set."""
+        """Return the test set."""
         if self.test is None:
             raise UserError("this data set has no test images: nothing to test on")
         return self._eval_loader(self.test)
@@ -370,7 +370,7 @@ class SemiSupervisedData(LightningDataModule):
         )
 
     def _readers(self, content: SourceData, *, decodes: bool) -> int:
-        """Number of reading processes of each loader."""
+        """Return the number of reading processes of each loader."""
         if self.num_workers is not None:
             return self.num_workers
         if not (decodes and reads_files(content)):
@@ -393,7 +393,7 @@ class SemiSupervisedData(LightningDataModule):
         return batch
 
     def _pool_on(self, device: torch.device) -> DevicePool:
-        """The training images on a device; copied there at the first batch."""
+        """Return the training images on a device; copied there at the first batch."""
         if self._device_pool is None or self._device_pool.device != device:
             labelled, pool = np.asarray(self.split.labelled), self.split.in_pool
             # Labelled images are in the pool too; alone they are all that an algorithm without it needs.
@@ -404,7 +404,7 @@ class SemiSupervisedData(LightningDataModule):
         return self._device_pool
 
     def make_views(self, raw: RawBatch) -> Batch:
-        """The views of labelled and of unlabelled images, as :attr:`views` has them."""
+        """Return the views of labelled and of unlabelled images, as :attr:`views` has them."""
         labelled, unlabelled = raw
         samples = Samples(self._views(labelled, self.views.labelled), labelled.label, labelled.indices)
         if unlabelled is None:
@@ -416,7 +416,7 @@ class SemiSupervisedData(LightningDataModule):
         return {name: self.normalise(view) for name, view in self.raw_views(images, wanted).items()}
 
     def raw_views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-        """Views before they are normalised.
+        """Return the views before they are normalised.
 
         Args:
             images: The raw images, and the random numbers of their views.
@@ -432,7 +432,7 @@ class SemiSupervisedData(LightningDataModule):
         return {name: self.kinds[kind](images.images, draws) for (name, kind), draws in pairs}
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(x / 255 - mean) / std``.
+        """Compute ``(x / 255 - mean) / std``.
 
         Args:
             images: ``(N, C, H, W)`` uint8.
@@ -448,7 +448,7 @@ class SemiSupervisedData(LightningDataModule):
 
 
 def _prepared_as(source: Source, split: Split | None) -> Source:
-    """The source, with the size that the images of a split had where the source would choose one."""
+    """Return the source, with the size that the images of a split had where the source would choose one."""
     size = None if split is None else split.measured.get("image_size")
     chooser: Any = source
     if size is None or not is_dataclass(chooser) or getattr(chooser, "image_size", size) is not None:
@@ -458,7 +458,7 @@ def _prepared_as(source: Source, split: Split | None) -> Source:
 
 
 def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
+    """Return the mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
 
     Args:
         images: The images; of more than ``limit`` as many, spread evenly, are read.
@@ -486,7 +486,7 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
-    """The unlabelled pool: the training images that the split leaves to it, and the source's further images."""
+    """Return the unlabelled pool: the training images that the split leaves to it, and the source's further images."""
     labels = content.labelled.labels.copy()
     # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
     labels[np.asarray(split.labelled, np.int64)] = UNKNOWN

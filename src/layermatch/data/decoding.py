@@ -1,4 +1,4 @@
-"""From an image file to pixels as a person sees them, at the size that a network wants."""
+"""The way from an image file to pixels as a person sees them, at the size that a network wants."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def open_picture(path: str, *, size: int = 256) -> Image.Image:
 
 
 def size_of_picture(path: str) -> tuple[int, int]:
-    """The width and the height of a picture in pixels, as its file stores it; nothing is decoded.
+    """Return the width and the height of a picture in pixels, as its file stores it; nothing is decoded.
 
     Args:
         path: The path of a file.
@@ -189,7 +189,7 @@ def _check_file(path: str) -> None:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is an image of a format that is read, by its content: whole, or damaged further on.
+    """Return whether a file is an image of a format that is read, by its content: whole, or damaged further on.
 
     Args:
         path: The path of any file.
@@ -230,7 +230,7 @@ def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
 
 
 def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
-    """What a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
+    """Return what a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
     with _open(source) as file:
         image = give_deep_transparency(file, lambda: _open(source))
         shown = _reduced(image, file.format, size=size, mode=mode)
@@ -260,7 +260,7 @@ def _register_heif() -> None:
 
 
 def _formats() -> tuple[str, ...]:
-    """The formats that this Pillow has."""
+    """Return the formats that this Pillow has."""
     _register_heif()
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()
@@ -268,7 +268,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open_large_jpeg(source: str | BytesIO, error: Image.DecompressionBombError) -> JpegImageFile:
-    """A JPEG file above Pillow's limit: an eighth of a side can be decoded without the rest being in memory."""
+    """Return a JPEG file above Pillow's limit: an eighth of a side can be decoded without the rest being in memory."""
     try:
         image = JpegImageFile(source)
     except SyntaxError:
@@ -290,7 +290,7 @@ def _put_upright(image: Image.Image, file: ImageFile) -> None:
 
 
 def _reduced(image: Image.Image, file_format: str | None, *, size: int, mode: str) -> Image.Image:
-    """An image as it is seen; a large one at a whole part of its size."""
+    """Return an image as it is seen; a large one at a whole part of its size."""
     width, height = image.size
     if width * height <= _LARGE:
         return _seen(image, file_format, mode)
@@ -344,7 +344,7 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def _is_heif(path: str) -> bool:
-    """Whether a file says that it is of the family of HEIC (ISO 23008-12), by the brand in its first box."""
+    """Return whether a file says that it is of the family of HEIC (ISO 23008-12), by the brand in its first box."""
     try:
         with Path(path).open("rb") as file:
             begin = file.read(12)

@@ -84,7 +84,7 @@ def check_device_fits(count: int, shape: tuple[int, int, int], device: torch.dev
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be used on a device; of the CPU what the system can make free without swapping.
+    """Return the bytes that can still be used on a device; of the CPU what the system can make free without swapping.
 
     Args:
         device: a CPU, CUDA or MPS device.

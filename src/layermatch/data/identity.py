@@ -123,12 +123,12 @@ def _other_images(split: Split, names: Iterable[str], what: str) -> UserError:
 
 
 def _parts(split: Split) -> str:
-    """What the images are that a split names."""
+    """Return what the images are that a split names."""
     return "labelled, validation and unlabelled images" if split.unlabelled else "labelled and validation images"
 
 
 def _trust_positions(split: Split, *, are_files: bool) -> str:
-    """What to say of a split that holds positions alone, as earlier versions wrote them."""
+    """Return what to say of a split that holds positions alone, as earlier versions wrote them."""
     if are_files:
         raise UserError(
             f"{split.title} does not say which files it is of, as an earlier version wrote it, and files may have been "
@@ -142,7 +142,7 @@ def _kind(names: Sequence[str]) -> str:
 
 
 def _training_files(content: SourceData) -> str:
-    """The number of all training files and a digest of their names; empty where images are not files."""
+    """Return the number of all training files and a digest of their names; empty where images are not files."""
     names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
     joined = chr(0).join(sorted(map(composed, names))).encode("utf-8", "surrogatepass")
     return f"{len(names)}:{_digest(joined)}" if names else ""
@@ -153,7 +153,7 @@ def _count(training_files: str) -> str:
 
 
 def _contents(content: SourceData, positions: Sequence[int]) -> tuple[str, ...]:
-    """A digest for each image, empty for those that are not looked into.
+    """Return a digest for each image, empty for those that are not looked into.
 
     Where names do not say it, the class of the image is digested as well: a table may have been corrected meanwhile.
     """

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 
 def long_tail(*, head: int, gamma: float, num_classes: int) -> NDArray[np.int64]:
-    r"""Class sizes of an exponential profile, rounded down.
+    r"""Compute class sizes of an exponential profile, rounded down.
 
     .. math:: n_k = \left\lfloor n_1 \, \gamma^{-(k - 1) / (K - 1)} \right\rfloor, \qquad k = 1, \dots, K
 
@@ -93,7 +93,7 @@ class Imbalance:
 
     @staticmethod
     def of(given: Imbalance | Mapping[str, Any] | None) -> Imbalance | None:
-        """What a configuration says.
+        """Return what a configuration says.
 
         Args:
             given: The arguments by name, or the object itself.
@@ -112,7 +112,7 @@ class Imbalance:
         return None if given in {None, Imbalance()} else given
 
     def labels_per_class(self, available: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many images of each class are labelled.
+        """Return how many images of each class are labelled.
 
         Args:
             available: ``(K,)`` int64, the images of each class in the pool.
@@ -135,7 +135,7 @@ class Imbalance:
         return sizes
 
     def pool_per_class(self, available: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many images of each class are in the unlabelled pool beside the labelled ones.
+        """Return how many images of each class are in the unlabelled pool beside the labelled ones.
 
         Args:
             available: ``(K,)`` int64, the images of each class that are neither labelled nor held out.

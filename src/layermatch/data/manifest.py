@@ -137,7 +137,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def class_names(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The classes of a manifest: the labels of training images, sorted.
+    """Return the classes of a manifest: the labels of training images, sorted.
 
     Args:
         rows: The rows of a manifest.
@@ -150,7 +150,7 @@ def class_names(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file's name says that it is Parquet.
+    """Return whether a file's name says that it is Parquet.
 
     Args:
         path: The path of a file, which need not be there.
@@ -182,7 +182,7 @@ def _content(file: Path) -> bytes:
 
 
 def _cells(file: Path, content: bytes) -> Iterator[tuple[int, dict[str, str]]]:
-    """The cells of each row of a CSV file by the names of their columns, and the line that it begins in."""
+    """Yield the cells of each row of a CSV file by the names of their columns, and the line that it begins in."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -239,7 +239,7 @@ def _row(file: Path, where: str, cells: Mapping[str, str]) -> Row:
 
 
 def _relative(path: str, refuse: Any) -> str:
-    """A path relative to the root, in one way of writing it."""
+    """Return a path relative to the root, in one way of writing it."""
     if "\0" in path:
         refuse("its path holds a NUL, which no file's name does")
     plain = posixpath.normpath(path)

@@ -24,7 +24,7 @@ MIN_SEEN = 2
 
 
 def leave_classes_out(content: SourceData, open_set: int | Sequence[int | str]) -> SourceData:
-    """The data set as it is where some classes are unseen: labels are drawn from the others alone.
+    """Return the data set as it is where some classes are unseen: labels are drawn from the others alone.
 
     The labelled pool and the test set hold images of seen classes, whose numbers go from 0 in their order. The images
     of unseen classes in the training pool become further unlabelled ones, and their class counts as unknown (-1), so
@@ -73,7 +73,7 @@ def leave_classes_out(content: SourceData, open_set: int | Sequence[int | str]) 
 
 
 def unseen_classes(classes: Sequence[str], open_set: int | Sequence[int | str]) -> tuple[int, ...]:
-    """The positions of the unseen classes, in order.
+    """Return the positions of the unseen classes, in order.
 
     Args:
         classes: The names of all classes.
@@ -116,7 +116,7 @@ def _part(images: ImageSet, rows: NDArray[np.int64], labels: NDArray[np.int64]) 
 
 
 def _seen(part: ImageSet | None, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ImageSet | None]:
-    """The rows of an evaluated part that are of seen classes, and what is left of it."""
+    """Return the rows of an evaluated part that are of seen classes, and what is left of it."""
     if part is None:
         return np.empty(0, np.int64), None
     rows = np.flatnonzero(numbers[part.labels] != UNKNOWN)
@@ -124,7 +124,7 @@ def _seen(part: ImageSet | None, numbers: NDArray[np.int64]) -> tuple[NDArray[np
 
 
 def _joined(content: SourceData, left: NDArray[np.int64], numbers: NDArray[np.int64]) -> ImageSet:
-    """The images of unseen classes in the training pool, then those that had no label before."""
+    """Return the images of unseen classes in the training pool, then those that had no label before."""
     images, labels = take(content.labelled.images, left), unknown_labels(len(left))
     more = content.unlabelled
     if more is None:
@@ -139,7 +139,7 @@ def _ids(
     left: NDArray[np.int64],
     evaluated: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, tuple[str, ...]]:
-    """The names of the images, part by part, where all of a part have some."""
+    """Return the names of the images, part by part, where all of a part have some."""
     ids = content.image_ids
     found = {}
     if "labelled" in ids:

@@ -55,7 +55,7 @@ class BadFiles:
         self._reasons.update(found)
 
     def has_any_of(self, paths: Iterable[str]) -> bool:
-        """Whether one of these files is bad."""
+        """Return whether one of these files is bad."""
         return any(path in self._reasons for path in paths)
 
     def refuse(self, paths: Sequence[str], *, write_list: Callable[[Iterable[str]], Path | None] | None = None) -> None:
@@ -81,7 +81,7 @@ class BadFiles:
 
 
 def folder_of(paths: Sequence[str]) -> str:
-    """The deepest folder that all files are below, an absolute path.
+    """Return the deepest folder that all files are below, an absolute path.
 
     Args:
         paths: The files, at least one.
@@ -95,7 +95,7 @@ def folder_of(paths: Sequence[str]) -> str:
 
 
 def read_all(images: Images, *, what: str, num_workers: int | None, bad: BadFiles) -> Iterator[NDArray[np.uint8]]:
-    """All images of a set in order, about a megabyte at a time.
+    """Yield all images of a set in order, about a megabyte at a time.
 
     Args:
         images: The set.
@@ -168,7 +168,7 @@ class _Chunks(Dataset[Any]):
 
 @contextmanager
 def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line now and then, so that short work has none.
+    """Give a bar on a terminal; elsewhere a line now and then, so that short work has none.
 
     Args:
         text: What is being done.

@@ -77,7 +77,7 @@ class Split:
         return bool(self.names or self.contents)
 
     def plain(self) -> dict[str, Any]:
-        """The split as plain containers, for JSON and checkpoints."""
+        """Return the split as plain containers, for JSON and checkpoints."""
         values = {name: value for name, value in asdict(self).items() if name != "origin"}
         if not self.measured:
             del values["measured"]
@@ -85,7 +85,7 @@ class Split:
 
     @staticmethod
     def of_plain(fields: Mapping[str, Any], *, origin: str) -> Split:
-        """A split from what :meth:`plain` gave.
+        """Return a split from what :meth:`plain` gave.
 
         Args:
             fields: The values by name; they may lack names and contents, as those of earlier versions do.
@@ -153,7 +153,7 @@ class Split:
 
 
 def check_measured(given: object) -> dict[str, Any]:
-    """What a split says of how images are prepared.
+    """Return what a split says of how images are prepared.
 
     Args:
         given: The field ``measured`` of a file.
@@ -299,7 +299,7 @@ def draw_beside_fold(
 
 
 def _shuffled_classes(labels: NDArray[np.int64], num_classes: int, seed: int) -> list[NDArray[np.int64]]:
-    """The positions of each class, in random order."""
+    """Return the positions of each class, in random order."""
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
     return [generator.permutation(np.flatnonzero(labels == k)) for k in range(num_classes)]
 
@@ -330,7 +330,7 @@ def _labels_per_class(
 
 
 def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """``total`` parted in proportion to ``counts``, in whole numbers (largest remainder)."""
+    """Part ``total`` in proportion to ``counts``, in whole numbers (largest remainder)."""
     exact = counts * (total / max(int(counts.sum()), 1))
     shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     for k in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:

@@ -1,4 +1,4 @@
-"""Where images are kept during a run: on the training device, in memory, in a file on disk, or decoded each time.
+"""The places where images are kept during a run: on the training device, in memory, on disk, or decoded each time.
 
 Every storage gives the same batches, bit for bit; only speed and memory differ.
 """
@@ -84,7 +84,7 @@ class Storage:
             raise UserError(f"cache_dir={given!r} is not legal: give an absolute path, or null for the default")
 
     def keep(self, content: SourceData) -> SourceData:
-        """The same data set, with its images where they are to be kept.
+        """Return the same data set, with its images where they are to be kept.
 
         Args:
             content: The data set as the source gave it.
@@ -185,7 +185,7 @@ class Storage:
     # -------------------------------------------------------------------------------------------------------- check
 
     def _checked(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
-        """The same image files, of which every one was decoded once since it changed."""
+        """Return the same image files, of which every one was decoded once since it changed."""
         paths = list(dict.fromkeys(path for images in files for path in images.paths))
         folder, states = folder_of(paths), file_states(paths)
         unknown = np.flatnonzero(~np.isin(states, self._cache.checked(folder)))
@@ -212,7 +212,7 @@ class Storage:
 
 
 def reads_files(content: SourceData) -> bool:
-    """Whether reading decodes image files.
+    """Return whether reading decodes image files.
 
     Args:
         content: a data set.
@@ -226,7 +226,7 @@ def reads_files(content: SourceData) -> bool:
 
 
 def _leaves(parts: Mapping[str, ImageSet]) -> list[Images]:
-    """The sets that the parts are made of, each once."""
+    """Return the sets that the parts are made of, each once."""
     found: dict[int, Images] = {}
 
     def note(images: Images) -> Images:

@@ -9,7 +9,7 @@ __all__ = ["cross_entropy_of_probabilities", "falling_threshold", "loss_of_label
 
 
 def falling_threshold(first: Tensor, num_drops: Tensor, *, scale: float, gamma: float, lowest: float) -> Tensor:
-    r"""The largest loss with which a pseudo-label counts.
+    r"""Return the largest loss with which a pseudo-label counts.
 
     .. math:: \rho_k = \max\left(C \, \gamma^{-k} \hat\rho, \; \rho_{\min}\right)
 
@@ -35,7 +35,7 @@ def falling_threshold(first: Tensor, num_drops: Tensor, *, scale: float, gamma: 
 
 
 def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
-    r"""The cross-entropy of each row of probabilities, :math:`-\sum_k q_k \log p_k` with :math:`0 \log 0 = 0`.
+    r"""Return the cross-entropy of each row of probabilities, :math:`-\sum_k q_k \log p_k` with :math:`0 \log 0 = 0`.
 
     Args:
         probs: p, ``(N, K)`` float probabilities.
@@ -53,7 +53,7 @@ def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
 
 
 def loss_of_labels(probs: Tensor, label: Tensor) -> Tensor:
-    r"""The cross-entropy of each labelled image, :math:`-\log p_y`.
+    r"""Return the cross-entropy of each labelled image, :math:`-\log p_y`.
 
     Args:
         probs: p, ``(B, K)`` float probabilities; below the smallest positive float32 they count as that.

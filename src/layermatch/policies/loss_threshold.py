@@ -107,11 +107,11 @@ class LossThreshold(Policy):
         return torch.where(since < 0, -torch.inf, falling)
 
     def thresholds(self) -> Tensor:
-        """The confidence whose loss is the threshold, 1 in the warm-up; with ``soft``, as if targets were hard."""
+        """Return the confidence whose loss is the threshold, 1 in the warm-up; ``soft`` targets count as hard ones."""
         return (-self.threshold).exp().clamp(max=1).expand(self.num_classes)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         if predictions.probs_labelled is None or predictions.label is None:
             raise UserError("this policy compares with the labelled images, and the batch has none")
         self.warm_up.see(loss_of_labels(predictions.probs_labelled, predictions.label))

@@ -197,7 +197,7 @@ class _Scale:
 
 
 def _spans_decades(curves: Sequence[MeanCurve]) -> bool:
-    """Whether a linear scale would flatten most of the curves: all above 0, and far apart."""
+    """Return whether a linear scale would flatten most of the curves: all above 0, and far apart."""
     values = np.concatenate([curve.mean for curve in curves])
     return bool(np.nanmin(values) > 0 and np.nanmax(values) > LOG_RATIO * np.nanmin(values))
 
@@ -234,7 +234,7 @@ def _nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
-    """Powers of ten, thinned out to about so many."""
+    """Return the powers of ten, thinned out to about so many."""
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     return [10.0**power for power in powers[:: max(1, -(-len(powers) // (count + 1)))]]
 
@@ -244,7 +244,7 @@ def _percent_tick(share: float) -> str:
 
 
 def _runs(values: NDArray[np.float64]) -> Iterator[slice]:
-    """Stretches of finite values."""
+    """Find stretches of finite values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], np.isfinite(values), [False])).astype(np.int8)))
     yield from (slice(start, end) for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
@@ -403,7 +403,7 @@ def _class_ticks(names: Sequence[str], start: float, cell: float) -> tuple[Tick,
 
 
 def images(count: float) -> str:
-    """A mean count of images.
+    """Return a mean count of images.
 
     Args:
         count: The count, at least 0.

@@ -120,7 +120,7 @@ class Run:
         return max((curve.steps[-1] for curve in self.curves.values()), default=0)
 
     def figure(self, *path: str) -> float | None:
-        """A number of ``results.json``.
+        """Return a number of ``results.json``.
 
         Args:
             *path: The keys, from the outermost to the number's.
@@ -257,7 +257,7 @@ class _Reader:
 
 
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
-    """A row's mistake; None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
+    """Read a row's mistake; None for a right prediction, an unlabelled image (label below 0), and a broken line."""
     try:
         index, label, prediction = (int(row[key] or "") for key in ("index", "label", "prediction"))
         confidence = float(row["confidence"] or "")

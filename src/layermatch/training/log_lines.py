@@ -39,7 +39,7 @@ class LogLines:
         self._last_centres = before.to(centres.device)
 
     def read_interval(self, centres: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """The means since the last line, with the centres' movement; starts afresh.
+        """Return the means since the last line, with the centres' movement; starts afresh.
 
         Args:
             centres: ``(K, D)``.
@@ -76,7 +76,7 @@ class LogLines:
             logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The means and the centres since the last line; all ranks must ask."""
+        """Return the means and the centres since the last line; all ranks must ask."""
         return {"meter": self.meter.state_dict(), "last_centres": self._last_centres}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class LogLines:
 
 
 def by_class(readings: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, float]:
-    """Readings as single values: one that has a component for each class becomes as many.
+    """Return the readings as single values: one that has a component for each class becomes as many.
 
     Args:
         readings: Scalars or ``(K,)``, by name.

@@ -181,7 +181,7 @@ class SemiSupervisedModule(LightningModule):
         self._quiet.close()
 
     def configure_optimizers(self) -> Optimizer:
-        """One optimizer with the groups {extractor, each head} x {decay, no decay}."""
+        """Return one optimizer with the groups {extractor, each head} x {decay, no decay}."""
         if self.trainer.max_steps < 1:
             raise UserError(f"max_steps={self.trainer.max_steps}: batches have no end, give Trainer(max_steps=NUMBER)")
         optimizer = self.make_optimizer(groups_to_optimize(self.network))
@@ -202,7 +202,7 @@ class SemiSupervisedModule(LightningModule):
     # --------------------------------------------------------------------------------------------------- training step
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: backward, and an optimizer step on every ``accumulate``-th."""
+        """Go backward through one batch, and make an optimizer step on every ``accumulate``-th."""
         is_step = (batch_idx + 1) % self.accumulate == 0
         self._seed_noise(batch_idx)
         step = self.step
@@ -238,7 +238,7 @@ class SemiSupervisedModule(LightningModule):
         )
 
     def place_in_run(self, step: int) -> tuple[int, int]:
-        """Where a run stands for its method and schedule: the steps made so far, of how many.
+        """Return where a run stands for its method and schedule: the steps made so far, of how many.
 
         Args:
             step: The optimizer steps made so far; with ``imwa`` several models have made them.
@@ -250,7 +250,7 @@ class SemiSupervisedModule(LightningModule):
         return {"network": self.network, "average": self.ema, "method": self.method}
 
     def predict_pool(self) -> Tensor:
-        """Logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
+        """Return the logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
 
         Raises:
             UserError: The trainer's data module is not one of this package.
@@ -354,7 +354,7 @@ class SemiSupervisedModule(LightningModule):
         self.lines.write(values, loggers=self.loggers, step=self.global_step)
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, as the data module has them; their numbers where it has none."""
+        """Return the names of the classes, as the data module has them; their numbers where it has none."""
         names = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
         return tuple(names or map(str, range(self.network.num_classes)))
 
@@ -487,7 +487,7 @@ def _check_parts(network: object, method: object) -> None:
 
 
 def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, max_steps: int) -> Problem:
-    """What a method may know of the data and of the run.
+    """Return what a method may know of the data and of the run.
 
     Args:
         data: The data module, set up.

@@ -1,4 +1,4 @@
-"""Where images come from: one class for each data set, all of which hand over :class:`SourceData`."""
+"""The origins of images: one class for each data set, all of which hand over :class:`SourceData`."""
 
 from layermatch.data.sources.base import ImageSet, Source, SourceData
 from layermatch.data.sources.cifar import CIFAR10, CIFAR100

@@ -120,7 +120,7 @@ class SourceData:
         self._check_image_ids()
 
     def parts(self) -> dict[str, ImageSet]:
-        """The parts that there are, by name, ``"labelled"`` first."""
+        """Return the parts that there are, by name, ``"labelled"`` first."""
         named = {
             "labelled": self.labelled,
             "unlabelled": self.unlabelled,
@@ -144,7 +144,7 @@ class SourceData:
 
 
 class Source(Protocol):
-    """Where images come from.
+    """An origin of images.
 
     The constructor is keyword-only and checks its arguments; only ``load`` touches the disk.
 
@@ -188,7 +188,7 @@ def check_label_range(what: str, labels: NDArray[np.generic], *, low: int, high:
 
 
 def unknown_labels(count: int) -> NDArray[np.int64]:
-    """The labels of ``count`` images of unknown class.
+    """Return the labels of ``count`` images of unknown class.
 
     Args:
         count: The number of images.
@@ -204,7 +204,7 @@ def unknown_labels(count: int) -> NDArray[np.int64]:
 
 
 def shorten(names: list[str], limit: int = 5) -> str:
-    """The first few of many names, for a one-line message.
+    """Return the first few of many names, for a one-line message.
 
     Args:
         names: The names, as many as there are.

@@ -74,7 +74,7 @@ class Folder:
 
 
 def find_parts(root: Path) -> dict[str, str]:
-    """The folder of each part of a data set.
+    """Return the folder of each part of a data set.
 
     Args:
         root: The folder that holds ``train/`` or ``labeled/``.

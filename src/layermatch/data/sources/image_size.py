@@ -24,7 +24,7 @@ _LOOKED_AT = 1000
 
 
 def choose_size(paths: Sequence[str]) -> tuple[int, str]:
-    """The height and the width that images are brought to, by what most of them have.
+    """Return the height and the width that images are brought to, by what most of them have.
 
     It is the median of their short sides, as these are resized and the rest is cut off, rounded to a multiple of four
     and no more than :data:`LARGEST`. The choice is ours.
@@ -57,7 +57,7 @@ def choose_size(paths: Sequence[str]) -> tuple[int, str]:
 
 
 def _short_side(path: str) -> int:
-    """The short side of a picture in pixels; 0 where it is none."""
+    """Return the short side of a picture in pixels; 0 where it is none."""
     try:
         return min(size_of_picture(path))
     except ImageFileError:

@@ -52,7 +52,7 @@ class Listing:
     unused: tuple[Unused, ...] = ()
 
     def image_set(self, root: Path, *, image_size: int, channels: int) -> ImageSet:
-        """The images, decoded to ``(channels, image_size, image_size)`` when they are read."""
+        """Return the images, decoded to ``(channels, image_size, image_size)`` when they are read."""
         files = [f"{root}/{path}" for path in self.paths]
         return ImageSet(images=FileImages(files, size=image_size, channels=channels), labels=self.labels)
 
@@ -103,7 +103,7 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
 
 
 def list_classes(root: Path, part: str) -> tuple[str, ...]:
-    """The classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
+    """Return the classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
 
     Args:
         root: The data set's folder.
@@ -129,7 +129,7 @@ def list_classes(root: Path, part: str) -> tuple[str, ...]:
 
 
 def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
-    """The images of every class of a part.
+    """Return the images of every class of a part.
 
     Args:
         root: The data set's folder.
@@ -164,13 +164,13 @@ def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
 
 
 def _legal(unused: Sequence[Unused]) -> str:
-    """What an image file may be, and what was found instead."""
+    """Return what an image file may be, and what was found instead."""
     instead = f"; not used there: {unused_text(unused)}" if unused else ""
     return f"(.jpg, .png, .webp or another format that is read, whatever it is called){instead}"
 
 
 def list_unlabelled(root: Path, part: str) -> Listing:
-    """All images of a part without labels.
+    """Return all images of a part without labels.
 
     Args:
         root: The data set's folder.
@@ -270,7 +270,7 @@ def of_listings(
     notes: Mapping[str, str],
     are_labels_in_names: bool = True,
 ) -> SourceData:
-    """The data set of files that are listed.
+    """Return the data set of files that are listed.
 
     Args:
         root: The data set's folder.

@@ -94,7 +94,7 @@ class Download:
         return self.filename not in self.files
 
     def missing(self, root: Path) -> list[str]:
-        """The data files that are not in ``root``."""
+        """Return the data files that are not in ``root``."""
         return [name for name in self.files if not is_file(root / self.folder / name)]
 
 
