@@ -16,7 +16,7 @@ from layermatch.build import build_parts
 from layermatch.components import option_names
 from layermatch.data import SemiSupervisedData, Split
 from layermatch.data.loader import loader_errors
-from layermatch.data.sources import STL10, SVHN, Digits, Folder, ImageNet100, Source
+from layermatch.data.sources import STL10, SVHN, Digits, Folder, ImageNet100, Manifest, Source
 from layermatch.errors import RunError, UserError
 from layermatch.settings import GIVEN_TO_DATA, Settings
 
@@ -54,6 +54,7 @@ SOURCES: dict[str, tuple[str, type, dict[str, Any], str]] = {
     "channels": ("folder", Folder, {"root": "x", "channels": 2}, "{}channels=2 is not legal"),
     "a truth": ("svhn", SVHN, {"root": "x", "extra": 3}, "{}extra=3 is not legal"),
     "a title": ("stl10", STL10, {"root": "x"}, "STL-10: {}root='x' is not a folder: give the folder of the files"),
+    "a table": ("manifest", Manifest, {"manifest": "no.csv"}, "{}manifest='no.csv'"),
     "a list": ("imagenet100", ImageNet100, {"root": ".", "class_list": "no"}, "{}class_list='no' is not a file"),
 }
 
@@ -131,7 +132,7 @@ class TestMessages:
 def of_a_setting() -> re.Pattern[str]:
     """A setting of the section ``data`` with its section."""
     names = option_names(SemiSupervisedData) - GIVEN_TO_DATA
-    for source in (Folder, SVHN, STL10, ImageNet100):
+    for source in (Folder, SVHN, STL10, ImageNet100, Manifest):
         names |= option_names(source)
     return re.compile(rf"(?<![\w.])data\.({'|'.join(sorted(names))})\b")
 
