@@ -46,7 +46,8 @@ class WarmUp(StepState):
     def mean(self) -> Tensor:
         """The mean of the last pass, a float64 scalar; 0 before it."""
         total, number = self.of_last_pass
-        return total / number.clamp(min=1)
+        mean: Tensor = total / number.clamp(min=1)
+        return mean
 
     @property
     def steps_since(self) -> Tensor:
