@@ -13,7 +13,7 @@ from layermatch.data.batch import Batch, Samples, Unlabelled
 from layermatch.functional import larger_part
 from layermatch.methods.mixmatch import Mixing
 from layermatch.networks import Network
-from layermatch.parts import Problem, Step, StepState
+from layermatch.parts import Losses, Problem, Step, StepState
 from layermatch.policies import Predictions, PseudoLabels, SoftThreshold
 
 # ------------------------------------------------------------------------------------------------------------ networks
@@ -60,6 +60,13 @@ def gradient(value: Tensor, network: Network, group: str) -> Tensor:
     grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
     return torch.cat([grad.flatten() for grad in filled])
+
+
+def check_classifier_learns_from_labels(network: Network, losses: Losses) -> None:
+    """Check that all losses together teach the classifier what the supervised one alone teaches it."""
+    found = gradient(losses.total, network, "classifier")
+    assert found.abs().sum() > 0
+    assert torch.equal(found, gradient(losses["supervised"].value, network, "classifier"))
 
 
 # ------------------------------------------------------------------------------------------ batches, steps and problems

@@ -13,6 +13,7 @@ from layermatch import UserError, functional
 from layermatch.cli import config_dir
 from layermatch.components import check_keys, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
+from layermatch.errors import RunError
 from layermatch.networks import wrn_small
 from layermatch.policies import FixedThreshold
 
@@ -302,17 +303,34 @@ def test_make_refuses_what_find_target_does(settings: dict[str, Any]) -> None:
         ("optimizer.weight=2 and s.weight=3", "optimizer.weight=2 and s.weight=3"),
         ("'weight=2' and /tmp/weight=2 and no-weight=2", "'weight=2' and /tmp/weight=2 and no-weight=2"),
         ("the weight is 2, by weight. Look", "the weight is 2, by weight. Look"),
+        ("give a weight.json", "give a weight.json"),
         ("colour=2 is not a key of the section", "colour=2 is not a key of the section"),
         # A key is a word, not a pattern.
         ("aXb=2 and a.b=2", "aXb=2 and s.a.b=2"),
     ],
 )
 def test_an_error_names_settings_as_the_user_writes_them(message: str, expected: str) -> None:
-    error = UserError(message)
-    with pytest.raises(UserError) as caught, section_of_errors("s", ["weight", "kind", "scale", "a.b"]):
-        raise error
+    keys = {"weight": 1, "kind": "none", "scale": {"stem": 1}, "a.b": 3}
+    with pytest.raises(UserError) as caught, section_of_errors("s", keys):
+        raise UserError(message)
     assert str(caught.value) == expected
-    assert caught.value.__cause__ is error
+
+
+class FullError(RunError):
+    """An error with more than a message."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"{room} is full: give a smaller weight=NUMBER")
+        self.room = room
+
+
+def test_an_error_stays_what_it_is_but_for_its_message() -> None:
+    error = FullError("the attic")
+    with pytest.raises(FullError) as caught, section_of_errors("s", ["weight"]):
+        raise error
+    assert caught.value is error
+    assert error.room == "the attic"
+    assert str(error) == "the attic is full: give a smaller s.weight=NUMBER"
 
 
 def test_the_section_within_names_its_settings_first() -> None:

@@ -1,4 +1,4 @@
-"""Entries of docstrings stand by themselves: none begins as if it went on from the name of what it describes."""
+"""Docstrings are sentences: a function's begins with a verb, and nothing as if it went on from the name before it."""
 
 from __future__ import annotations
 
@@ -83,6 +83,87 @@ def test_no_entry_leans_on_the_name_of_what_it_describes() -> None:
     ]
     assert not found, "say what it is, as in 'run_dir: The directory of the run.':\n" + "\n".join(found)
     assert sum(1 for path in modules for _ in entries(path.read_text(encoding="utf-8"))) > 1000
+
+
+#: Words that begin the name of a thing, and no sentence.
+NO_VERB = re.compile(
+    r"(?:the|an?|what|whether|how|which|why|each|every|all|one|two|both|any|some|its|those|number|names|entry|none)\b",
+    re.IGNORECASE,
+)
+
+
+def is_attribute(node: ast.AST) -> bool:
+    """Whether a function is a property, which is described as the thing that it is."""
+    return any("property" in ast.unparse(decorator) for decorator in getattr(node, "decorator_list", ()))
+
+
+def no_sentences(source: str) -> list[tuple[int, str]]:
+    """The line and the text of every docstring that is no sentence by its first word."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, DOCUMENTED) or not (text := ast.get_docstring(node)):
+            continue
+        first = text.partition("\n")[0]
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_attribute(node)
+        if FRAGMENT.match(first) or (is_function and NO_VERB.match(first)):
+            found.append((node.body[0].lineno, first))
+    return sorted(found)
+
+
+def test_a_docstring_begins_as_a_sentence() -> None:
+    modules = sorted(PACKAGE.rglob("*.py"))
+    found = [
+        f"{path.relative_to(PACKAGE.parent)}:{number}: {text}"
+        for path in modules
+        for number, text in no_sentences(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "say what it does, as in 'Return the directory of the run.':\n" + "\n".join(found)
+
+
+def test_a_docstring_ends_its_first_line() -> None:
+    modules = sorted(PACKAGE.rglob("*.py"))
+    firsts = [
+        (path, ast.get_docstring(node).partition("\n\n")[0])
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node)
+    ]
+    assert [first for first in firsts if not first[1].endswith((".", "::", ":", "?"))] == []
+    assert len(firsts) > 1500
+
+
+NO_SENTENCES = '''"""Where it is."""
+
+
+class Box:
+    """A box."""
+
+    @property
+    def side(self):
+        """The side."""
+
+    @cached_property
+    def other(self):
+        """Of the other."""
+
+    def open(self):
+        """The lid."""
+
+    def close(self):
+        r"""Close it.
+
+        The lid.
+        """
+
+    async def turn(self):
+        """Whether it turns."""
+'''
+
+
+def test_what_is_no_sentence_is_found() -> None:
+    assert no_sentences(NO_SENTENCES) == [
+        (1, "Where it is."), (13, "Of the other."), (16, "The lid."), (25, "Whether it turns."),
+    ]  # fmt: skip
 
 
 MODULE = '''"""A module.

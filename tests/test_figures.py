@@ -11,10 +11,11 @@ import torch
 from matplotlib.image import imread
 
 from layermatch.callbacks import PredictionTable
+from layermatch.catalogue import VALUE, Metric, Panel
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import Digits, ImageSet
 from layermatch.figures import Curves, _curve_panels, _figures, _pairs, draw_curves, draw_mistakes, read_metrics
-from layermatch.metrics import CATALOGUE, VALUE, Metric, Panel
+from layermatch.metrics import CATALOGUE
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -26,19 +26,10 @@ from tests.report.html_page import Page
 from tests.report.made_runs import make_run, rows_of, write_metrics
 
 from layermatch import run
-from layermatch.dashboards.pictures import read_picture
-from layermatch.errors import UserError
-from layermatch.figures import draw_curves
-from layermatch.layerwise import Uniform
-from layermatch.methods import PseudoLabelling
-from layermatch.metrics import (
+from layermatch.catalogue import (
     ACCURACY,
-    CATALOGUE,
-    CLASS_COUNTS,
     KINDS,
     LOSS,
-    LOSS_PART,
-    MASK_RATE,
     ROW_LENGTH,
     SHARE,
     VALUE,
@@ -49,9 +40,13 @@ from layermatch.metrics import (
     Section,
     dumps,
     loads,
-    own_metrics,
-    page,
 )
+from layermatch.dashboards.pictures import read_picture
+from layermatch.errors import UserError
+from layermatch.figures import draw_curves
+from layermatch.layerwise import Uniform
+from layermatch.methods import PseudoLabelling
+from layermatch.metrics import CATALOGUE, CLASS_COUNTS, LOSS_PART, MASK_RATE, own_metrics, page
 from layermatch.networks import wrn_small
 from layermatch.policies import FixedThreshold
 from layermatch.report.groups import choose_baseline, group_runs

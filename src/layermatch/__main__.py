@@ -19,7 +19,7 @@ GUARD = '\nif __name__ == "__main__":\n'
 
 
 def commands() -> dict[str, str]:
-    """The name of each command and what it does, in the first sentence of its module, which is not imported.
+    """Return the name of each command and what it does, in the first sentence of its module, which is not imported.
 
     Example:
         >>> commands()["run"]

@@ -62,7 +62,7 @@ class Agreement:
             os.environ.pop(DECIDED, None)
 
     def decide(self, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What the first process chooses, on every process.
+        """Return what the first process chooses, on every process.
 
         Args:
             choose: A function that the first one alone calls; it gives what JSON can hold.

@@ -19,7 +19,7 @@ __all__ = ["check_same_run", "finished_results", "is_left_over", "resolve_checkp
 
 
 def is_left_over(run_dir: Path) -> bool:
-    """Whether a directory holds the beginning of a run of ours that left no checkpoint and no results."""
+    """Return whether a directory holds the beginning of a run of ours that left no checkpoint and no results."""
     there = outputs_in(run_dir)
     if RESULTS in there or PREDICTIONS in there or checkpoints_in(run_dir):
         return False
@@ -27,7 +27,7 @@ def is_left_over(run_dir: Path) -> bool:
 
 
 def resolve_checkpoint(given: object, run_dir: Path, *, is_timed: bool) -> tuple[Path, Path | None]:
-    """The run directory, and the checkpoint to go on from.
+    """Return the run directory, and the checkpoint to go on from.
 
     Args:
         given: ``ckpt_path``: None, a file, ``last``, or ``auto``, which goes on where there is a checkpoint and starts
@@ -51,7 +51,7 @@ def resolve_checkpoint(given: object, run_dir: Path, *, is_timed: bool) -> tuple
 
 
 def finished_results(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The content of ``results.json`` where a run has made all its steps; None otherwise.
+    """Return the content of ``results.json`` where a run has made all its steps; None otherwise.
 
     Args:
         run_dir: The directory of the run.

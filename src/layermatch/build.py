@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run."""
+"""The way from a composed configuration to the objects of a run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RunParts:
 
 
 def build_device(settings: Settings) -> Device:
-    """What the run computes on.
+    """Return what the run computes on.
 
     Raises:
         UserError: A value is not legal, or the accelerator is not there.
@@ -72,7 +72,7 @@ def build_device(settings: Settings) -> Device:
 
 
 def build_data(settings: Settings, *, device: Device, views: Views, split: Split | None = None) -> SemiSupervisedData:
-    """The LightningDataModule.
+    """Return the LightningDataModule.
 
     Args:
         settings: The settings of the run.
@@ -96,21 +96,24 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     if split is not None:
         # What the section says of labels was for drawing it.
         options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None, "imbalance": None}
-    return SemiSupervisedData(
-        settings.data.source.make(),
-        **options,
-        weak=weak,
-        strong=strong,
-        medium=medium,
-        views=views,
-        seed=settings.seed,
-        channels_last=device.channels_last,
-        device=device.torch_device,
-    )
+    elif options.get("split") is not None:
+        options["split"] = Split.load(options["split"], name="data.split")
+    with settings.data.named_in_errors():
+        return SemiSupervisedData(
+            settings.data.source.make(),
+            **options,
+            weak=weak,
+            strong=strong,
+            medium=medium,
+            views=views,
+            seed=settings.seed,
+            channels_last=device.channels_last,
+            device=device.torch_device,
+        )
 
 
 def build_policy(section: Component) -> Policy:
-    """The policy, behind the distribution alignment that its section asks for.
+    """Return the policy, behind the distribution alignment that its section asks for.
 
     Args:
         section: The section ``pseudo_labels``: a policy's settings, and those of :func:`~layermatch.policies.aligned`.
@@ -127,7 +130,7 @@ def build_policy(section: Component) -> Policy:
 
 
 def build_method(settings: Settings) -> Method:
-    """The method, with the policy and the rule that it takes.
+    """Return the method, with the policy and the rule that it takes.
 
     Raises:
         UserError: A value or a key is not legal.
@@ -150,7 +153,7 @@ def build_method(settings: Settings) -> Method:
 
 
 def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Method) -> SemiSupervisedModule:
-    """The LightningModule with its network and method, ready for the data.
+    """Return the LightningModule with its network and method, ready for the data.
 
     Args:
         settings: The settings of the run.
@@ -168,7 +171,7 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
 
 
 def build_module(settings: Settings, *, network: Network, method: Method) -> SemiSupervisedModule:
-    """The LightningModule, which has seen no data yet.
+    """Return the LightningModule, which has seen no data yet.
 
     Args:
         settings: The settings of the run.
@@ -209,7 +212,7 @@ def _schedule(section: Component) -> partial[float]:
 
 
 def learning_rate_at(settings: Settings, step: int) -> float:
-    """The learning rate that a run has at a step.
+    """Return the learning rate that a run has at a step.
 
     Args:
         settings: The settings of the run.
@@ -245,7 +248,7 @@ def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
 
 
 def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
-    """Everything but the Trainer; reads the data set.
+    """Return everything but the Trainer; reads the data set.
 
     Args:
         settings: The settings of the run.
@@ -257,7 +260,8 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     device = build_device(settings)
     method = build_method(settings)
     data = build_data(settings, device=device, views=method.views, split=split)
-    data.setup()
+    with settings.data.named_in_errors():
+        data.setup()
     _check_views(settings, data)
     _check_selection(settings, data)
     torch.manual_seed(settings.seed)
@@ -294,7 +298,7 @@ def check_compiler(device: Device) -> None:
 
 
 def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:
-    """The loggers of a run.
+    """Return the loggers of a run.
 
     Raises:
         UserError: a value is not legal, or does not go with the other settings.
@@ -306,7 +310,7 @@ def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list
 
 
 def build_trainer(settings: Settings, *, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
-    """The Lightning Trainer.
+    """Return the Lightning Trainer.
 
     Raises:
         UserError: a value is not legal, or the devices are not there.

@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.data import Split
-from layermatch.data.sources.class_names import composed
+from layermatch.data.wording import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 from layermatch.paths import expand, is_file
@@ -104,7 +104,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
-    """The valid checkpoint that was written last in a run directory. Damaged ones are named in a warning.
+    """Return the valid checkpoint that was written last in a run directory. Damaged ones are named in a warning.
 
     Args:
         run_dir: The directory of the run.
@@ -133,7 +133,7 @@ def newest_checkpoint(run_dir: Path, *, given: str = "last") -> Path:
 
 
 def newest_run(runs: Path) -> Path:
-    """The run directory whose checkpoint was written last, among the folders of ``runs``.
+    """Return the run directory whose checkpoint was written last, among the folders of ``runs``.
 
     Raises:
         UserError: There is no checkpoint.
@@ -147,7 +147,7 @@ def newest_run(runs: Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of a layermatch run. Pickled code in it is not run.
+    """Return a checkpoint of a layermatch run. Pickled code in it is not run.
 
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
@@ -174,7 +174,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:
-    """Which images the run of a checkpoint learnt from and held out.
+    """Return which images the run of a checkpoint learnt from and held out.
 
     Args:
         checkpoint: A checkpoint, as :func:`read_checkpoint` gives it.
@@ -190,7 +190,7 @@ def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:
 
 
 def _is_ours(checkpoint: object) -> TypeGuard[dict[str, Any]]:
-    """Whether everything is there that is read before the network is known."""
+    """Return whether everything is there that is read before the network is known."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return False
     ours = checkpoint.get(CHECKPOINT_KEY)

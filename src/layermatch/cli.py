@@ -39,13 +39,13 @@ SECONDS_TO_SPEAK = 5.0
 
 
 def config_dir() -> Path:
-    """The folder of the YAML files: in an installed package beside this file, in a checkout at its top."""
+    """Return the folder of the YAML files: in an installed package beside this file, in a checkout at its top."""
     installed = Path(__file__).parent / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain containers, interpolations resolved.
+    """Return a composed configuration as plain containers, interpolations resolved.
 
     Raises:
         UserError: A value that must be given is missing, or a file was chosen that is none of this package's commands.
@@ -64,18 +64,18 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def is_timed(config: DictConfig) -> bool:
-    """Whether ``run_dir`` holds the time, and so is another one at each start."""
+    """Return whether ``run_dir`` holds the time, and so is another one at each start."""
     raw = OmegaConf.to_container(config, resolve=False)
     return isinstance(raw, dict) and "${now:" in str(raw.get("run_dir"))
 
 
 def _home(value: object) -> str:
-    """Hydra's own use of a path of ours; what is no path is refused before Hydra comes to it."""
+    """Give Hydra a path of ours for its own use; what is no path is refused before Hydra comes to it."""
     return str(expand("run_dir", value, "a directory"))
 
 
 def _choices(*left_out: str, _root_: DictConfig) -> str:
-    """The files that each group offers, for ``--help``: those of the command's own groups alone.
+    """Return the files that each group offers, for ``--help``: those of the command's own groups alone.
 
     Args:
         *left_out: Names that are no choices of this command.
@@ -115,7 +115,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def shows_tracebacks() -> bool:
-    """Whether the command line asks for tracebacks, by ``debug=...``."""
+    """Return whether the command line asks for tracebacks, by ``debug=...``."""
     return any(arg.startswith("debug=") and arg != "debug=none" for arg in sys.argv)
 
 
@@ -149,7 +149,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _explain_no_name(words: list[str]) -> str:
-    """One line for ``model=null`` and its like."""
+    """Return one line for ``model=null`` and its like."""
     given = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word}
     chosen = {group: word for group, word in given.items() if (config_dir() / group).is_dir()}
     numbers = {
@@ -160,7 +160,7 @@ def _explain_no_name(words: list[str]) -> str:
 
 
 def explain(error: Exception) -> str:
-    """One line for an error: what was given, and what is legal.
+    """Return one line for an error: what was given, and what is legal.
 
     Args:
         error: An error of ours, of Hydra's or of OmegaConf's.
@@ -195,7 +195,7 @@ def _explain_key(error: OmegaConfBaseException) -> str:
 
 
 def _that_reads_no(section: str, error: OmegaConfBaseException) -> str:
-    """The name of the chosen algorithm where its method takes no part of a section; empty otherwise."""
+    """Return the name of the chosen algorithm where its method takes no part of a section; empty otherwise."""
     from layermatch.build import PARTS_OF_METHODS  # which takes long to import, and is here already in a run
 
     root = error.parent_node._get_root() if isinstance(error.parent_node, DictConfig) else None

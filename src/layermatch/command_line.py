@@ -31,7 +31,7 @@ SEVERAL = re.compile(
 
 
 def quoted(text: str) -> str:
-    """A text as a value of Hydra that is this text and nothing else.
+    """Return a text as a value of Hydra that is this text and nothing else.
 
     Example:
         >>> quoted("2024_06_01")
@@ -41,7 +41,7 @@ def quoted(text: str) -> str:
 
 
 def pasteable(override: str) -> str:
-    """An override as a word of the shell.
+    """Return an override as a word of the shell.
 
     Example:
         >>> print(pasteable('data.root="pictures (1)"'))
@@ -51,7 +51,7 @@ def pasteable(override: str) -> str:
 
 
 def as_typed(override: str) -> str:
-    """The same override, quoted where Hydra would make something else of a path, or refuse it.
+    """Return the same override, quoted where Hydra would make something else of a path, or refuse it.
 
     Hydra reads ``2024_06_01`` as a number, ``[x]`` as a list, and refuses ``pictures (1)``, ``~/x`` and ``ä``.
     What is quoted, escaped or interpolated already, ``null``, and several values of a sweep stay what they are.
@@ -113,7 +113,7 @@ def typed_arguments() -> Iterator[None]:
 
 
 def _together(words: list[str]) -> list[str]:
-    """The words with all settings before the options: Hydra takes no two groups of settings around an option."""
+    """Return the words with all settings before the options: Hydra takes no two groups of settings around an option."""
     known, unknown = get_args_parser().parse_known_args(words)
     late = [word for word in unknown if not word.startswith("-")]
     if not late:
@@ -136,14 +136,14 @@ def _check_words(words: list[str]) -> None:
 
 
 def _home_expanded(word: str) -> str:
-    """An option of Hydra's that is a folder; the shell expands ``~`` only where a word begins with it."""
+    """Return an option of Hydra's that is a folder; the shell expands ``~`` only where a word begins with it."""
     option, equals, value = word.partition("=")
     is_folder = option in {"--config-dir", "-cd", "--config-path", "-cp"} and equals
     return f"{option}={expand(option, value, 'a folder')}" if is_folder else word
 
 
 def explain_unreadable(error: OverrideParseException) -> str:
-    """One line for a word of the command line that Hydra cannot read, with one that it can.
+    """Return one line for a word of the command line that Hydra cannot read, with one that it can.
 
     Args:
         error: The error that Hydra raised.
@@ -161,7 +161,7 @@ def explain_unreadable(error: OverrideParseException) -> str:
 
 
 def _reason(error: OverrideParseException) -> str:
-    """What a function of Hydra's says of its arguments."""
+    """Return what a function of Hydra's says of its arguments."""
     lines = str(error).splitlines()
     found = [line for line in lines if " while evaluating " in line and "Unknown function" not in line]
     return f" ({found[0].partition(': ')[2]})" if found else ""
@@ -176,7 +176,7 @@ def _can_read(override: str) -> bool:
 
 
 def explain_several(error: Exception) -> str | None:
-    """One line for several values without ``-m``; None for any other error.
+    """Return one line for several values without ``-m``; None for any other error.
 
     Args:
         error: The error that Hydra raised.

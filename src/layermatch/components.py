@@ -1,4 +1,4 @@
-"""From a section of the configuration to the object that it describes.
+"""The way from a section of the configuration to the object that it describes.
 
 A section's keys are the constructor's arguments: an unknown key, and with it every setting that nothing reads, is an
 error. Only this package's components, those of ``torch.optim`` and packages that the user names in ``plugins`` are
@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
 
 __all__ = ["check_keys", "check_present", "find_target", "make", "option_names", "section_of_errors"]
 
@@ -29,7 +29,7 @@ TRUSTED = (
 
 
 def find_target(key: str, path: object, *, plugins: Iterable[str] = ()) -> Callable[..., Any]:
-    """The class or function that a dotted path names.
+    """Return the class or function that a dotted path names.
 
     Args:
         key: The setting that holds the path, for the error.
@@ -69,7 +69,7 @@ def _is_within(module: str, packages: Iterable[str]) -> bool:
 
 
 def option_names(target: Callable[..., Any]) -> set[str]:
-    """The names of the arguments that a class or function takes, those it passes on to its base class included.
+    """Return the names of the arguments that a class or function takes, those it passes on to its base class included.
 
     Args:
         target: a class, a function or a ``functools.partial``.
@@ -134,10 +134,10 @@ def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
 
     Args:
         section: The section that the arguments come from.
-        keys: The keys of that section.
+        keys: The keys of that section; a mapping of them tells which are mappings themselves.
 
     Raises:
-        UserError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
+        UserError, RunError: The one that was raised within, with ``SECTION.KEY`` for ``KEY``.
 
     Example:
         >>> with section_of_errors("schedule", ["cycles"]):
@@ -147,11 +147,17 @@ def section_of_errors(section: str, keys: Iterable[str]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        names = "|".join(map(re.escape, keys))
-        # As they are written in messages: `key=value`, `key.part=value` and `key: ...`.
-        message = re.sub(rf"(?<![\w.'/-])({names})(?==|\.\w|: )", rf"{section}.\1", str(error)) if names else str(error)
-        raise UserError(message) from error
+    except (UserError, RunError) as error:
+        error.args = (_named_in(section, keys, str(error)),)
+        raise
+
+
+def _named_in(section: str, keys: Iterable[str], message: str) -> str:
+    """Put the section before each key of a message: `key=value`, `key: ...`, and `key.part` where a key has parts."""
+    values = keys if isinstance(keys, Mapping) else dict.fromkeys(keys)
+    follows = [r"=|: |\.\w" if isinstance(value, Mapping) else "=|: " for value in values.values()]
+    names = "|".join(f"{re.escape(key)}(?={after})" for key, after in zip(values, follows, strict=True))
+    return re.sub(rf"(?<![\w.'/-])({names})", rf"{section}.\1", message) if names else message
 
 
 def make(section: str, settings: Mapping[str, Any], *, plugins: Iterable[str] = (), **given: Any) -> Any:

@@ -94,7 +94,7 @@ def _print(console: Console, content: RenderableType) -> None:
 
 
 def settings_tree(settings: Mapping[str, Any], *, title: str) -> Tree:
-    """A configuration as a tree.
+    """Return a configuration as a tree.
 
     Args:
         settings: Section -> key -> value.
@@ -120,7 +120,7 @@ def _plain(value: object) -> str:
 
 
 def table(title: str, rows: Mapping[str, str] | list[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> Table:
-    """A table of text.
+    """Return a table of text.
 
     Args:
         title: The title above the table.

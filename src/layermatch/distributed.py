@@ -22,12 +22,12 @@ __all__ = [
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Return the number of this process among them, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -38,7 +38,7 @@ def leave_processes() -> None:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes; known before the processes have met."""
+    """Return whether this process is the one that writes; known before the processes have met."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -50,12 +50,12 @@ def all_reduce_sum_(tensor: Tensor) -> Tensor:
 
 
 def all_reduce_mean_(tensor: Tensor) -> Tensor:
-    """Mean over all ranks, in place."""
+    """Return the mean over all ranks, in place."""
     return all_reduce_sum_(tensor).div_(world_size())
 
 
 def all_gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of every rank, in rank order; every rank must have the same number.
+    """Return the rows of every rank, in rank order; every rank must have the same number.
 
     Args:
         tensor: ``(N, ...)`` on each rank.
@@ -71,7 +71,7 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def all_gather_uneven_rows(tensor: Tensor) -> Tensor:
-    """The rows of every rank, as :func:`all_gather_rows` gives them, where ranks may have different numbers of rows.
+    """Gather the rows of every rank, as :func:`all_gather_rows` does, where ranks may have different numbers of them.
 
     Args:
         tensor: ``(N, ...)`` on each rank, with an ``N`` of its own.

@@ -63,6 +63,9 @@ def evaluate(
     raw = _settings(stored["settings"], overrides or {}, plugins)
     if split == "test":  # which needs no split: its training images may be others by now, or gone
         raw["data"] |= EVERY_LABEL
+        # What the run chose by its training images, it has to be once more.
+        measured = stored["split"].get("measured") or {}
+        raw["data"] |= {name: value for name, value in measured.items() if raw["data"].get(name, 0) is None}
     settings = Settings.parse(raw)
     parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
@@ -71,14 +74,15 @@ def evaluate(
         raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
     trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
     run = trainer.test if split == "test" else trainer.validate
-    run(parts.algorithm, datamodule=parts.data, verbose=False)
+    with settings.data.named_in_errors(), loader_errors():
+        run(parts.algorithm, datamodule=parts.data, verbose=False)
     return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
 
 
 def _settings(
     stored: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The run's settings on one device, with what the user puts in their place."""
+    """Return the run's settings on one device, with what the user puts in their place."""
     settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
     check_keys("", settings, SECTIONS)
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
@@ -108,7 +112,7 @@ def _evaluate(config: DictConfig) -> None:
     for section in SECTIONS_GIVEN:
         if not isinstance(settings[section], Mapping):
             raise UserError(f"{section}={settings[section]!r} is not legal: give {section}.KEY=VALUE")
-    with quiet_libraries(), loader_errors():
+    with quiet_libraries():
         accuracy = evaluate(
             settings["ckpt_path"],
             split=settings["split"],
@@ -123,7 +127,7 @@ def _evaluate(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Run the command line."""
     run_app(_evaluate, "evaluate")
 
 

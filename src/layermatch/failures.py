@@ -20,7 +20,7 @@ GO_ON = "go on with ckpt_path=last"
 
 
 def explain_failure(error: Exception) -> str | None:
-    """One line for a failure that neither the settings nor this package caused; None for any other.
+    """Return one line for a failure that neither the settings nor this package caused; None for any other.
 
     Args:
         error: What a library raised.

@@ -28,7 +28,7 @@ LAST_RESORT = re.compile(r"\.?last ?resort", re.IGNORECASE)
 
 
 def names_in_figure(names: Sequence[str], *, width: int) -> list[str]:
-    r"""Names as they are written in a figure: matplotlib takes what is between two ``$`` for a formula.
+    r"""Return the names as they are written in a figure: matplotlib takes what is between two ``$`` for a formula.
 
     Args:
         names: The names; any text.
@@ -46,7 +46,7 @@ def names_in_figure(names: Sequence[str], *, width: int) -> list[str]:
 
 
 def short_names(names: Sequence[str], *, width: int) -> list[str]:
-    """Names in so many letters at most, without control characters; what is not the same does not look the same.
+    """Shorten names to so many letters, without control characters; what is not the same does not look the same.
 
     Args:
         names: The names; any text.
@@ -64,13 +64,13 @@ def short_names(names: Sequence[str], *, width: int) -> list[str]:
 
 
 def _with_counts(names: Sequence[str], shown: Sequence[str]) -> Iterable[tuple[str, str, int]]:
-    """Each name, how it is shown, and how many are shown so."""
+    """Return each name, how it is shown, and how many are shown so."""
     counts = Counter(shown)
     return [(name, short, counts[short]) for name, short in zip(names, shown, strict=True)]
 
 
 def shorten(text: str, width: int) -> str:
-    """A text in so many letters at most; Chinese, Japanese and Korean ones, and pictures, count as two.
+    """Return a text in so many letters at most; Chinese, Japanese and Korean ones, and pictures, count as two.
 
     Args:
         text: Any text.
@@ -105,7 +105,7 @@ def _start(text: str, width: int) -> str:
 
 
 def fonts_for(text: str) -> list[str]:
-    """Font families that have the letters of a text between them, the usual one first.
+    """Return the font families that have the letters of a text between them, the usual one first.
 
     Args:
         text: Any text. What no font of this machine has is in none of them.
@@ -138,7 +138,7 @@ def _further_families(missing: frozenset[str]) -> tuple[str, ...]:
 
 
 def _letters_of(path: str | Path, letters: frozenset[str]) -> frozenset[str]:
-    """Those of the letters that a font file has, and can draw: a font of coloured pictures has no outlines."""
+    """Return those of the letters that a font file has, and can draw: a font of coloured pictures has no outlines."""
     from matplotlib.ft2font import FT2Font
 
     try:

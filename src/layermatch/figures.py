@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layermatch.callbacks import PredictionTable
+from layermatch.catalogue import Catalogue, Metric, Panel
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.figure_text import names_in_figure, save_figure
-from layermatch.metrics import CATALOGUE, Catalogue, Metric, Panel
+from layermatch.metrics import CATALOGUE
 from layermatch.runs.metrics_file import MetricsFile
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ NAME_WIDTH, TITLE_WIDTH = 24, 16
 
 
 def read_metrics(path: Path) -> Curves:
-    """The curves in a ``metrics.csv``.
+    """Return the curves in a ``metrics.csv``.
 
     Args:
         path: The path of the file.
@@ -62,7 +63,7 @@ def draw_curves(metrics_csv: Path, folder: Path, *, catalogue: Catalogue = CATAL
 
 
 def _figures(metrics: Iterable[Metric]) -> dict[str, dict[Panel, list[Metric]]]:
-    """Picture -> its panels -> the metrics in each."""
+    """Arrange metrics: picture -> its panels -> the metrics in each."""
     figures: dict[str, dict[Panel, list[Metric]]] = {}
     for metric in metrics:
         if metric.panel is not None:
@@ -233,7 +234,7 @@ def _show_image(axis: Any, pixels: NDArray[np.uint8]) -> None:
 
 
 def _heading(names: list[str], label: int, given: int) -> str:
-    """The class of an image of the pool, and whether the image is a labelled one, whose class counts as unknown."""
+    """Name the class of an image of the pool, and say whether it is a labelled one, whose class counts as unknown."""
     if given >= 0:
         return f"{names[given]}\n(labelled)"
     return names[label] if label >= 0 else "?"

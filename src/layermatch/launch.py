@@ -125,7 +125,7 @@ class Launch:
 
 
 def find_launch(*, devices: int, num_nodes: int, is_fixed: bool = False) -> Launch:
-    """The place of this process in a run.
+    """Return the place of this process in a run.
 
     Args:
         devices: The number of processes on each machine.
@@ -148,7 +148,7 @@ def find_launch(*, devices: int, num_nodes: int, is_fixed: bool = False) -> Laun
 
 
 def _by_hand(devices: int, size: int) -> Launch | None:
-    """The place that somebody gave this process with every variable that it takes; None if not."""
+    """Return the place that somebody gave this process with every variable that it takes; None if not."""
     needed = (*BY_HAND, *(("LOCAL_RANK",) if devices > 1 else ()))
     rank = number_of("RANK")
     if size == 1 or not all(os.environ.get(name) for name in needed) or number_of("WORLD_SIZE") != size:
@@ -160,7 +160,7 @@ def _by_hand(devices: int, size: int) -> Launch | None:
 
 
 def _is_of_own(size: int) -> bool:
-    """Whether this process is one of those that a run has started itself: one by another, or the one that did."""
+    """Say whether this process is one of those that a run has started itself: one by another, or the one that did."""
     by = number_of(STARTED_BY)
     if by is None or size == 1:
         return False
@@ -208,13 +208,13 @@ def _started_by(launcher: Launcher, *, devices: int, num_nodes: int, is_fixed: b
 
 
 def _first_number(variable: str) -> int | None:
-    """Slurm writes ``2(x3)`` for three machines with two processes each."""
+    """Read the first number; Slurm writes ``2(x3)`` for three machines with two processes each."""
     found = re.match(r"\d+", os.environ.get(variable, ""))
     return int(found[0]) if found else None
 
 
 def _is_above(launcher: Launcher) -> bool:
-    """Whether a launcher is among the parents of this process; where that cannot be seen, what it set is believed."""
+    """Say whether a launcher is among the parents of this process; where none can be seen, what it set is believed."""
     commands, is_whole = _commands_above(os.getpid())
     is_there = any(launcher.is_program(command) for command in commands if command)
     return is_there or not is_whole
@@ -222,7 +222,7 @@ def _is_above(launcher: Launcher) -> bool:
 
 @cache
 def _commands_above(pid: int) -> tuple[list[list[str]], bool]:
-    """The command lines of a process's parents, and whether those are all; some clusters hide what is not one's own."""
+    """List the command lines of a process's parents, and say whether those are all: some clusters hide some."""
     commands: list[list[str]] = []
     try:
         while pid > 1:
@@ -251,7 +251,7 @@ def take_rank(launch: Launch) -> None:
 
 
 def environment_of(launch: Launch) -> ClusterEnvironment:
-    """What Lightning asks for the place of a process.
+    """Return what Lightning asks for the place of a process.
 
     Args:
         launch: The place of this process among all.
@@ -298,11 +298,11 @@ class OwnProcesses(LightningEnvironment):
         return super().main_port
 
     def local_rank(self) -> int:
-        """Number of this process on its machine."""
+        """Return the number of this process on its machine."""
         return self.launch.local_rank
 
     def node_rank(self) -> int:
-        """Number of this machine."""
+        """Return the number of this machine."""
         return self.launch.node
 
 
@@ -338,34 +338,34 @@ class StartedProcesses(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Whether Lightning should choose this one by itself: never, as :func:`find_launch` chooses."""
+        """Return whether Lightning should choose this one by itself: never, as :func:`find_launch` chooses."""
         return False
 
     def world_size(self) -> int:
-        """Number of processes."""
+        """Return the number of processes."""
         return self.launch.size
 
     def set_world_size(self, size: int) -> None:
         """Do nothing: the number of processes is known."""
 
     def global_rank(self) -> int:
-        """Number of this process."""
+        """Return the number of this process."""
         return self.launch.rank
 
     def set_global_rank(self, rank: int) -> None:
         """Do nothing: the number of this process is known."""
 
     def local_rank(self) -> int:
-        """Number of this process on its machine."""
+        """Return the number of this process on its machine."""
         return self.launch.local_rank
 
     def node_rank(self) -> int:
-        """Number of this machine."""
+        """Return the number of this machine."""
         return self.launch.node
 
 
 def _first_machine(launch: Launch) -> tuple[str, int]:
-    """Address and port of the process of rank 0."""
+    """Return the address and port of the process of rank 0."""
     if launch.by == "jsrun":
         lsf = LSFEnvironment()
         return lsf.main_address, lsf.main_port

@@ -92,7 +92,7 @@ class MetricsCsv(Logger):
             csv_format.DictWriter(file, self._columns).writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows that stay, without a last one that a kill cut short."""
+        """Return the rows that stay, without a last one that a kill cut short."""
         if not self.path.is_file():
             return []
         with self.path.open(encoding="utf-8", newline="") as file:  # a class may be named with any kind of line break
@@ -111,17 +111,17 @@ class MetricsCsv(Logger):
 
 
 def csv(*, run_dir: Path, first_step: int) -> list[Logger]:
-    """``metrics.csv`` in the run directory."""
+    """Write ``metrics.csv`` in the run directory."""
     return [MetricsCsv(run_dir, first_step=first_step)]
 
 
 def none(*, run_dir: Path, first_step: int) -> list[Logger]:  # noqa: ARG001 -- every logger takes the same two
-    """Nothing is logged."""
+    """Log nothing."""
     return []
 
 
 def tensorboard(*, run_dir: Path, first_step: int) -> list[Logger]:
-    """``metrics.csv``, and TensorBoard's event files, with settings, pictures and results.
+    """Write ``metrics.csv``, and TensorBoard's event files, with settings, pictures and results.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -145,7 +145,7 @@ def wandb(
     log_checkpoint: bool | str = False,
     timeout: float = 30,
 ) -> list[Logger]:
-    """``metrics.csv``, and Weights & Biases; see :class:`~layermatch.dashboards.WandbDashboard`.
+    """Write ``metrics.csv``, and log to Weights & Biases; see :class:`~layermatch.dashboards.WandbDashboard`.
 
     Args:
         run_dir: The directory in which the run's files are kept.
@@ -191,7 +191,7 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _goes_offline(given: bool | str, run_dir: Path) -> bool:
-    """What ``logger.offline`` comes to here; says so where it was not asked for."""
+    """Return what ``logger.offline`` comes to here; says so where it was not asked for."""
     if not isinstance(given, bool):
         check_choice("logger.offline", given, ("auto", "true", "false"))
     if given in {True, "true"} or not is_rank_zero():

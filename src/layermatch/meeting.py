@@ -101,7 +101,7 @@ def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:
 
 
 class Board:
-    """Where processes tell each other something before they meet; the first one keeps it.
+    """A place where processes tell each other something before they meet; the first one keeps it.
 
     Args:
         launch: The place of this process.
@@ -174,7 +174,7 @@ class _Meeting:
         self.deadline = time.monotonic() + self.wait
 
     def listen(self) -> TCPStore:
-        """Rank 0: be there for others."""
+        """Be there for others, as rank 0."""
         # torchrun serves its processes itself.
         is_served = self.launch.by == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
         try:
@@ -183,7 +183,7 @@ class _Meeting:
             raise self.given_up(f"cannot listen at {self.address}:{self.port} ({_first_words(error)})") from error
 
     def receive(self) -> TCPStore:
-        """Rank 0: wait for all others."""
+        """Wait for all others, as rank 0."""
         store = self.listen()
         if DECIDED in os.environ:  # processes of other machines, which have not come yet, want to know
             store.set(_key(DECIDED), os.environ[DECIDED])
@@ -198,7 +198,7 @@ class _Meeting:
         return store
 
     def reach(self) -> TCPStore:
-        """Any other rank: find the first process."""
+        """Return any other rank: find the first process."""
         self.wait_until(self._is_listening, lambda: (self._first, "MASTER_ADDR and MASTER_PORT say where it is"))
         try:
             return self._store(is_master=False)
@@ -206,7 +206,7 @@ class _Meeting:
             raise self.given_up(f"{self._first}, has gone ({_first_words(error)})") from error
 
     def join(self) -> TCPStore:
-        """Any other rank: find the first process, and wait until it has seen all."""
+        """Return any other rank: find the first process, and wait until it has seen all."""
         store = self.reach()
         try:
             store.set(_key(self.launch.rank), "here")
@@ -274,7 +274,7 @@ class _Meeting:
         return self.launch.local_rank == 0
 
     def _others(self, ranks: list[int]) -> tuple[str, str]:
-        """Who is missing, and what to do."""
+        """Say who is missing, and what to do."""
         by, size = self.launch.by, self.launch.local_size
         nodes = sorted({rank // size for rank in ranks})
         if not by and nodes != [0]:
@@ -290,7 +290,7 @@ class _Meeting:
         return socket.gethostname() if self.address in {"127.0.0.1", "localhost"} else self.address
 
     def given_up(self, what: str) -> RunError:
-        """The error of a process that waits no longer; one of each machine says it."""
+        """Return the error of a process that waits no longer; one of each machine says it."""
         error = RunError(what)
         error.is_said = self._speaks
         return error

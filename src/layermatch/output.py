@@ -92,7 +92,7 @@ class SteadyStream:
 
 
 def steady(stream: TextIO | None) -> IO[str]:
-    """A stream that is a :class:`SteadyStream`, or is made one.
+    """Return a stream that is a :class:`SteadyStream`, or is made one.
 
     Args:
         stream: Standard output or error as they are now; None where the process was started without.
@@ -118,7 +118,7 @@ def steady_output() -> Iterator[None]:
 
 
 def terminal() -> Console:
-    """Standard output, as wide as it is."""
+    """Give standard output, as wide as it is."""
     stream = steady(sys.stdout)
     console = Console(file=stream)
     return console if console.is_terminal else Console(file=stream, width=PIPE_WIDTH)

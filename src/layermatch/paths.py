@@ -20,6 +20,7 @@ PATHS = {
     "data.split": "a split.json",
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
+    "data.manifest": "a CSV or Parquet file",
 }
 
 #: Values of ``ckpt_path`` that name no file.
@@ -51,7 +52,7 @@ def check_path(name: str, value: object, expected: str) -> None:
 
 
 def expand(name: str, value: object, expected: str) -> Path:
-    """A path with the home folder in the place of a leading ``~``.
+    """Return a path with the home folder in the place of a leading ``~``.
 
     Args:
         name: The setting as the user writes it.
@@ -77,7 +78,7 @@ def expand(name: str, value: object, expected: str) -> Path:
 
 
 def argument_path(value: str) -> Path:
-    """A path with ``~`` expanded, for argparse; the shell does so only where the word begins with it.
+    """Return a path with ``~`` expanded, for argparse; the shell does so only where the word begins with it.
 
     Args:
         value: What was given.
@@ -92,17 +93,17 @@ def argument_path(value: str) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; a name that is too long, or one that may not be looked at, is none."""
+    """Return whether there is a folder; a name that is too long, or one that may not be looked at, is none."""
     return os.path.isdir(path)  # noqa: PTH112 -- Path's own raises at both
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; a name that is too long, or one that may not be looked at, is none."""
+    """Return whether there is a file; a name that is too long, or one that may not be looked at, is none."""
     return os.path.isfile(path)  # noqa: PTH113 -- Path's own raises at both
 
 
 def absolute_paths(settings: Mapping[str, Any], *, base: Path) -> dict[str, Any]:
-    """Settings whose relative paths are relative to ``base``, whatever the working directory is now.
+    """Return the settings whose relative paths are relative to ``base``, whatever the working directory is now.
 
     Args:
         settings: The composed configuration.

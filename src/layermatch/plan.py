@@ -17,7 +17,7 @@ MOST_SIZES = 10
 
 
 def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
-    """The rows of the run plan.
+    """Return the rows of the run plan.
 
     Args:
         settings: The composed configuration.
@@ -41,6 +41,8 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     channels, height, width = data.image_shape
     num_val = 0 if data.validation is None else len(data.validation)
     held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
+    if data.content.validation is not None:
+        held_out = ", the data set's own"
     pool = f"{len(data.unlabelled):,}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {len(data.classes)} classes",
@@ -55,9 +57,9 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
 
 
 def _long_tail(parts: RunParts) -> dict[str, str]:
-    """The sizes of the classes, where they were cut to a long tail."""
+    """Return the sizes of the classes, where they were cut to a long tail."""
     data = parts.data
-    if data.imbalance is None and not data.split.unlabelled:
+    if data.labelling.imbalance is None and not data.split.unlabelled:
         return {}
     rows = f"labelled {_sizes(data.labelled.labels, len(data.classes))}"
     if data.split.unlabelled and parts.algorithm.uses_unlabelled:

@@ -23,7 +23,7 @@ __all__ = ["FixMatch", "LayerMatch", "MeanTeacher", "Supervised", "create"]
 
 
 def create(name: str, network: Network, *overrides: str) -> SemiSupervisedModule:
-    """Any method of conf/algorithm, with the settings of its file, on a network of your own.
+    """Return any method of conf/algorithm, with the settings of its file, on a network of your own.
 
     Args:
         name: The method, as ``algorithm=NAME`` has it on the command line, for example ``freematch``.

@@ -11,7 +11,7 @@ READ_AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def number_of(variable: str) -> int | None:
-    """The value of an environment variable that counts something; None where it is not there or no such number.
+    """Return the value of an environment variable that counts something; None where it is not there or no such number.
 
     Args:
         variable: Its name.

@@ -17,20 +17,18 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from layermatch.build import RunParts
 from layermatch.callbacks import CheckpointWriter, PredictionTable
+from layermatch.catalogue import END, EVALUATION, Place
 from layermatch.checkpoints import read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
 from layermatch.metrics import (
     ACCURACY_ACCEPTED,
     CATALOGUE,
-    END,
-    EVALUATION,
     MASK_RATE,
     PSEUDO_ACCURACY,
     PSEUDO_ENTROPY,
     TEST_ACCURACY_EMA,
     VAL_ACCURACY_EMA,
-    Place,
     accuracies,
     macro_accuracies,
     own_metrics,
@@ -102,7 +100,7 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
 
 
 def _last_steps(algorithm: SemiSupervisedModule) -> dict[str, dict[str, float | None]]:
-    """What is known of the last steps, by section and key of ``results.json``; None for what they do not tell."""
+    """Say what is known of the last steps, by section and key of ``results.json``; None for what they do not tell."""
     makes_pseudo_labels = any(isinstance(module, Policy) for module in algorithm.method.modules())
     expected = PSEUDO_LABELS if makes_pseudo_labels else ()
     names = dict.fromkeys([*(metric.name for metric in expected), *algorithm.latest])
@@ -116,7 +114,7 @@ def _last_steps(algorithm: SemiSupervisedModule) -> dict[str, dict[str, float | 
 
 @contextmanager
 def _loggers(trainer: Trainer, *, are_on: bool) -> Iterator[None]:
-    """The trainer's loggers, or none."""
+    """Give the trainer's loggers, or none."""
     loggers = trainer.loggers
     trainer.loggers = loggers if are_on else []
     try:
@@ -162,7 +160,7 @@ def report_results(results: dict[str, Any], reporter: Reporter, run_dir: Path) -
 
 
 def _readable_json(results: dict[str, Any]) -> str:
-    """Results as indented JSON, a list of numbers or names in one line: a confusion matrix has one for each class."""
+    """Write results as indented JSON, a list of numbers or names in one line: a confusion matrix has one a class."""
     text = json.dumps(results, indent=2)
     # Only line breaks go, and a text in JSON has none: whatever the pattern finds, the values stay.
     return re.sub(r"\[[^][]*\]", lambda found: re.sub(r"\n\s*", "", found[0].replace(",\n", ", \n")), text) + "\n"
@@ -219,7 +217,7 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
 
 
 def sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """A line for each job of a sweep: directory, algorithm, labels, seed, accuracies of the EMA weights.
+    """Return a line for each job of a sweep: directory, algorithm, labels, seed, accuracies of the EMA weights.
 
     Args:
         jobs: The run directories with their results.

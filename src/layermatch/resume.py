@@ -28,7 +28,7 @@ Checkpoint = Mapping[str, Any]
 
 
 def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Path) -> Split | None:
-    """The split of a checkpoint, where the settings ask for the same; None where it is to be drawn and compared.
+    """Return the split of a checkpoint, where the settings ask for the same; None where it is to be drawn and compared.
 
     Drawn again from a data set that has grown, other images would be labelled.
 
@@ -84,7 +84,7 @@ def check_resume(
 
 
 def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple[str, ...]]:
-    """Every setting that is not as it was, and the learning rate if it jumps: name, before, now.
+    """Return every setting that is not as it was, and the learning rate if it jumps: name, before, now.
 
     Args:
         checkpoint: The checkpoint that the run goes on from.
@@ -101,7 +101,7 @@ def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple
 
 
 def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
-    """Where a run directory's ``config.yaml`` says something else than ``settings``, keep it under another name.
+    """Keep a run directory's ``config.yaml`` under another name, where it says something else than ``settings``.
 
     Args:
         run_dir: The directory of the run, which goes on in it.
@@ -139,7 +139,7 @@ def _text(value: object) -> str:
 
 
 def _stored_rate(checkpoint: Checkpoint) -> float | None:
-    """The learning rate that the checkpoint's run would have gone on with."""
+    """Return the learning rate that the checkpoint's run would have gone on with."""
     try:
         return float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
     except (KeyError, IndexError, TypeError, ValueError):

@@ -31,6 +31,7 @@ from layermatch.callbacks import (
     TestPredictions,
 )
 from layermatch.callbacks.panels import KeepRunId, Panels
+from layermatch.catalogue import Metric, dumps
 from layermatch.checkpoints import read_checkpoint
 from layermatch.cli import is_timed, plain, run_app
 from layermatch.console import Reporter, settings_tree, table
@@ -41,7 +42,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
 from layermatch.launch import find_launch, take_rank
-from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, Metric, dumps, own_metrics
+from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
@@ -66,7 +67,7 @@ def run(
     sweep: str = "",
     agreement: Agreement | None = None,
 ) -> dict[str, Any]:
-    """One run: build, train, evaluate, write.
+    """Return one run: build, train, evaluate, write.
 
     Args:
         settings: The settings of the run.
@@ -105,7 +106,8 @@ def run(
         callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
-        held.enter_context(one_line_failures())
+        for errors in (one_line_failures(), settings.data.named_in_errors(), loader_errors()):
+            held.enter_context(errors)
         _start_run_dir(run_dir, settings.raw, parts, first_step=first_step, own=own)
         failed = True
         reporter = held.enter_context(closing(Reporter(run_dir / layout.LOG)))
@@ -166,7 +168,7 @@ def _agreement(trainer: Mapping[str, Any]) -> Agreement:
 
 
 def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> RunParts:
-    """What the run is made of; the data are prepared by the first process of this machine."""
+    """Return what the run is made of; the data are prepared by the first process of this machine."""
     with agreement.first_of_machine():
         if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
             settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
@@ -194,7 +196,7 @@ def _locked(run_dir: Path) -> AbstractContextManager[None]:
 
 
 def _split_of(checkpoint: dict[str, Any] | None, settings: dict[str, Any], ckpt_path: Path | None) -> Split | None:
-    """The split that a run goes on with; None where it is drawn."""
+    """Return the split that a run goes on with; None where it is drawn."""
     if checkpoint is None or ckpt_path is None:
         return None
     return split_to_go_on_with(checkpoint, settings, path=ckpt_path)
@@ -208,7 +210,7 @@ def _check_resume(
     run_dir: Path,
     ckpt_path: Path | None,
 ) -> int:
-    """The step that the run starts at."""
+    """Return the step that the run starts at."""
     if checkpoint is None or ckpt_path is None:
         return 0
     # One that was stopped between its last step and its results has its evaluation left.
@@ -239,7 +241,7 @@ def _callbacks(settings: Settings, parts: RunParts, run_dir: Path) -> list[Callb
 
 
 def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callback]:
-    """Pictures at every evaluation; and the W&B run's id in every checkpoint, beside what Provenance writes."""
+    """Show pictures at every evaluation, and keep the W&B run's id in checkpoints, beside what Provenance writes."""
     shown = dashboards.dashboards_of(loggers)
     if not shown:
         return []
@@ -267,7 +269,7 @@ def _start_run_dir(
 
 
 def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
-    """One job of the command line: its run directory and results."""
+    """Return one job of the command line: its run directory and results."""
     hydra_config = HydraConfig.get()
     in_sweep, sweep = hydra_config.mode == RunMode.MULTIRUN, os.environ.get(SWEEP_VARIABLE, "")
     settings = _settings_of(config)
@@ -288,7 +290,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
         settings["run_dir"] = str(run_dir)
         ckpt_path = None if decided["ckpt_path"] is None else Path(decided["ckpt_path"])
         overrides = list(hydra_config.overrides.task)
-        with quiet_libraries(), loader_errors():
+        with quiet_libraries():
             results = run(
                 Settings.parse(settings),
                 run_dir=run_dir,
@@ -301,7 +303,7 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def _decide(settings: dict[str, Any], run_dir: Path, *, is_timed: bool) -> dict[str, Any]:
-    """What the first process alone looks at: where the run is, what it goes on from, and whether it is finished."""
+    """Decide what the first process alone looks at: where the run is, what it goes on from, whether it is finished."""
     finished = _finished(settings, run_dir)
     if finished is not None:
         return {"run_dir": str(run_dir), "ckpt_path": None, "finished": finished}
@@ -310,7 +312,7 @@ def _decide(settings: dict[str, Any], run_dir: Path, *, is_timed: bool) -> dict[
 
 
 def _finished(settings: dict[str, Any], run_dir: Path) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do; None for any other."""
+    """Return the results of a run that has nothing left to do; None for any other."""
     finished = finished_results(run_dir, settings) if settings["ckpt_path"] == "auto" else None
     if finished is not None:
         Reporter().show(f"{run_dir} is finished, {finished['steps']} steps: nothing to do")
@@ -318,25 +320,25 @@ def _finished(settings: dict[str, Any], run_dir: Path) -> dict[str, Any] | None:
 
 
 def _settings_of(config: DictConfig) -> dict[str, Any]:
-    """The settings; with whole paths, where Hydra has changed the working directory."""
+    """Return the settings; with whole paths, where Hydra has changed the working directory."""
     settings, base = plain(config), Path(HydraConfig.get().runtime.cwd)
     check_sections(settings)
     return settings if Path.cwd() == base else absolute_paths(settings, base=base)
 
 
 def _run_dir_of(settings: dict[str, Any]) -> Path:
-    """The run directory of a job: the sweep's directory holds those of its jobs."""
+    """Return the run directory of a job: the sweep's directory holds those of its jobs."""
     hydra_config = HydraConfig.get()
     run_dir = expand("run_dir", settings["run_dir"], "a directory")
     return run_dir / str(hydra_config.sweep.subdir) if hydra_config.mode == RunMode.MULTIRUN else run_dir
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Run the command line."""
     sweep = Sweep(_train)
 
     def job(config: DictConfig) -> float | None:
-        """Gives a sweeper the validation accuracy of the EMA weights."""
+        """Give a sweeper the validation accuracy of the EMA weights."""
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             _train(config)
             return None

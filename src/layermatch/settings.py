@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from layermatch.components import check_keys, check_present, find_target, make, option_names
+from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
@@ -59,7 +60,7 @@ class Component:
         return {key: value for key, value in self.options.items() if key != "_target_"}
 
     def find(self) -> Any:
-        """The class or function that ``_target_`` names.
+        """Return the class or function that ``_target_`` names.
 
         Raises:
             UserError: It names nothing, or something that is not trusted.
@@ -187,6 +188,10 @@ class DataSettings:
         module = {key: value for key, value in section.items() if key in OF_DATA}
         return cls(Component("data", {**nested, **shared}, plugins), module)
 
+    def named_in_errors(self) -> AbstractContextManager[None]:
+        """Name the settings of ``data`` in errors with their section; see :func:`~layermatch.components.make`."""
+        return section_of_errors("data", {**self.source.arguments, **self.module})
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -278,7 +283,7 @@ def check_sections(raw: Mapping[str, Any]) -> None:
 
 
 def parse_plugins(given: object) -> tuple[str, ...]:
-    """The packages of the user that are trusted.
+    """Return the packages of the user that are trusted.
 
     Args:
         given: The setting ``plugins``.

@@ -42,7 +42,7 @@ HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA
 
 
 def goes_on(ckpt_path: object) -> bool:
-    """Whether a sweep goes on with what is there: its finished jobs stay, others go on, and missing ones start."""
+    """Say whether a sweep goes on with what is there: its finished jobs stay, others go on, and missing ones start."""
     return isinstance(ckpt_path, str) and ckpt_path in {"last", "auto"}
 
 
@@ -86,7 +86,7 @@ def _check_sweep(config: DictConfig) -> None:
 
 
 def _jobs(config: DictConfig) -> list[tuple[Path, dict[str, Any]]]:
-    """The directory and the settings of every job; without settings, what is there, where a sweeper chooses later."""
+    """List directory and settings of every job; without settings, what is there, where a sweeper chooses later."""
     if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
         sweep_dir = expand("run_dir", config.run_dir, "a directory")
         return [(path, {}) for path in sorted(sweep_dir.glob("*/")) if path.name.isdigit()]
@@ -204,7 +204,7 @@ def _row(job: Ended) -> tuple[str, ...]:
 
 
 def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[str, Any]:
-    """A sweep's job on several devices.
+    """Return a sweep's job on several devices.
 
     Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
     of its own, and all would wait for each other. A process without ``-m`` per job has neither problem.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -22,6 +23,16 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 STRATEGIES = ("auto", "ddp")
 # fp16 needs a loss scaler, which skips steps and makes step counts drift; bf16 does not.
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+#: What Lightning is told whatever the run is.
+OF_EVERY_RUN: dict[str, Any] = {
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # ours are rank-aware, and evaluate each image once
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def make_trainer(
     callbacks: list[Callback],
     loggers: list[Logger],
 ) -> Trainer:
-    """A step-driven Trainer without epochs, samplers or progress bars of its own.
+    """Return a step-driven Trainer without epochs, samplers or progress bars of its own.
 
     Args:
         accelerator: The accelerator; see :func:`choose_device`.
@@ -135,22 +146,13 @@ def make_trainer(
     """
     device = choose_device(accelerator=accelerator, precision=precision, channels_last=channels_last)
     check_choice("trainer.strategy", strategy, STRATEGIES)
-    check_number("trainer.devices", devices, low=1, integer=True)
-    check_number("trainer.num_nodes", num_nodes, low=1, integer=True)
     check_number("trainer.max_steps", max_steps, low=1, integer=True)
     check_number("eval_every", eval_every, low=1, integer=True)
-    check_bool("trainer.sync_batchnorm", sync_batchnorm)
     check_bool("trainer.deterministic", deterministic)
     if limit_eval_batches is not None:
         check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
     check_wait(wait)
-    if device.accelerator == "gpu" and devices > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
-    if sync_batchnorm and device.accelerator != "gpu" and devices * num_nodes > 1:
-        raise UserError(
-            f"trainer.sync_batchnorm=true needs GPUs, and this run is on {device.name} (torch has it for GPUs only): "
-            "give trainer.sync_batchnorm=false"
-        )
+    _check_processes(device, devices=devices, num_nodes=num_nodes, sync_batchnorm=sync_batchnorm)
     launch = find_launch(devices=devices, num_nodes=num_nodes)
     take_rank(launch)
     return Trainer(
@@ -162,22 +164,31 @@ def make_trainer(
         sync_batchnorm=sync_batchnorm,
         deterministic=deterministic,
         max_steps=max_steps,
-        max_epochs=-1,
         val_check_interval=eval_every * accumulate,
-        check_val_every_n_epoch=None,
         limit_val_batches=limit_eval_batches,
         limit_test_batches=limit_eval_batches,
-        num_sanity_val_steps=0,
         log_every_n_steps=log_every,
-        use_distributed_sampler=False,  # ours are rank-aware, and evaluate each image once
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=run_dir,
         callbacks=callbacks,
         plugins=[CheckpointFiles(), environment_of(launch)],
         logger=loggers or False,
+        **OF_EVERY_RUN,
     )
+
+
+def _check_processes(device: Device, *, devices: int, num_nodes: int, sync_batchnorm: bool) -> None:
+    """Refuse processes that the device cannot serve."""
+    check_number("trainer.devices", devices, low=1, integer=True)
+    check_number("trainer.num_nodes", num_nodes, low=1, integer=True)
+    check_bool("trainer.sync_batchnorm", sync_batchnorm)
+    if device.accelerator == "gpu" and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    if sync_batchnorm and device.accelerator != "gpu" and devices * num_nodes > 1:
+        raise UserError(
+            f"trainer.sync_batchnorm=true needs GPUs, and this run is on {device.name} (torch has it for GPUs only): "
+            "give trainer.sync_batchnorm=false"
+        )
 
 
 def _strategy(strategy: str, launch: Launch, *, wait: float) -> str | Strategy:

@@ -108,9 +108,8 @@ def test_the_home_folder_is_meant_in_python_and_in_files(in_empty_folder: Path, 
     settings["data"] |= {"root": "~/pictures", "split": "~/split.json", "cache_dir": "~/cache"}
     stand_ins.write_folder(home / "pictures")
     parsed = Settings.parse(settings)
-    data = build_data(parsed, device=build_device(parsed), views=Views())
-    with pytest.raises(UserError, match="split file"):
-        data.setup()
+    with pytest.raises(UserError, match=r"^data\.split=~/split\.json is not a split file"):
+        build_data(parsed, device=build_device(parsed), views=Views())
     (home / "here").write_text("")
     with pytest.raises(UserError, match=rf"^run_dir={home}/here is a file"):
         run(parsed, run_dir=Path("~/here"))

@@ -239,7 +239,7 @@ WRONG_SPLITS = {
     "no labels": (Split(0, 60, (), (1,)), "has no labelled images: give a split with at least one"),
     "other labels": (
         Split(0, 60, (0, 1, 2), (3, 4, 5)),
-        r"has 3 labelled images, but data\.num_labels=12: give data\.num_labels=3, or null$",
+        r"has 3 labelled images, but num_labels=12: give num_labels=3, or null$",
     ),
 }
 
@@ -257,43 +257,43 @@ def test_a_split_of_another_data_set_is_refused(name: str, as_file: bool, tmp_pa
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "batch_size": ({"batch_size": 0}, r"data\.batch_size=0 is not legal: give a whole number, at least 1"),
-    "mu": ({"mu": 0}, r"data\.mu=0 is not legal: give a whole number, at least 1"),
-    "half a mu": ({"mu": 0.5}, r"data\.mu=0\.5 is not legal"),
-    "eval_batch_size": ({"eval_batch_size": 0}, r"data\.eval_batch_size=0 is not legal"),
-    "num_workers": ({"num_workers": -1}, r"data\.num_workers=-1 is not legal"),
-    "overfit": ({"overfit": "yes"}, r"data\.overfit='yes' is not legal: choose true or false"),
-    "mean": ({"mean": (0.5, 0.5, 128)}, r"data\.mean=128 is not legal: give a number, at least 0 and at most 1"),
-    "std": ({"std": (0.5, 0.5, 0)}, r"data\.std=0 is not legal: give a number, above 0"),
-    "one number": ({"mean": 0.5}, r"data\.mean=0\.5 is not legal: give a list with one number for each channel"),
-    "a word": ({"std": "0.5"}, r"data\.std='0\.5' is not legal: give a list with one number for each channel"),
-    "grey mean": ({"mean": (0.5,)}, r"data\.mean has 1 and data\.std 3 numbers: give one for each of the 3 channels"),
-    "grey std": ({"std": (0.5,)}, r"data\.mean has 3 and data\.std 1 numbers: give one for each of the 3 channels"),
-    "num_labels": ({"num_labels": 63}, r"data\.num_labels=63 is too many for a pool of 60 images"),
-    "num_val": ({"num_val": 60}, r"data\.num_val=60 is more than can be held out"),
+    "batch_size": ({"batch_size": 0}, r"batch_size=0 is not legal: give a whole number, at least 1"),
+    "mu": ({"mu": 0}, r"mu=0 is not legal: give a whole number, at least 1"),
+    "half a mu": ({"mu": 0.5}, r"mu=0\.5 is not legal"),
+    "eval_batch_size": ({"eval_batch_size": 0}, r"eval_batch_size=0 is not legal"),
+    "num_workers": ({"num_workers": -1}, r"num_workers=-1 is not legal"),
+    "overfit": ({"overfit": "yes"}, r"overfit='yes' is not legal: choose true or false"),
+    "mean": ({"mean": (0.5, 0.5, 128)}, r"mean=128 is not legal: give a number, at least 0 and at most 1"),
+    "std": ({"std": (0.5, 0.5, 0)}, r"std=0 is not legal: give a number, above 0"),
+    "one number": ({"mean": 0.5}, r"mean=0\.5 is not legal: give a list with one number for each channel"),
+    "a word": ({"std": "0.5"}, r"std='0\.5' is not legal: give a list with one number for each channel"),
+    "grey mean": ({"mean": (0.5,)}, r"mean=\[0\.5\] is not legal: give a number for each of the 3 channels"),
+    "grey std": ({"std": (0.5,)}, r"std=\[0\.5\] is not legal: give a number for each of the 3 channels"),
+    "num_labels": ({"num_labels": 63}, r"num_labels=63 is too many for a pool of 60 images"),
+    "num_val": ({"num_val": 60}, r"num_val=60 is more than can be held out"),
     "seed": ({"seed": -1}, r"seed=-1 is not legal"),
-    "no file": ({"split": "no/such/split.json"}, r"data\.split=no/such/split\.json is not a split file"),
+    "no file": ({"split": "no/such/split.json"}, r"split=no/such/split\.json is not a split file"),
     "fold too large": (
         {"fold": 3, "num_labels": None},
-        r"data\.fold=3 is not legal: give a whole number, at least 0 and at most 2",
+        r"fold=3 is not legal: give a whole number, at least 0 and at most 2",
     ),
-    "fold below 0": ({"fold": -1, "num_labels": None}, r"data\.fold=-1 is not legal"),
-    "fold no number": ({"fold": "first", "num_labels": None}, r"data\.fold='first' is not legal"),
+    "fold below 0": ({"fold": -1, "num_labels": None}, r"fold=-1 is not legal"),
+    "fold no number": ({"fold": "first", "num_labels": None}, r"fold='first' is not legal"),
     "labels of a fold": (
         {"fold": 0, "num_labels": 12},
-        r"data\.fold=0 has 6 labels: give data\.num_labels=6, not 12",
+        r"fold=0 has 6 labels: give num_labels=6, not 12",
     ),
     "val of a fold": (
         {"fold": 0, "num_labels": None, "num_val": 55},
-        r"data\.num_val=55 is more than can be held out: 54 images of the training pool are not in the fold of 6",
+        r"num_val=55 is more than can be held out: 54 images of the training pool are not in the fold of 6",
     ),
     "split and fold": (
         {"fold": 0, "num_labels": None, "split": Split(0, 60, (0,), ())},
-        r"data\.split and data\.fold=0 both say which images are labelled: give one of them$",
+        r"a split and fold=0 both say which images are labelled: give split=null or fold=null$",
     ),
     "no folds": (
         {"source": InMemory(num_folds=0), "fold": 0},
-        r"data\.fold=0: this data set has no predefined folds: give data\.fold=null",
+        r"fold=0: this data set has no predefined folds: give fold=null",
     ),
 }
 

@@ -23,7 +23,7 @@ from layermatch.data.sources import Digits, Folder, ImageSet, Source, SourceData
 from layermatch.errors import UserError
 
 SIDE = 8
-LOGGER = "layermatch.data.datamodule"
+LOGGER = "layermatch.data.labelling"
 
 
 class Noise:
@@ -152,7 +152,7 @@ def test_a_split_refuses_to_do_without_one_of_its_files(
     with pytest.raises(UserError) as caught:
         make(Folder(root=tmp_path / "pictures", image_size=SIDE), split=tmp_path / "split.json")
     text = str(caught.value)
-    assert text.startswith(f"data.split={tmp_path / 'split.json'} is not of these images")
+    assert text.startswith(f"split={tmp_path / 'split.json'} is not of these images")
     assert f"1 of its 9 labelled and validation images are not there ({name})" in text
     assert "\n" not in text
 
@@ -286,11 +286,7 @@ def test_a_split_has_its_own_number_of_validation_images(drawn: SemiSupervisedDa
     path = tmp_path / "split.json"
     for num_val in (0, 3):
         assert make(drawn.source, split=path, num_val=num_val).split.validation == drawn.split.validation
-    with pytest.raises(
-        UserError, match=r"holds out 3 validation images, but data\.num_val=6: give data\.num_val=3, or"
-    ):
+    with pytest.raises(UserError, match=r"holds out 3 validation images, but num_val=6: give num_val=3, or"):
         make(drawn.source, split=path, num_val=6)
-    with pytest.raises(
-        UserError, match=r"holds out 0 validation images, but data\.num_val=6: give data\.num_val=0, or"
-    ):
+    with pytest.raises(UserError, match=r"holds out 0 validation images, but num_val=6: give num_val=0, or"):
         make(drawn.source, split=Split(0, 18, (0, 7, 13), ()), num_val=6)

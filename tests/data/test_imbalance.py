@@ -158,17 +158,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            ({"labelled": 0.5, "labelled_head": 5}, "data.imbalance.labelled=0.5 is not legal"),
-            ({"labelled": "10", "labelled_head": 5}, "data.imbalance.labelled='10' is not legal"),
-            ({"labelled": 10}, "data.imbalance.labelled=10 needs data.imbalance.labelled_head"),
-            ({"labelled_head": 10}, "data.imbalance.labelled_head=10 needs data.imbalance.labelled, a number"),
-            ({"labelled": 10, "labelled_head": 2.5}, "data.imbalance.labelled_head=2.5 is not legal"),
-            ({"unlabelled": True}, "data.imbalance.unlabelled=True is not legal"),
-            ({"unlabelled_head": 10}, "data.imbalance.unlabelled_head=10 needs data.imbalance.unlabelled"),
-            ({"reversed": True}, "data.imbalance.reversed=true needs data.imbalance.unlabelled"),
-            ({"reversed": "yes", "unlabelled": 2}, "data.imbalance.reversed='yes' is not legal"),
-            ({"gamma": 10}, "unknown setting data.imbalance.gamma: choose one of labelled, labelled_head, "),
-            (10, "data.imbalance=10 is not legal"),
+            ({"labelled": 0.5, "labelled_head": 5}, "imbalance.labelled=0.5 is not legal"),
+            ({"labelled": "10", "labelled_head": 5}, "imbalance.labelled='10' is not legal"),
+            ({"labelled": 10}, "imbalance.labelled=10 needs imbalance.labelled_head"),
+            ({"labelled_head": 10}, "imbalance.labelled_head=10 needs imbalance.labelled, a number"),
+            ({"labelled": 10, "labelled_head": 2.5}, "imbalance.labelled_head=2.5 is not legal"),
+            ({"unlabelled": True}, "imbalance.unlabelled=True is not legal"),
+            ({"unlabelled_head": 10}, "imbalance.unlabelled_head=10 needs imbalance.unlabelled"),
+            ({"reversed": True}, "imbalance.reversed=true needs imbalance.unlabelled"),
+            ({"reversed": "yes", "unlabelled": 2}, "imbalance.reversed='yes' is not legal"),
+            ({"gamma": 10}, "unknown setting imbalance.gamma: choose one of labelled, labelled_head, "),
+            (10, "imbalance=10 is not legal"),
         ],
     )
     def test_values(self, given: Any, message: str) -> None:
@@ -180,17 +180,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("imbalance", "options", "message"),
         [
-            ({"labelled": 10, "labelled_head": 500}, {}, "data.imbalance.labelled_head is too large: class 0 .* has 1"),
+            ({"labelled": 10, "labelled_head": 500}, {}, "imbalance.labelled_head is too large: class 0 .* has 1"),
             ({"labelled": 100, "labelled_head": 50}, {}, "leaves class 8 .* without a label: give .*_head=100 or more"),
             ({"unlabelled": 2, "unlabelled_head": 900}, {"num_labels": 40}, "unlabelled_head is too large: class 0 "),
-            ({"labelled": 2, "labelled_head": 4}, {"num_labels": 40}, "labels 25 images, but data.num_labels=40"),
+            ({"labelled": 2, "labelled_head": 4}, {"num_labels": 40}, "labels 25 images, but num_labels=40"),
             (
                 {"labelled": 2, "labelled_head": 40},
                 {"num_val": 10, "val_from": "labelled"},
-                "data.val_from=labelled is not legal with data.imbalance",
+                "val_from=labelled is not legal with imbalance",
             ),
-            ({"unlabelled": 2}, {"split": Split(0, 1437, (0, 1), ())}, "data.split and data.imbalance both say"),
-            ({"unlabelled": 2}, {"fold": 1}, "data.fold=1 and data.imbalance both say"),
+            ({"unlabelled": 2}, {"split": Split(0, 1437, (0, 1), ())}, "a split and an imbalance both say"),
+            ({"unlabelled": 2}, {"fold": 1}, "fold=1 and an imbalance both say"),
             ({"unlabelled": 2}, {}, "leaves no image to the unlabelled pool: class 0 "),
         ],
     )
@@ -200,7 +200,7 @@ class TestRefusals:
         assert "\n" not in str(error.value)
 
     def test_a_pool_of_unknown_classes(self) -> None:
-        with pytest.raises(UserError, match=r"data.imbalance.unlabelled=2 needs the class of every image .* 360 of"):
+        with pytest.raises(UserError, match=r"imbalance.unlabelled=2 needs the class of every image .* 360 of"):
             data_of(WithFurtherImages(), imbalance={"unlabelled": 2}, num_labels=40)
         # The labelled images alone can have a long tail there.
         data = data_of(WithFurtherImages(), imbalance={"labelled": 10, "labelled_head": 20})

@@ -138,7 +138,7 @@ def test_the_systems_limit_is_met_and_named(limit: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     too_many = readers_that_fit() + 2
-    with pytest.raises(UserError, match=rf"^data\.num_workers={too_many} needs about \d+ open files, and the system"):
+    with pytest.raises(UserError, match=rf"^num_workers={too_many} needs about \d+ open files, and the system"):
         check_open_files(too_many, loaders=1)
 
 

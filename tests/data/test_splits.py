@@ -153,12 +153,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "below one per class": ({"num_labels": 9}, "=9 is below one label per class: " + LEGAL),
     "zero": ({"num_labels": 0}, "=0 is below one label per class: " + LEGAL),
     "negative": ({"num_labels": -10}, "=-10 is below one label per class: " + LEGAL),
-    "no whole number": ({"num_labels": 40.0}, "data.num_labels=40.0 is not legal: give a whole number"),
-    "a bool": ({"num_labels": True}, "data.num_labels=True is not legal: give a whole number"),
-    "a word": ({"num_labels": "all"}, "data.num_labels='all' is not legal: give a whole number"),
-    "val_from": ({"val_from": "test"}, "data.val_from='test' is not legal: choose one of labelled, pool"),
-    "negative num_val": ({"num_val": -1}, "data.num_val=-1 is not legal: give a whole number, at least 0"),
-    "no whole num_val": ({"num_val": 0.1}, "data.num_val=0.1 is not legal: give a whole number, at least 0"),
+    "no whole number": ({"num_labels": 40.0}, "num_labels=40.0 is not legal: give a whole number"),
+    "a bool": ({"num_labels": True}, "num_labels=True is not legal: give a whole number"),
+    "a word": ({"num_labels": "all"}, "num_labels='all' is not legal: give a whole number"),
+    "val_from": ({"val_from": "test"}, "val_from='test' is not legal: choose one of labelled, pool"),
+    "negative num_val": ({"num_val": -1}, "num_val=-1 is not legal: give a whole number, at least 0"),
+    "no whole num_val": ({"num_val": 0.1}, "num_val=0.1 is not legal: give a whole number, at least 0"),
     "negative seed": ({"seed": -1}, "seed=-1 is not legal: give a whole number, at least 0"),
     "pool too small": (
         {"num_val": 1398},
@@ -170,7 +170,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "labelled too few": (
         {"num_val": 31, "val_from": "labelled"},
-        "=31 is more than can be held out, each class in proportion, of data.num_labels=40 (data.val_from=labelled)",
+        "=31 is more than can be held out, each class in proportion, of num_labels=40 (val_from=labelled)",
     ),
     "more than the labelled": (
         {"num_val": 500, "val_from": "labelled"},
@@ -237,7 +237,7 @@ def test_a_wrong_split_file_is_refused(name: str, tmp_path: Path) -> None:
     write(path)
     with pytest.raises(UserError) as caught:
         Split.load(path).check(pool_size=10)
-    assert f"data.split={path} " in str(caught.value)
+    assert f"split={path} " in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -331,13 +331,13 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.mark.parametrize("storage", ["poison", None, 1, True])
 def test_an_unknown_storage_is_refused(storage: Any) -> None:
-    with pytest.raises(UserError, match=r"^data\.storage=.* is not legal: choose one of auto, device, ram, disk, lazy"):
+    with pytest.raises(UserError, match=r"^storage=.* is not legal: choose one of auto, device, ram, disk, lazy"):
         data_of(Digits(), storage)
 
 
 @pytest.mark.parametrize("cache_dir", ["poison", "", 3, True])
 def test_a_cache_directory_must_be_an_absolute_path(cache_dir: Any) -> None:
-    with pytest.raises(UserError, match=r"^data\.cache_dir=.* is not legal: give an absolute path"):
+    with pytest.raises(UserError, match=r"^cache_dir=.* is not legal: give an absolute path"):
         data_of(Digits(), "disk", cache_dir)
 
 
@@ -349,7 +349,7 @@ def unwritable(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("storage", ["disk", "device"])
 def test_a_cache_that_cannot_be_written_is_refused(storage: str, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^the cache cannot be written to .*: give another data\.cache_dir"):
+    with pytest.raises(UserError, match=r"^the cache cannot be written to .*: give another cache_dir"):
         ready(folder(pictures), storage, unwritable(tmp_path))
 
 
@@ -374,9 +374,9 @@ def huge(pictures: Path) -> Folder:
 
 
 NO_ROOM = {
-    "device": r"data\.storage=device needs 11\.5 TB for 96 images, but cpu has .*B free: give data\.storage=disk",
-    "ram": r"data\.storage=ram needs 14\.4 TB for 120 images, but only .*B of memory are free: give data\.storage=disk",
-    "disk": r"the cache of 40 images needs 4\.8 TB, but .* has .*B free: give another data\.cache_dir, or [^\n]*lazy",
+    "device": r"storage=device needs 11\.5 TB for 96 images, but cpu has .*B free: give storage=disk",
+    "ram": r"storage=ram needs 14\.4 TB for 120 images, but only .*B of memory are free: give storage=disk",
+    "disk": r"the cache of 40 images needs 4\.8 TB, but .* has .*B free: give another cache_dir=FOLDER, or [^\n]*lazy",
 }
 
 

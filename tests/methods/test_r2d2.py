@@ -178,11 +178,11 @@ class Seen(SemiSupervisedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         if not hasattr(self, "rates"):
             self.rates, self.begun, self.predicted = [], [], []
-        rate, begun = self._learning_rate(), self.stage_begun
+        rate, begun = self._learning_rate(), self.stage.number
         super().training_step(batch, batch_idx)
         self.rates.append(rate)
-        if self.stage_begun != begun:
-            self.begun.append((self.global_step - 1, self.stage_begun))
+        if self.stage.number != begun:
+            self.begun.append((self.global_step - 1, self.stage.number))
 
     def predict_pool(self) -> Tensor:
         self.predicted.append((self.global_step, super().predict_pool()))

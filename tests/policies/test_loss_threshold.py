@@ -33,15 +33,15 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     method.prepare(network, problem_of(6))
     for number, recorded in enumerate(ORACLE["steps"]):
         want, batch = oracle.expected(ORACLE, recorded, variant), batch_of_logits(recorded["inputs"])
-        while policy.num_steps < recorded["inputs"]["it"]:  # the oracle leaves steps out
-            policy.num_steps += 1
+        while policy.warm_up.num_steps < recorded["inputs"]["it"]:  # the oracle leaves steps out
+            policy.warm_up.num_steps += 1
         probs, labelled = batch.unlabelled.views["weak"].softmax(dim=1), batch.labelled
         found = policy(
             Predictions(
                 probs.detach(), batch.unlabelled.indices, labelled.views["weak"].detach().softmax(dim=1), labelled.label
             )
         )
-        policy.discard_step()
+        policy.warm_up.discard_step()
         losses = method.losses(batch, step_of(network, number))
         losses.total.backward()
         worst.see(policy.threshold, want["state_rho"], "threshold")
@@ -54,7 +54,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
         worst.see(losses["pseudo"].value, want["unsup_loss"], "pseudo")
         worst.see(losses.total, want["total_loss"], "total")
         worst.see(batch.unlabelled.views["strong"].grad, want["grad_logits_s"], "gradient")
-        policy.after_step(step_of(network, number))
+        policy.warm_up.after_step(step_of(network, number))
     worst.say(f"dash {variant}")
 
 
@@ -76,7 +76,7 @@ def draw(number: int, *, size: int = 6, num_labelled: int = 4) -> Predictions:
 
 def end(policy: LossThreshold) -> None:
     network = wrn_small(num_classes=2)
-    policy.after_step(Step(network, network, 0, 100, lambda *_: None, lambda *_: None))
+    policy.warm_up.after_step(Step(network, network, 0, 100, lambda *_: None, lambda *_: None))
 
 
 def labelled_losses(*drawn: Predictions) -> list[float]:
@@ -116,13 +116,13 @@ def test_the_threshold_starts_at_the_labelled_loss_of_the_last_pass(num_labelled
 
 def test_a_warm_up_takes_one_step_at_least_where_the_first_threshold_is_measured() -> None:
     policy = make(warmup=0.0)
-    assert policy.warmup_steps == 1
+    assert policy.warm_up.steps == 1
     assert policy(draw(0)).weight.sum() == 0
     end(policy)
     losses = labelled_losses(draw(0))
     assert policy.threshold.item() == pytest.approx(1.0001 * math.fsum(losses) / 4, rel=1e-6)
-    assert make(warmup=0.0, first=0.5).warmup_steps == 0
-    assert make(warmup=0.5, first=0.5).warmup_steps == 50
+    assert make(warmup=0.0, first=0.5).warm_up.steps == 0
+    assert make(warmup=0.5, first=0.5).warm_up.steps == 50
 
 
 def test_accumulated_batches_are_one_step() -> None:
@@ -142,21 +142,21 @@ def test_accumulated_batches_are_one_step() -> None:
         assert torch.equal(torch.cat([part.weight for part in found]), expected.weight)
         end(whole)
         end(parts)
-    torch.testing.assert_close(parts.of_last_pass, whole.of_last_pass)
-    assert int(parts.num_steps) == int(whole.num_steps) == 4
-    assert whole.of_last_pass[1] == 8
+    torch.testing.assert_close(parts.warm_up.of_last_pass, whole.warm_up.of_last_pass)
+    assert int(parts.warm_up.num_steps) == int(whole.warm_up.num_steps) == 4
+    assert whole.warm_up.of_last_pass[1] == 8
 
 
 def test_a_step_that_is_discarded_leaves_no_trace() -> None:
     policy, other = make(warmup=0.02), make(warmup=0.02)
     for number in range(4):
         policy(draw(number + 100))
-        policy.discard_step()
+        policy.warm_up.discard_step()
         for each in (policy, other):
             each(draw(number))
             end(each)
-    assert torch.equal(policy.of_last_pass, other.of_last_pass)
-    assert torch.equal(policy.num_steps, other.num_steps)
+    assert torch.equal(policy.warm_up.of_last_pass, other.warm_up.of_last_pass)
+    assert torch.equal(policy.warm_up.num_steps, other.warm_up.num_steps)
 
 
 def test_it_goes_on_after_a_restart() -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from layermatch.networks import wrn_small
-from layermatch.parts import Problem, Step
+from layermatch.parts import Problem, Step, StepState
 from layermatch.policies import CurriculumThresholds, LossThreshold, Policy, Predictions
 
 NUM_CLASSES, POOL, BATCH, STEPS = 4, 40, 24, 5
@@ -36,7 +36,9 @@ def train(policy: Policy, part: slice) -> dict[str, Any]:
     for number in range(STEPS):
         whole = draw(number)
         weights.append(policy(Predictions(*(None if rows is None else rows[part] for rows in whole))).weight)
-        policy.after_step(Step(network, network, number, 100, lambda *_: None, lambda *_: None))
+        for state in policy.modules():
+            if isinstance(state, StepState):
+                state.after_step(Step(network, network, number, 100, lambda *_: None, lambda *_: None))
     return {"state": policy.state_dict(), "weights": torch.stack(weights)}
 
 

@@ -199,7 +199,7 @@ def cutout(images: Tensor, *, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _inside(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """Which pixels (N, length) a box of this side about this centre covers, both float64 (N,)."""
+    """Return which pixels (N, length) a box of this side about this centre covers, both float64 (N,)."""
     first = (centre - side / 2).clamp(min=0).floor()
     last = (first + side).clamp(max=length).floor()
     position = torch.arange(length, device=centre.device)
@@ -218,12 +218,12 @@ def _nearest(fraction: Tensor, length: int) -> Tensor:
 
 
 def _fixed(values: Tensor) -> Tensor:
-    """Float64 values in 16.16 fixed point, rounded, int64."""
+    """Round float64 values to 16.16 fixed point, int64."""
     return (values * _FIXED + 0.5).floor().to(torch.int64)
 
 
 def _count(length: int, images: Tensor) -> Tensor:
-    """Int32 0 .. length - 1 on the images' device."""
+    """Count from 0 to length - 1 in int32, on the images' device."""
     return torch.arange(length, dtype=torch.int32, device=images.device)
 
 

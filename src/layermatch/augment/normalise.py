@@ -1,4 +1,4 @@
-"""From uint8 pixels to the float32 values that a network reads."""
+"""The way from uint8 pixels to the float32 values that a network reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 1 << 19
 
 
 def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
-    """``(x / 255 - mean) / std``, computed as ``(x - 255 mean) / (255 std)``.
+    """Compute ``(x / 255 - mean) / std`` as ``(x - 255 mean) / (255 std)``.
 
     Args:
         images: ``(N, C, H, W)`` uint8; is not modified.
@@ -52,7 +52,7 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ch
 
 
 def _chunk(images: Tensor) -> int:
-    """How many images to work on at a time."""
+    """Return how many images to work on at a time."""
     if images.device.type != "cpu":
         return max(len(images), 1)
     return max(CHUNK // images.shape[1:].numel(), 1)

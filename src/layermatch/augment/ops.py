@@ -265,12 +265,12 @@ def equalize(images: Tensor, _magnitude: Tensor) -> Tensor:
 
 
 def _column(values: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """One value per sample, (N,) to (N, 1, 1, 1), on the images' device without making the host wait."""
+    """Return one value per sample, (N,) to (N, 1, 1, 1), on the images' device without making the host wait."""
     return values.to(dtype).to(images.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """Grey levels (N, 1, H, W) of float32 pixels, PIL's whole-number ITU-R 601-2 weights; exact."""
+    """Compute the grey levels (N, 1, H, W) of float32 pixels, PIL's whole-number ITU-R 601-2 weights; exact."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]

@@ -75,7 +75,7 @@ class WeakView:
             UserError: illegal images or draws, or images smaller than the padding allows.
         """
         self._check(images, draws)
-        return self._crop_and_flip(images, draws)
+        return self._make(images, draws)
 
     def __repr__(self) -> str:
         return f"WeakView(flip={self.flip}, pad={self.pad})"
@@ -92,7 +92,8 @@ class WeakView:
         if draws.shape != shape or not draws.is_floating_point():
             raise UserError(f"draws of shape {tuple(draws.shape)}, {draws.dtype}, are not legal: give floats {shape}")
 
-    def _crop_and_flip(self, images: Tensor, draws: Tensor) -> Tensor:
+    def _make(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return the view of images and draws that have been looked at."""
         height, width = images.shape[2:]
         pad = (round(self.pad * height), round(self.pad * width))
         return geometry.crop_and_flip(
@@ -168,7 +169,7 @@ class StrongView(WeakView):
         self.operations = tuple(operations)
 
     def with_ops(self, num_ops: int) -> StrongView:
-        """The same view with another number of operations, as the medium view of SequenceMatch is with 1.
+        """Return the same view with another number of operations, as the medium view of SequenceMatch is with 1.
 
         Args:
             num_ops: Operations per image, at least 0.
@@ -188,25 +189,13 @@ class StrongView(WeakView):
         slots = [f"{what}_{slot}" for slot in range(self.num_ops) for what in ("operation", "magnitude")]
         return (*super().columns, *slots, "cutout_size", "cutout_x", "cutout_y")
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Make the view.
-
-        Args:
-            images: uint8 (N, C, H, W), C 1 or 3; is not modified.
-            draws: float (N, num_draws) in [0, 1).
-
-        Returns:
-            uint8 (N, C, H, W) on the device of ``images``.
-
-        Raises:
-            UserError: illegal images or draws, or images smaller than the padding allows.
-        """
-        self._check(images, draws)
+    def _make(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return the weak view, then operations and a grey box."""
         # One copy to the host, which must know the group sizes anyway; positions then agree on all devices.
         draws = draws.cpu()
         choice, uniform = draws[:, 3:-3:2], draws[:, 4:-3:2]
         view = rand_augment(
-            self._crop_and_flip(images, draws),
+            super()._make(images, draws),
             choice=_choose(choice, len(self.operations)),
             uniform=uniform,
             operations=self.operations,

@@ -95,7 +95,7 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
 
 @steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; a mistake of the user is one line on standard error and status 2.
+    """Run the command; a mistake of the user is one line on standard error and status 2.
 
     Args:
         arguments: The arguments of the command line; None takes the process's.

@@ -30,7 +30,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 
 def measure(*, device: torch.device, quick: bool, num_images: int = NUM_IMAGES) -> Section:
-    """Both views with normalisation, at 32x32 and 96x96, on one thread; in the full form each operation too.
+    """Return both views with normalisation, at 32x32 and 96x96, on one thread; in the full form each operation too.
 
     Args:
         device: What our views are computed on; PIL's are always on the CPU.
@@ -76,7 +76,7 @@ def _measure_pair(
 
 
 def _batched(images: Tensor, draws: list[Tensor], weak: WeakView, strong: StrongView) -> Callable[[], object]:
-    """What the data module does with the unlabelled part of a batch."""
+    """Return what the data module does with the unlabelled part of a batch."""
     source = RandomImages(10, size=images.shape[-1])
     data = SemiSupervisedData(source, weak=weak, strong=strong, num_labels=10, mean=MEAN, std=STD, seed=0)
     draws_weak = draws[0].to(images.device)
@@ -88,7 +88,7 @@ def _batched(images: Tensor, draws: list[Tensor], weak: WeakView, strong: Strong
 
 
 def _one_by_one(images: list[Image], draws: list[list[list[float]]]) -> Callable[[], object]:
-    """What a loader's worker does with the same images and draws."""
+    """Return what a loader's worker does with the same images and draws."""
     pipeline = pil_pipeline.PilPipeline()
     rows = list(zip(images, *draws, strict=True))
 
@@ -100,13 +100,13 @@ def _one_by_one(images: list[Image], draws: list[list[list[float]]]) -> Callable
 
 
 def _seconds_one_by_one(images: NDArray[np.uint8], draws: list[list[list[float]]]) -> float:
-    """The same in a process that does not have the images yet; arrays travel there, tensors would be shared."""
+    """Return the same in a process that does not have the images yet; arrays travel there, tensors would be shared."""
     make = _one_by_one(pil_pipeline.to_images(torch.from_numpy(images)), draws)
     return timed(make, torch.device("cpu"))()
 
 
 def _measure_operations(section: Section, images: Tensor, *, device: torch.device, rounds: int) -> None:
-    """Each operation on the whole batch; the slowest of them, relative to PIL, becomes a ratio."""
+    """Measure each operation on the whole batch; the slowest of them, relative to PIL, becomes a ratio."""
     size = images.shape[-1]
     on_device, pictures = images.to(device), pil_pipeline.to_images(images)
     uniform = torch.rand(len(images), dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -69,7 +69,7 @@ def _draws(count: int) -> list[float]:
 def fixmatch_loss(
     network: Network, labelled: Tensor, label: Tensor, weak: Tensor, strong: Tensor, *, threshold: float = 0.95
 ) -> Tensor:
-    r"""FixMatch's loss by one joint forward.
+    r"""Compute FixMatch's loss by one joint forward.
 
     .. math:: L = \frac{1}{B} \sum_i H(y_i, p_i) + \frac{1}{N} \sum_u 1[\max p(w(u)) \ge \tau] H(\hat y_u, p(s(u)))
 
@@ -96,7 +96,7 @@ def fixmatch_loss(
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with FixMatch's settings; biases and BatchNorm are not decayed.
+    """Make SGD with FixMatch's settings; biases and BatchNorm are not decayed.
 
     Args:
         network: The network that the optimizer will train.

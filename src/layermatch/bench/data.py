@@ -34,7 +34,7 @@ STORAGES = ("ram", "disk")
 
 
 def measure(*, device: torch.device, quick: bool) -> Section:
-    """Reading and start-up.
+    """Measure reading and start-up.
 
     Args:
         device: The device that a run is started on; reading is the host's work.
@@ -48,7 +48,7 @@ def measure(*, device: torch.device, quick: bool) -> Section:
 
 
 def measure_reading(section: Section, *, num_images: int, size: int, batch_size: int, rounds: int) -> None:
-    """Raw batches of ``training_steps()`` from each of :data:`STORAGES`, and a bare copy of as many pixels.
+    """Read raw batches of ``training_steps()`` from each of :data:`STORAGES`, and copy as many pixels.
 
     Args:
         section: The section that gets the figures.
@@ -82,14 +82,14 @@ def _read_on(data: SemiSupervisedData) -> Callable[[], object]:
 
 
 def _copy(num_images: int, size: int, batch_size: int) -> Callable[[], object]:
-    """The least that reading can be: the batch's images, picked out of one array in memory."""
+    """Return the least that reading can be: the batch's images, picked out of one array in memory."""
     pixels = RandomImages(num_images, size=size).pixels
     index = shuffled_positions(seed=0, stream=0, start=0, count=batch_size * (1 + MU), size=num_images)
     return lambda: np.ascontiguousarray(pixels[index])
 
 
 def measure_start(section: Section, *, device: torch.device, rounds: int) -> None:
-    """From the start of the process to its first optimizer step, on digits, and of a run of that one step.
+    """Measure from the start of a process to its first optimizer step, on digits, and a run of that one step.
 
     Args:
         section: The section that gets the figures.
@@ -111,7 +111,7 @@ def measure_start(section: Section, *, device: torch.device, rounds: int) -> Non
 
 
 def _first_step(device: torch.device, whole: list[float]) -> float:
-    """The checkpoint of step 1 tells when that step was done; the run goes on to the test set and figures."""
+    """Return the checkpoint of step 1 tells when that step was done; the run goes on to the test set and figures."""
     with tempfile.TemporaryDirectory() as folder:
         accelerator = "gpu" if device.type == "cuda" else "cpu"
         started = time.time()
@@ -134,7 +134,7 @@ def _import_libraries() -> float:
 
 
 def _run(command: list[str]) -> str:
-    """What a command writes to standard output."""
+    """Return what a command writes to standard output."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Our own interpreter with our own arguments.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603

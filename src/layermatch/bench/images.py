@@ -16,7 +16,7 @@ __all__ = ["RandomImages", "photograph_crops"]
 
 
 def photograph_crops(count: int, *, size: int, seed: int = 0) -> Tensor:
-    """Crops of scikit-learn's two photographs, at random places.
+    """Return the crops of scikit-learn's two photographs, at random places.
 
     Args:
         count: The number of crops, ``N``.
@@ -65,6 +65,6 @@ class RandomImages:
             self.pixels = np.memmap(path, np.uint8, mode="r", shape=self.pixels.shape)
 
     def load(self) -> SourceData:
-        """The images as a labelled pool."""
+        """Return the images as a labelled pool."""
         pool = ImageSet(ArrayImages(self.pixels), self.labels)
         return SourceData(classes=tuple("0123456789"), labelled=pool, unlabelled=None, test=None)

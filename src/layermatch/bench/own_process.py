@@ -48,7 +48,7 @@ class OwnProcess:
         self._pool.shutdown()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns there; what it raises is raised here.
+        """Return what the function returns there; what it raises is raised here.
 
         Args:
             function: It is found by its name in its module, as are those among its arguments.

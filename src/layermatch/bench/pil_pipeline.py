@@ -115,7 +115,7 @@ class PilPipeline:
         return image
 
     def strong(self, image: Image.Image, draws: Sequence[float]) -> Image.Image:
-        """Weak view, operations, cutout; draws are (weak ..., (operation, magnitude) ..., size, x, y)."""
+        """Make weak view, operations and cutout; draws are (weak ..., (operation, magnitude) ..., size, x, y)."""
         image = self.weak(image, draws[:3])
         for slot in range(self.num_ops):
             choice, uniform = draws[3 + 2 * slot : 5 + 2 * slot]
@@ -127,7 +127,7 @@ class PilPipeline:
     def pair(
         self, image: Image.Image, draws_weak: Sequence[float], draws_strong: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        """Both views as float tensors in [0, 1], what a loader's worker returns for one image."""
+        """Return both views as float tensors in [0, 1], what a loader's worker returns for one image."""
         return transforms.to_tensor(self.weak(image, draws_weak)), transforms.to_tensor(
             self.strong(image, draws_strong)
         )

@@ -27,12 +27,12 @@ POOL, SIDE = 50_000, 32
 
 
 def policy_names() -> list[str]:
-    """The choices of conf/pseudo_labels."""
+    """Return the choices of conf/pseudo_labels."""
     return sorted(path.stem for path in (config_dir() / "pseudo_labels").glob("*.yaml") if path.stem != "none")
 
 
 def measure(*, device: torch.device, quick: bool, make_network: Callable[..., Network] = wrn_28_2) -> Section:
-    """Seconds of a policy's own work in a step, and of the pure compute of that step.
+    """Return the seconds of a policy's own work in a step, and of the pure compute of that step.
 
     Args:
         device: The device that computes.
@@ -58,7 +58,7 @@ def measure(*, device: torch.device, quick: bool, make_network: Callable[..., Ne
 
 
 def make_policy(name: str, *, num_labelled: int) -> Policy:
-    """A policy as the configuration has it, ready for a pool of CIFAR-10's size.
+    """Return a policy as the configuration has it, ready for a pool of CIFAR-10's size.
 
     Args:
         name: The choice in conf/pseudo_labels.
@@ -73,13 +73,13 @@ def make_policy(name: str, *, num_labelled: int) -> Policy:
 
 
 def _compute(network: Network, images: Tensor) -> None:
-    """The forward and the backward of all views."""
+    """Make the forward and the backward of all views."""
     label = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     torch.autograd.backward(supervised_loss(network(images).logits, label))
 
 
 def _predictions(num_labelled: int, device: torch.device) -> Predictions:
-    """What a network might say of a batch."""
+    """Return what a network might say of a batch."""
     weak, labelled = (
         (3 * torch.randn(num, NUM_CLASSES, device=device)).softmax(dim=1) for num in (MU * num_labelled, num_labelled)
     )
@@ -88,7 +88,7 @@ def _predictions(num_labelled: int, device: torch.device) -> Predictions:
 
 
 def _decide(policy: Policy, network: Network, predictions: Predictions) -> None:
-    """What a policy does in a step: pseudo-labels, losses of its own, state."""
+    """Do what a policy does in a step: pseudo-labels, losses of its own, state."""
     pseudo_labels = policy(predictions)
     logits = predictions.probs_weak.log().requires_grad_()
     losses = policy.losses(Output(logits, {CLASSIFIER: logits}), pseudo_labels, predictions)

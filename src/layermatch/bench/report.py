@@ -49,7 +49,7 @@ class Figure:
 
     @classmethod
     def in_ms(cls, name: str, seconds: Sequence[float]) -> Figure:
-        """A figure in milliseconds.
+        """Return a figure in milliseconds.
 
         Args:
             name: What the figure is of.
@@ -102,7 +102,7 @@ class Section:
 
 
 def machine(*, device: torch.device) -> dict[str, Any]:
-    """What was measured on: processor, threads, versions.
+    """Return what was measured on: processor, threads, versions.
 
     Args:
         device: The device that computes.

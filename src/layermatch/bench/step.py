@@ -89,7 +89,7 @@ class Effort:
 
 
 def choose_cases(device: torch.device) -> list[Case]:
-    """The networks that a device is measured with.
+    """Return the networks that a device is measured with.
 
     Args:
         device: The device that computes.
@@ -99,7 +99,7 @@ def choose_cases(device: torch.device) -> list[Case]:
 
 
 def choose_effort(device: torch.device, *, quick: bool) -> Effort:
-    """How much a device is measured.
+    """Return how much a device is measured.
 
     On a GPU the warm-up steps are more than the batches that the conventional loaders hold ready.
 
@@ -115,7 +115,7 @@ def choose_effort(device: torch.device, *, quick: bool) -> Effort:
 
 
 def measure(*, device: torch.device, cases: list[Case], effort: Effort) -> Section:
-    """Seconds per step of each variant, in blocks that take turns.
+    """Return the seconds per step of each variant, in blocks that take turns.
 
     Args:
         device: The device that computes.
@@ -167,7 +167,7 @@ def _measure_case(section: Section, case: Case, *, device: torch.device, chosen:
 
 
 def _more_blocks(case: Case, data: SemiSupervisedData, chosen: Device, options: dict[str, Any]) -> dict[str, Block]:
-    """What an option saves; on a GPU compiling as well, which a CPU takes most of a minute for and gains little by.
+    """Return what an option saves; on a GPU compiling as well: a CPU takes most of a minute for it and gains little.
 
     On a CPU the conventional recipe once more, in this process, which keeps freed memory.
     """
@@ -213,7 +213,7 @@ def _add_ratios(section: Section, case: Case, figures: dict[str, Figure], *, is_
 
 
 def _watched(block: Block, device: torch.device) -> tuple[float, float]:
-    """Seconds, and on a GPU the most MiB in use above what was before."""
+    """Measure seconds, and on a GPU the most MiB in use above what was before."""
     before = start_peak(device)
     seconds = block()
     return seconds, peak_mib(device, before)
@@ -251,7 +251,7 @@ def _our_block(
     device: torch.device,
     effort: Effort,
 ) -> float:
-    """A real fit: Lightning's loop, our batches and views, LayerMatch, weight average, metrics."""
+    """Return a real fit: Lightning's loop, our batches and views, LayerMatch, weight average, metrics."""
     torch.manual_seed(0)
     network = case.network(num_classes=NUM_CLASSES)
     method = PseudoLabelling(policy=FixedThreshold(threshold=0.95), rule=SeparateLosses(), **options)
@@ -275,7 +275,7 @@ def _our_block(
 def _pure_block(
     case: Case, data: SemiSupervisedData, chosen: Device, *, forward: str, device: torch.device, effort: Effort
 ) -> float:
-    """The same network's forward and backward on tensors that are there already; nothing else."""
+    """Return the same network's forward and backward on tensors that are there already; nothing else."""
     torch.manual_seed(0)
     network = case.network(num_classes=NUM_CLASSES).to(device)
     if chosen.channels_last:
@@ -319,7 +319,7 @@ def _without_gradient(network: Network, images: Tensor) -> None:
 
 
 def _conventional_block(case: Case, labelled: Sequence[int], *, device: torch.device, effort: Effort) -> float:
-    """The same images, batch sizes and network in the conventional loop."""
+    """Return the same images, batch sizes and network in the conventional loop."""
     torch.manual_seed(0)
     source = RandomImages(NUM_IMAGES, size=case.size)
     window = _Window(device, effort)

@@ -45,7 +45,7 @@ class Stopwatch:
         self._begin = time.perf_counter()
 
     def stop(self) -> float:
-        """Seconds since :meth:`start`, when everything asked for since then is done."""
+        """Return the seconds since :meth:`start`, when everything asked for since then is done."""
         if not self._on_gpu:
             return time.perf_counter() - self._begin
         self._events[1].record()
@@ -55,7 +55,7 @@ class Stopwatch:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """A function that does ``work`` once and returns the seconds it took.
+    """Return a function that does ``work`` once and returns the seconds it took.
 
     Args:
         work: What to measure.
@@ -107,7 +107,7 @@ def start_peak(device: torch.device) -> int:
 
 
 def peak_mib(device: torch.device, before: int) -> float:
-    """The most MiB of the GPU's memory in use since :func:`start_peak`, above what was in use then.
+    """Return the most MiB of the GPU's memory in use since :func:`start_peak`, above what was in use then.
 
     Args:
         device: What computes; without a GPU the answer is 0.

@@ -53,7 +53,7 @@ class CheckpointWriter(Checkpoint):
         self._seen = -1
 
     def path_of(self, step: int) -> Path:
-        """The checkpoint of a step."""
+        """Return the checkpoint of a step."""
         return self.folder / checkpoint_name(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,7 +117,7 @@ class CheckpointWriter(Checkpoint):
         self.signals.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far, and where its checkpoint is."""
+        """Return the best accuracy so far, and where its checkpoint is."""
         return {"best": self.best, "best_path": str(self.best_path)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class CheckpointWriter(Checkpoint):
 
     @staticmethod
     def found_again(state_dict: Mapping[str, Any], *, folder: Path) -> Path | None:
-        """The best checkpoint that a state speaks of, also where the run directory was moved; None where it is gone.
+        """Find the best checkpoint that a state speaks of, also in a run directory that was moved; None if it is gone.
 
         Args:
             state_dict: The state of such a callback; may be empty.

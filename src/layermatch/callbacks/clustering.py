@@ -112,7 +112,7 @@ class FeatureClustering(Callback):
 
 
 def clustering_measures(features: Tensor, label: Tensor) -> dict[str, float]:
-    """The measures of :mod:`layermatch.functional.collapse` under the names that they are logged with.
+    """Return the measures of :mod:`layermatch.functional.collapse` under the names that they are logged with.
 
     Args:
         features: ``(N, D)`` float.
@@ -135,7 +135,7 @@ def clustering_measures(features: Tensor, label: Tensor) -> dict[str, float]:
 
 @contextmanager
 def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    """Give a network in evaluation mode; afterwards each of its modules is in the mode that it was in."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

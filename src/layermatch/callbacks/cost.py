@@ -1,4 +1,4 @@
-"""Where the time of a step goes, and how much memory the run takes."""
+"""The time that each part of a step takes, and the memory that a run takes."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class StepClock(Profiler):
         self._borders.append((phase, moment))
 
     def read_out(self) -> dict[str, float]:
-        """Mean seconds of each phase per batch since the last call; empty where no batch has passed."""
+        """Return the mean seconds of each phase per batch since the last call; empty where no batch has passed."""
         seconds = dict.fromkeys(PHASES, 0.0)
         batches = passed = 0
         for (phase, start), (_, end) in zip(self._borders, self._borders[1:], strict=False):
@@ -160,5 +160,5 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 def process_memory() -> float:
-    """Bytes that this process has in memory now."""
+    """Return the bytes that this process has in memory now."""
     return float(psutil.Process().memory_info().rss)

@@ -173,7 +173,7 @@ class Guards(Callback):
     # -------------------------------------------------------------------------------------------------------- how
 
     def _holds(self, guard: str, is_so: bool, step: int, last_step: int, patience: int) -> bool:
-        """Whether a condition has held for long; each log line stands for the steps since the one before."""
+        """Return whether a condition has held for long; each log line stands for the steps since the one before."""
         if not is_so:
             self._since.pop(guard, None)
             return False
@@ -185,7 +185,7 @@ class Guards(Callback):
             self.reporter.warn(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been said, and since when conditions hold."""
+        """Return what has been said, and since when conditions hold."""
         return {"said": sorted(self.said), "since": dict(self._since)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

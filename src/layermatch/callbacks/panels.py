@@ -105,7 +105,7 @@ class Panels(Callback):
         )
 
     def _pixels(self, images: Tensor) -> NDArray[np.uint8]:
-        """What was normalised, ``(N, C, H, W)``, as ``(N, H, W, C)`` uint8."""
+        """Return what was normalised, ``(N, C, H, W)``, as ``(N, H, W, C)`` uint8."""
         scaled = (images.float().cpu() * self.std + self.mean).mul(255).round().clamp(0, 255)
         pixels: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return pixels

@@ -57,7 +57,7 @@ class PredictionTable(NamedTuple):
         replace_text(path, text.getvalue())
 
     def worst_mistakes(self, count: int) -> PredictionTable:
-        """The wrong predictions with the highest confidence, the highest first.
+        """Return the wrong predictions with the highest confidence, the highest first.
 
         Args:
             count: The largest number of mistakes that is given.

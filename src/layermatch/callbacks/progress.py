@@ -102,7 +102,7 @@ class ProgressDisplay(Callback):
 
 
 def _nothing_yet(trainer: Trainer, module: LightningModule) -> str:
-    """Why a line has no values."""
+    """Return why a line has no values."""
     every = getattr(module, "log_every", None)
     if every is None:
         return ""
@@ -113,7 +113,7 @@ def _nothing_yet(trainer: Trainer, module: LightningModule) -> str:
 
 
 def _short(seconds: int) -> str:
-    """``0:01:23``, and with days ``5d 3h``."""
+    """Write a time as ``0:01:23``, and with days as ``5d 3h``."""
     days, rest = divmod(seconds, 24 * 3600)
     hours, rest = divmod(rest, 3600)
     return f"{days}d {hours}h" if days else f"{hours}:{rest // 60:02}:{rest % 60:02}"

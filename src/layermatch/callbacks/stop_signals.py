@@ -61,7 +61,7 @@ class StopSignals:
         self.received = self.received or signal.Signals(number).name
 
     def agreed(self, device: torch.device) -> bool:
-        """Whether any process of the run has received one; all processes must ask together.
+        """Return whether any process of the run has received one; all processes must ask together.
 
         Args:
             device: The run's device, on which the processes tell each other.

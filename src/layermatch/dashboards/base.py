@@ -13,9 +13,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
+from layermatch.catalogue import Catalogue
 from layermatch.dashboards.naming import changes_of
 from layermatch.dashboards.pictures import per_class_bars, read_picture
-from layermatch.metrics import CATALOGUE, FIGURE, Catalogue
+from layermatch.metrics import CATALOGUE, FIGURE
 
 __all__ = ["About", "Dashboard", "begin", "close", "dashboards_of", "show_results"]
 
@@ -91,7 +92,7 @@ class Dashboard(ABC):
 
 
 def dashboards_of(loggers: Iterable[Logger]) -> list[Dashboard]:
-    """Those of the loggers that are dashboards."""
+    """Return those of the loggers that are dashboards."""
     return [logger for logger in loggers if isinstance(logger, Dashboard)]
 
 

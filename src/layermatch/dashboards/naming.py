@@ -23,7 +23,7 @@ MAX_NAME, MAX_TAG = 128, 64
 
 
 def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
-    """The changes of a command line that make it another setting, in an order of their own.
+    """Return the changes of a command line that make it another setting, in an order of their own.
 
     Args:
         overrides: The changes, ``key=value`` as given to Hydra.
@@ -42,7 +42,7 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
 
 
 def curve_name(name: str) -> str:
-    r"""The name of a metric for W&B, whatever a class in it is called.
+    r"""Return the name of a metric for W&B, whatever a class in it is called.
 
     W&B takes ``*`` for many curves, or refuses it, and with it every other curve of the row.
 
@@ -57,7 +57,7 @@ def curve_name(name: str) -> str:
 
 
 def run_group(settings: Mapping[str, Any]) -> str:
-    """The group of a run: the same for all seeds of a setting, and another for every other setting.
+    """Return the group of a run: the same for all seeds of a setting, and another for every other setting.
 
     It is no list of what was changed on the command line: there, the same setting can be written in many ways.
 
@@ -75,7 +75,7 @@ def run_group(settings: Mapping[str, Any]) -> str:
 
 
 def run_name(algorithm: str, changes: Iterable[str], *, seed: int) -> str:
-    """A short name that tells a run from the others of its experiment.
+    """Return a short name that tells a run from the others of its experiment.
 
     Sections are left out: ``optimizer.lr=0.1`` is ``lr=0.1``.
 
@@ -91,12 +91,12 @@ def run_name(algorithm: str, changes: Iterable[str], *, seed: int) -> str:
 
 
 def run_tags(*tags: str) -> list[str]:
-    """Tags, each once and no longer than W&B takes."""
+    """Return the tags, each once and no longer than W&B takes."""
     return list(dict.fromkeys(tag[:MAX_TAG] for tag in tags if tag))
 
 
 def _shortened(text: str, *, ending: str = "") -> str:
-    """A text cut to the longest name; what was cut off is told apart by a few digits of its hash."""
+    """Return a text cut to the longest name; what was cut off is told apart by a few digits of its hash."""
     if len(text) + len(ending) > MAX_NAME:
         digits = hashlib.sha256(text.encode()).hexdigest()[:6]
         text = f"{text[: MAX_NAME - len(ending) - 8]}..{digits}"

@@ -47,7 +47,7 @@ class Pairs(NamedTuple):
 
 
 def read_picture(file: Path | BytesIO) -> NDArray[np.uint8]:
-    """The pixels of a picture file, ``(H, W, 3)``."""
+    """Return the pixels of a picture file, ``(H, W, 3)``."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -65,7 +65,7 @@ def pixels_of(figure: Figure) -> NDArray[np.uint8]:
 
 
 def views_panel(pairs: Pairs, classes: Sequence[str], *, title: str) -> NDArray[np.uint8]:
-    """Each weak view above its strong view, and above both the pseudo-label that leads from one to the other.
+    """Return each weak view above its strong view, and above both the pseudo-label that leads from one to the other.
 
     Args:
         pairs: The views; up to 16 look good.
@@ -101,7 +101,7 @@ def views_panel(pairs: Pairs, classes: Sequence[str], *, title: str) -> NDArray[
 
 
 def _verdict(pairs: Pairs, index: int, names: Sequence[str]) -> tuple[str, str]:
-    """What is written above a pair, and its colour."""
+    """Return what is written above a pair, and its colour."""
     label, truth = int(pairs.label[index]), int(pairs.truth[index])
     counts = pairs.weight[index] > 0
     said = f"{names[label]} \N{MIDDLE DOT} {pairs.confidence[index]:.2f}"
@@ -118,7 +118,7 @@ def _verdict(pairs: Pairs, index: int, names: Sequence[str]) -> tuple[str, str]:
 
 
 def class_accuracies(confusion: Sequence[Sequence[int]]) -> list[float]:
-    """The share of each true class that is predicted right; 0 for a class without images.
+    """Return the share of each true class that is predicted right; 0 for a class without images.
 
     Args:
         confusion: ``K x K`` counts, rows are true classes and columns predictions.
@@ -131,7 +131,7 @@ def class_accuracies(confusion: Sequence[Sequence[int]]) -> list[float]:
 
 
 def per_class_bars(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> NDArray[np.uint8]:
-    """The accuracy of each class as a bar, the worst first; of many classes, the worst.
+    """Return the accuracy of each class as a bar, the worst first; of many classes, the worst.
 
     Args:
         confusion: ``K x K`` counts, rows are true classes and columns predictions.

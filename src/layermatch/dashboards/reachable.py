@@ -17,7 +17,7 @@ QUERY = b'{"query": "query ServerInfo { serverInfo { cliVersionInfo } }"}'
 
 
 def why_unreachable(base_url: str, *, seconds: float = CHECK_SECONDS) -> str | None:
-    """Why a W&B server cannot be used.
+    """Return why a W&B server cannot be used.
 
     Only what is certain counts: no connection, no answer in time, or a status of 500 and above. Anything else, such as
     a certificate that Python does not know, is left for W&B itself to judge.

@@ -46,5 +46,5 @@ class TensorBoardDashboard(TensorBoardLogger, Dashboard):
 
 
 def _as_code(text: str) -> str:
-    """Markdown that shows a text as it is."""
+    """Write Markdown that shows a text as it is."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -13,7 +13,7 @@ __all__ = ["has_key"]
 
 
 def has_key() -> bool:
-    """Whether there is an API key or an identity token where :func:`wandb.login` says that it looks for one.
+    """Return whether there is an API key or an identity token where :func:`wandb.login` says that it looks for one.
 
     NOTE: ``wandb.login`` itself would do, but it asks the server who the user is, and waits for it.
 
@@ -30,7 +30,7 @@ def has_key() -> bool:
 
 
 def _password(machine: str) -> str | None:
-    """The password of a machine in the user's .netrc; None where W&B would find none, or could not read it."""
+    """Return the password of a machine in the user's .netrc; None where W&B would find none, or could not read it."""
     try:
         entry = netrc.netrc(_netrc_file()).authenticators(machine)
     except (OSError, RuntimeError, netrc.NetrcParseError):  # a home folder that is unknown is a RuntimeError

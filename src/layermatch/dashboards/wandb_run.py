@@ -169,7 +169,7 @@ class WandbDashboard(WandbLogger, Dashboard):
         return None
 
     def _arguments(self) -> dict[str, Any]:
-        """The arguments of ``wandb.init``."""
+        """Return the arguments of ``wandb.init``."""
         import wandb
 
         settings = wandb.Settings(init_timeout=self.timeout, finish_timeout=self.timeout, finish_timeout_raises=True)
@@ -195,7 +195,7 @@ class WandbDashboard(WandbLogger, Dashboard):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row of curves.
+        """Send one row of curves.
 
         What a step's row has stays: at the end the chosen weights are evaluated once more, and their accuracies, which
         the summary has, are no points of the curve of the last step.
@@ -222,7 +222,7 @@ class WandbDashboard(WandbLogger, Dashboard):
 
     @rank_zero_only
     def show_results(self, results: Mapping[str, Any]) -> None:
-        """The final figures with their selection rule, class by class, and the checkpoint where it is asked for."""
+        """Send the final figures with their selection rule, class by class, and the checkpoint if it is asked for."""
         self._leave_dead_server()
         self._safely(lambda run: run.summary.update(_summary(results)))
         with _staged_in(self.run_dir):
@@ -312,7 +312,7 @@ class WandbDashboard(WandbLogger, Dashboard):
 
 
 def _answers(run: Run) -> bool:
-    """Whether W&B's own process, which writes the run's files and talks to its server, is alive."""
+    """Return whether W&B's own process, which writes the run's files and talks to its server, is alive."""
     try:
         run.status()
     except Exception:  # noqa: BLE001 -- there is no list of what W&B raises
@@ -339,7 +339,7 @@ def _end_process() -> None:
 
 
 def server_address() -> str:
-    """Where W&B's server is, as W&B's own settings say.
+    """Return where W&B's server is, as W&B's own settings say.
 
     W&B reads its environment when it is first asked for its settings, so that all here ask through this function.
 
@@ -357,7 +357,7 @@ def server_address() -> str:
 
 
 def _explain_settings(error: Exception) -> str:
-    """One line for what W&B's settings refuse: a variable, or a line in one of its files."""
+    """Return one line for what W&B's settings refuse: a variable, or a line in one of its files."""
     found = error.errors()[0] if hasattr(error, "errors") else None
     if not found or not found["loc"]:
         given = ", ".join(sorted(name for name in os.environ if name.startswith("WANDB_")))
@@ -387,7 +387,7 @@ def _row(values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
 
 
 def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table of runs shows; accuracies of `val` are in the curves' own summary."""
+    """Return what the table of runs shows; accuracies of `val` are in the curves' own summary."""
     shown = {name: results[name] for name in ("num_labels", "steps", "seconds", "status") if name in results}
     known = {metric.name for metric in accuracies("val").values()}
     for section in ("test", "val", "pseudo_labels"):
@@ -397,7 +397,7 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The objective of sweeps, the confusion matrix, and the accuracy of each class."""
+    """Return the objective of sweeps, the confusion matrix, and the accuracy of each class."""
     import wandb
 
     charts: dict[str, Any] = {}
@@ -418,13 +418,13 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(error: BaseException) -> str:
-    """An error in one line of bearable length."""
+    """Return an error in one line of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def continued_run(loggers: Iterable[Logger], *, run_dir: Path, ckpt_path: Path | None) -> str | None:
-    """The W&B run that a resumed run goes on with.
+    """Return the W&B run that a resumed run goes on with.
 
     Args:
         loggers: The loggers of the run.

@@ -29,16 +29,30 @@ from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 from layermatch.paths import is_folder
 
-__all__ = ["CacheError", "CacheFolder", "default_cache_dir", "file_states"]
+__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
 _FORMAT = 3
 #: Seconds after which nobody writes an unfinished file any more.
 _ABANDONED = 24 * 3600.0
+#: What to do where there is no room for a cache.
+ANOTHER_PLACE = "give another cache_dir=FOLDER, or storage=lazy"
 
 
 class CacheError(UserError):
-    """No cache can be written."""
+    """No cache can be written.
+
+    Args:
+        reason: What stands in the way.
+        remedy: What to give instead.
+
+    Attributes:
+        reason: The reason that was given.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}: {remedy}")
+        self.reason = reason
 
 
 class CacheFolder:
@@ -60,7 +74,7 @@ class CacheFolder:
         self.folder = folder
 
     def path_of(self, images: FileImages) -> Path:
-        """The cache of some images, whether it is there or not."""
+        """Return the cache of some images, whether it is there or not."""
         digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, images.shape)).encode())
         for name in images.paths:
             digest.update(_state(name))
@@ -68,7 +82,7 @@ class CacheFolder:
         return self.folder / f"{len(images)}-{shape}-{digest.hexdigest()[:32]}.npy"
 
     def open(self, path: Path, images: FileImages) -> ArrayImages | None:
-        """The cache at ``path``, if it is there and holds ``images``."""
+        """Return the cache at ``path``, if it is there and holds ``images``."""
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             fits = isinstance(array, np.memmap) and array.dtype == np.uint8
@@ -100,7 +114,8 @@ class CacheFolder:
             if needed > free:
                 raise CacheError(
                     f"the cache of {len(images):,} images needs {filesize.decimal(needed)}, but {self.folder} has "
-                    f"{filesize.decimal(free)} free: give another data.cache_dir, or data.storage=lazy"
+                    f"{filesize.decimal(free)} free",
+                    ANOTHER_PLACE,
                 )
             with _replacing(path) as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
@@ -114,10 +129,8 @@ class CacheFolder:
         except _NotWhole:
             return False
         except OSError as error:
-            raise CacheError(
-                f"the cache cannot be written to {self.folder} ({one_line(error)}): give another data.cache_dir, or "
-                "data.storage=lazy"
-            ) from error
+            reason = f"the cache cannot be written to {self.folder} ({one_line(error)})"
+            raise CacheError(reason, ANOTHER_PLACE) from error
         return True
 
     # -------------------------------------------------------------------------------------------------- old caches
@@ -153,7 +166,7 @@ class CacheFolder:
     # ------------------------------------------------------------------------------------------------------- checks
 
     def checked(self, folder: str) -> NDArray[np.uint64]:
-        """The :func:`file_states` of the files of a data set that were decoded without an error.
+        """Return the :func:`file_states` of the files of a data set that were decoded without an error.
 
         Args:
             folder: The deepest folder that all files of the data set are below.
@@ -179,7 +192,7 @@ class CacheFolder:
             with _replacing(self._check_path(folder)) as file:
                 np.save(file, np.union1d(self.checked(folder), states))
         except OSError as error:
-            raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})") from error
+            raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
 
     def _check_path(self, folder: str) -> Path:
         return self.folder / f"checked-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.npy"
@@ -216,7 +229,7 @@ class _Record:
 
     @staticmethod
     def read(path: Path) -> _Record | None:
-        """The record in a file; None if it holds none: then nobody knows what its cache was made of."""
+        """Return the record in a file; None if it holds none: then nobody knows what its cache was made of."""
         try:
             content = json.loads(path.read_bytes())
             record = _Record(content["folder"], tuple(content["shape"]), tuple(content["files"]))
@@ -245,7 +258,7 @@ class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
 
 
 def default_cache_dir() -> Path:
-    """Where the system keeps a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+    """Find the folder of a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
 
     In a container there may be no home folder, or one that is not the user's: then one for temporary files.
     """
@@ -258,7 +271,7 @@ def default_cache_dir() -> Path:
 
 
 def _can_hold(folder: Path) -> bool:
-    """Whether there is such a folder, or one can be made."""
+    """Return whether there is such a folder, or one can be made."""
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     return there == folder or (is_folder(there) and os.access(there, os.W_OK | os.X_OK))
 
@@ -270,7 +283,7 @@ def _temporary_cache_dir() -> Path:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is complete: two runs may start at once, and one may be stopped."""
+    """Give a file that takes its name when it is complete: two runs may start at once, and one may be stopped."""
     unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
     try:
         with unfinished.open("xb") as file:
@@ -295,7 +308,7 @@ def _delete(path: Path, *, older_than: float = -1.0) -> int:
 
 
 def _state(name: str) -> bytes:
-    """The state of a file, which is another one after the file was changed."""
+    """Return the state of a file, which is another one after the file was changed."""
     path = os.path.abspath(name)  # noqa: PTH100 -- as above
     try:
         status = os.stat(path)  # noqa: PTH116 -- as above
@@ -305,7 +318,7 @@ def _state(name: str) -> bytes:
 
 
 def file_states(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """A number for each file that is another one after the file was changed, or with another Pillow.
+    """Return a number for each file that is another one after the file was changed, or with another Pillow.
 
     Args:
         paths: The paths of ``N`` files, there or not.

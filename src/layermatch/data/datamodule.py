@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,21 @@ from torch.utils.data import DataLoader
 from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
-from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
+from layermatch.data.labelling import Labelling
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.sources.base import UNKNOWN, shorten
-from layermatch.data.splits import Split, draw_beside_fold, make_split
+from layermatch.data.sources.base import UNKNOWN
+from layermatch.data.splits import Split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_number
 
 __all__ = ["SemiSupervisedData"]
-
-_log = logging.getLogger(__name__)
 
 #: FixMatch's views.
 PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
@@ -58,7 +56,8 @@ class SemiSupervisedData(LightningDataModule):
             and a strong one without a trainer.
         num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
             or what ``split`` or ``fold`` say, which it must agree with otherwise.
-        num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has.
+        num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has. It is 0 where
+            the source has validation images of its own.
         val_from: The part that they come from, ``labelled`` or ``pool``; see
             :func:`~layermatch.data.splits.make_split`.
         split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
@@ -77,7 +76,8 @@ class SemiSupervisedData(LightningDataModule):
             :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
         cache_dir: The folder of decoded image files, an absolute path; None is the user's cache directory.
         overfit: Whether every step trains on the batch of step 0, for debugging.
-        mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images.
+        mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images, or
+            takes what ``split`` says of it.
         std: The standard deviation of each channel, above 0; None measures it as well.
         seed: The seed of the split, the order and the views.
         channels_last: Whether images are laid out channels last.
@@ -132,16 +132,16 @@ class SemiSupervisedData(LightningDataModule):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        check_number("data.batch_size", batch_size, low=1, integer=True)
-        check_number("data.mu", mu, low=1, integer=True)
-        check_number("data.eval_batch_size", eval_batch_size, low=1, integer=True)
+        check_number("batch_size", batch_size, low=1, integer=True)
+        check_number("mu", mu, low=1, integer=True)
+        check_number("eval_batch_size", eval_batch_size, low=1, integer=True)
         if num_workers is not None:
-            check_number("data.num_workers", num_workers, low=0, integer=True)
-        check_bool("data.overfit", overfit)
-        for number in _channel_numbers("data.mean", mean or ()):
-            check_number("data.mean", number, low=0, high=1)
-        for number in _channel_numbers("data.std", std or ()):
-            check_number("data.std", number, low=0, low_open=True)
+            check_number("num_workers", num_workers, low=0, integer=True)
+        check_bool("overfit", overfit)
+        for number in _channel_numbers("mean", mean or ()):
+            check_number("mean", number, low=0, high=1)
+        for number in _channel_numbers("std", std or ()):
+            check_number("std", number, low=0, low_open=True)
         self.source = source
         strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
@@ -153,17 +153,20 @@ class SemiSupervisedData(LightningDataModule):
         if views is not None:
             views.check(self.kinds)
         self.given_views = views
-        self.num_labels = num_labels
-        self.num_val = num_val
-        self.val_from = val_from
         self.given_split = split
         if open_set is not None and fold is not None:
             raise UserError(
-                f"data.fold={fold} is not legal with data.open_set: a fold has labels of every class: give "
-                "data.fold=null and data.num_labels"
+                f"fold={fold} is not legal with open_set={open_set!r}: a fold has labels of every class: give "
+                "fold=null and num_labels=NUMBER"
             )
-        self.fold = fold
-        self.imbalance = Imbalance.of(imbalance)
+        self.labelling = Labelling(
+            num_labels=num_labels,
+            num_val=num_val,
+            val_from=val_from,
+            fold=fold,
+            imbalance=Imbalance.of(imbalance),
+            seed=seed,
+        )
         self.open_set = open_set
         self.batch_size = batch_size
         self.mu = mu
@@ -220,27 +223,48 @@ class SemiSupervisedData(LightningDataModule):
         self.views.check(self.kinds)
         if self._loaded is not None:
             return
-        content = self.source.load()
+        given = self.given_split
+        if given is not None and not isinstance(given, Split):
+            given = Split.load(given)
+        content = _prepared_as(self.source, given).load()
         channels = content.labelled.images.shape[0]
-        if not (self.mean and self.std):
-            measured = measure_channels(content.labelled.images)
-            self.mean, self.std = self.mean or measured[0], self.std or measured[1]
-        if len(self.mean) != channels or len(self.std) != channels:
-            raise UserError(
-                f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
-                f"{channels} channels"
-            )
+        measured = self._measure(content, given)
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) != channels:
+                raise UserError(
+                    f"{name}={list(numbers)} is not legal: give a number for each of the {channels} channels"
+                )
         if self.open_set is not None:
             content = leave_classes_out(content, self.open_set)
-        self.split = self._make_split(content)
-        self._name_classes_without_labels(content)
+        self.split = replace(self.labelling.split(content, given), measured=measured)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self.storage.keep(content)
         self.labelled = _part(content.labelled, self.split.labelled)
-        self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
+        self.validation = content.validation
+        if self.split.validation:
+            self.validation = _part(content.labelled, self.split.validation)
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
+
+    def _measure(self, content: SourceData, given: Split | None) -> dict[str, Any]:
+        """Fill in the mean and the deviation where they are not given; what was not given, by name."""
+        channels = content.labelled.images.shape[0]
+        known = {} if given is None else given.measured
+        measured: dict[str, Any] = dict(content.measured)
+        if given is not None and "image_size" in given.measured and getattr(self.source, "image_size", 0) is None:
+            measured["image_size"] = given.measured["image_size"]
+        computed: tuple[tuple[float, ...], ...] = ()
+        for number, name in enumerate(("mean", "std")):
+            if getattr(self, name):
+                continue
+            numbers = tuple(known.get(name, ()))
+            if len(numbers) != channels:
+                computed = computed or measure_channels(content.labelled.images)
+                numbers = computed[number]
+            setattr(self, name, numbers)
+            measured[name] = list(numbers)
+        return measured
 
     def _check_device(self, content: SourceData) -> None:
         """Refuse a pool that does not fit, before any image is read."""
@@ -251,94 +275,6 @@ class SemiSupervisedData(LightningDataModule):
         if self.use_unlabelled:
             count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
-
-    def _make_split(self, content: SourceData) -> Split:
-        self._check_imbalance(content)
-        if self.given_split is not None:
-            return self._use_given_split(self.given_split, content)
-        if self.fold is not None:
-            return identify(self._fold_split(content), content)
-        split = make_split(
-            content.labelled.labels,
-            num_classes=len(content.classes),
-            num_labels=self.num_labels,
-            num_val=self.num_val,
-            val_from=self.val_from,
-            seed=self.seed,
-            imbalance=self.imbalance,
-        )
-        return identify(split, content)
-
-    def _check_imbalance(self, content: SourceData) -> None:
-        """Refuse a long tail where something else says which images there are, or where classes are not known."""
-        if self.imbalance is None:
-            return
-        if self.given_split is not None:
-            raise UserError("data.split and data.imbalance both say which images are labelled: give one of them")
-        if self.fold is not None:
-            raise UserError(
-                f"data.fold={self.fold} and data.imbalance both say which images are labelled: give one of them"
-            )
-        if self.imbalance.unlabelled is not None and content.unlabelled is not None:
-            raise UserError(
-                f"data.imbalance.unlabelled={self.imbalance.unlabelled} needs the class of every image of the pool, "
-                f"and {len(content.unlabelled):,} of this data set come without labels: give "
-                "data.imbalance.unlabelled=null"
-            )
-
-    def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
-        if self.fold is not None:
-            raise UserError(
-                f"data.split and data.fold={self.fold} both say which images are labelled: give one of them"
-            )
-        split, remark = place(given if isinstance(given, Split) else Split.load(given), content)
-        if remark and is_rank_zero():
-            _log.warning("%s", remark)
-        self._check_counts(split)
-        return split
-
-    def _check_counts(self, split: Split) -> None:
-        """Refuse a given split that has not as many images as is asked for beside it."""
-        drawn = count = len(split.labelled)
-        if self.val_from == "labelled":  # then data.num_labels counted the validation images as well
-            drawn += len(split.validation)
-        if self.num_labels not in {None, count, drawn}:
-            raise UserError(
-                f"{split.title} has {count} labelled images, but data.num_labels={self.num_labels}: give "
-                f"data.num_labels={count}, or null"
-            )
-        if self.num_val not in {0, len(split.validation)}:
-            raise UserError(
-                f"{split.title} holds out {len(split.validation)} validation images, but data.num_val={self.num_val}: "
-                f"give data.num_val={len(split.validation)}, or another split"
-            )
-
-    def _name_classes_without_labels(self, content: SourceData) -> None:
-        counts = np.bincount(content.labelled.labels[list(self.split.labelled)], minlength=len(content.classes))
-        without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
-        if without and is_rank_zero():
-            _log.warning(
-                "no image of %d of the %d classes is labelled (%s): they cannot be learnt",
-                len(without), len(content.classes), shorten(without),
-            )  # fmt: skip
-
-    def _fold_split(self, content: SourceData) -> Split:
-        folds = content.folds
-        if not folds:
-            raise UserError(f"data.fold={self.fold}: this data set has no predefined folds: give data.fold=null")
-        check_number("data.fold", self.fold, low=0, high=len(folds) - 1, integer=True)
-        fold = folds[self.fold or 0]
-        if self.num_labels not in {None, len(fold)}:
-            raise UserError(
-                f"data.fold={self.fold} has {len(fold)} labels: give data.num_labels={len(fold)}, not {self.num_labels}"
-            )
-        return draw_beside_fold(
-            content.labelled.labels,
-            fold=fold,
-            num_classes=len(content.classes),
-            num_val=self.num_val,
-            seed=self.seed,
-        )
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
@@ -361,7 +297,7 @@ class SemiSupervisedData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def training_steps(self, *, read_images: bool = True) -> TrainingSteps:
-        """Random access to this rank's raw batches.
+        """Return the random access to this rank's raw batches.
 
         Args:
             read_images: False gives batches that :class:`~layermatch.data.device_pool.DevicePool` puts the images into.
@@ -380,15 +316,15 @@ class SemiSupervisedData(LightningDataModule):
         )
 
     def _widths(self, wanted: Mapping[str, str]) -> list[int]:
-        """Random numbers per sample of each view."""
+        """Return the random numbers per sample of each view."""
         return [self.kinds[kind].num_draws for kind in wanted.values()]
 
     def batch_of_step(self, step: int) -> Batch:
-        """The batch that this rank trains on at a step, on the CPU."""
+        """Return the batch that this rank trains on at a step, on the CPU."""
         return self.make_views(self.training_steps()[step])
 
     def train_dataloader(self) -> DataLoader[RawBatch]:
-        """Endless batches, from the step that the trainer stands at."""
+        """Load endless batches, from the step that the trainer stands at."""
         first = 0
         if self.trainer is not None:
             # A checkpoint is written between optimizer steps, each of which takes one batch or more.
@@ -398,17 +334,17 @@ class SemiSupervisedData(LightningDataModule):
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
     def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
-        """The unlabelled pool once, not augmented, each image on one rank; for a pass in the middle of training."""
+        """Load the unlabelled pool once, not augmented, each image on one rank; for a pass in the midst of training."""
         rank, world_size = self._rank_and_world
         steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
 
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
-        """The validation set; nothing where ``num_val`` is 0."""
+        """Return the validation set; nothing where ``num_val`` is 0."""
         return [] if self.validation is None else self._eval_loader(self.validation)
 
     def test_dataloader(self) -> DataLoader[RawEvalBatch]:
-        """The test set."""
+        """Return the test set."""
         if self.test is None:
             raise UserError("this data set has no test images: nothing to test on")
         return self._eval_loader(self.test)
@@ -434,7 +370,7 @@ class SemiSupervisedData(LightningDataModule):
         )
 
     def _readers(self, content: SourceData, *, decodes: bool) -> int:
-        """Number of reading processes of each loader."""
+        """Return the number of reading processes of each loader."""
         if self.num_workers is not None:
             return self.num_workers
         if not (decodes and reads_files(content)):
@@ -442,7 +378,8 @@ class SemiSupervisedData(LightningDataModule):
         return min(os.cpu_count() or 1, 8, readers_that_fit() // self._num_loaders(content))
 
     def _num_loaders(self, content: SourceData) -> int:
-        return 1 + bool(self.split.validation) + (content.test is not None)
+        has_validation = bool(self.split.validation) or content.validation is not None
+        return 1 + has_validation + (content.test is not None)
 
     # -------------------------------------------------------------------------------------------------------- views
 
@@ -456,7 +393,7 @@ class SemiSupervisedData(LightningDataModule):
         return batch
 
     def _pool_on(self, device: torch.device) -> DevicePool:
-        """The training images on a device; copied there at the first batch."""
+        """Return the training images on a device; copied there at the first batch."""
         if self._device_pool is None or self._device_pool.device != device:
             labelled, pool = np.asarray(self.split.labelled), self.split.in_pool
             # Labelled images are in the pool too; alone they are all that an algorithm without it needs.
@@ -467,7 +404,7 @@ class SemiSupervisedData(LightningDataModule):
         return self._device_pool
 
     def make_views(self, raw: RawBatch) -> Batch:
-        """The views of labelled and of unlabelled images, as :attr:`views` has them."""
+        """Return the views of labelled and of unlabelled images, as :attr:`views` has them."""
         labelled, unlabelled = raw
         samples = Samples(self._views(labelled, self.views.labelled), labelled.label, labelled.indices)
         if unlabelled is None:
@@ -479,7 +416,7 @@ class SemiSupervisedData(LightningDataModule):
         return {name: self.normalise(view) for name, view in self.raw_views(images, wanted).items()}
 
     def raw_views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-        """Views before they are normalised.
+        """Return the views before they are normalised.
 
         Args:
             images: The raw images, and the random numbers of their views.
@@ -495,7 +432,7 @@ class SemiSupervisedData(LightningDataModule):
         return {name: self.kinds[kind](images.images, draws) for (name, kind), draws in pairs}
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(x / 255 - mean) / std``.
+        """Compute ``(x / 255 - mean) / std``.
 
         Args:
             images: ``(N, C, H, W)`` uint8.
@@ -506,12 +443,22 @@ class SemiSupervisedData(LightningDataModule):
         return normalise(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
 
     def save_split(self, path: Path) -> None:
-        """Write which images are labelled and held out, to be used again by ``data.split``."""
+        """Write which images are labelled and held out, to be used again as ``split``."""
         self.split.save(path)
 
 
+def _prepared_as(source: Source, split: Split | None) -> Source:
+    """Return the source, with the size that the images of a split had where the source would choose one."""
+    size = None if split is None else split.measured.get("image_size")
+    if size is None or getattr(source, "image_size", size) is not None:
+        return source
+    chooser: Any = source  # a dataclass, as all that choose a size are
+    prepared: Source = replace(chooser, image_size=size)
+    return prepared
+
+
 def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
+    """Return the mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
 
     Args:
         images: The images; of more than ``limit`` as many, spread evenly, are read.
@@ -539,7 +486,7 @@ def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 
 def _pool(content: SourceData, split: Split) -> ImageSet:
-    """The unlabelled pool: the training images that the split leaves to it, and the source's further images."""
+    """Return the unlabelled pool: the training images that the split leaves to it, and the source's further images."""
     labels = content.labelled.labels.copy()
     # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
     labels[np.asarray(split.labelled, np.int64)] = UNKNOWN

@@ -1,4 +1,4 @@
-"""From an image file to pixels as a person sees them, at the size that a network wants."""
+"""The way from an image file to pixels as a person sees them, at the size that a network wants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import stat
 import struct
 import warnings
 import zlib
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from layermatch.data.png_files import SIGNATURE, give_deep_transparency, without
 from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
-__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image"]
+__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image", "open_picture", "size_of_picture"]
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -41,8 +44,11 @@ _FINE_ENOUGH = 2
 #: The only formats that are tried. Pillow knows more: one hands the file to another program, others are not known by
 #: content.
 _FORMATS = (
-    "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
+    "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
 )  # fmt: skip
+
+#: The brands of HEIC files and of their sequences.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 #: The formats whose 32-bit mode "I" holds 16-bit pixels.
 _FORMATS_WITH_16_BITS_IN_32 = ("PNG", "PPM")
@@ -119,8 +125,59 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
             image = _decoded(path, size=size, mode=PIL_MODES[channels])
         pixels = np.asarray(_resize_and_crop(image, size))
     except _BROKEN as error:
-        raise ImageFileError(path, _reason(error)) from error
+        raise ImageFileError(path, _reason(error, path)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def open_picture(path: str, *, size: int = 256) -> Image.Image:
+    """Decode an image file as a whole, as a person sees it, in RGB.
+
+    Args:
+        path: The path of a file, as :func:`decode_image` takes it.
+        size: What the short side of a large picture must have left when it is reduced, in pixels.
+
+    Returns:
+        The picture: at its own size, or reduced where it has more than 2^25 pixels.
+
+    Raises:
+        ImageFileError: See :func:`decode_image`.
+
+    Example:
+        >>> open_picture("no/such/file.png")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decoded(path, size=size, mode=PIL_MODES[3])
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
+
+
+def size_of_picture(path: str) -> tuple[int, int]:
+    """Return the width and the height of a picture in pixels, as its file stores it; nothing is decoded.
+
+    Args:
+        path: The path of a file.
+
+    Raises:
+        ImageFileError: The file is no image that is read.
+
+    Example:
+        >>> size_of_picture("no/such/file.png")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, reduces=False) as image:
+                return image.size
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
 
 
 def _check_file(path: str) -> None:
@@ -132,7 +189,7 @@ def _check_file(path: str) -> None:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is an image of a format that is read, by its content: whole, or damaged further on.
+    """Return whether a file is an image of a format that is read, by its content: whole, or damaged further on.
 
     Args:
         path: The path of any file.
@@ -173,7 +230,7 @@ def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
 
 
 def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
-    """What a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
+    """Return what a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
     with _open(source) as file:
         image = give_deep_transparency(file, lambda: _open(source))
         shown = _reduced(image, file.format, size=size, mode=mode)
@@ -181,29 +238,37 @@ def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
     return shown
 
 
-def _open(source: str | BytesIO) -> ImageFile:
+def _open(source: str | BytesIO, *, reduces: bool = True) -> ImageFile:
     if isinstance(source, BytesIO):
         source = BytesIO(source.getbuffer())  # each opened image has a position of its own
     try:
         image: ImageFile = Image.open(source, formats=_formats())
     except Image.DecompressionBombError as error:
         image = _open_large_jpeg(source, error)
-    if isinstance(image, JpegImageFile) and image.width * image.height > _LARGE:
+    if reduces and isinstance(image, JpegImageFile) and image.width * image.height > _LARGE:
         enough = (by for by in _REDUCTIONS if image.width * image.height <= _LARGE * by**2)
         by = next(enough, _REDUCTIONS[-1])
         image.draft(None, (image.width // by, image.height // by))
     return image
 
 
+@cache
+def _register_heif() -> None:
+    """Let Pillow open HEIC files, where the package for it is installed; once in each process."""
+    with suppress(ImportError):  # the extra is not installed: such files are then of no format that is read
+        import_module("pillow_heif").register_heif_opener()
+
+
 def _formats() -> tuple[str, ...]:
-    """The formats that this Pillow has."""
+    """Return the formats that this Pillow has."""
+    _register_heif()
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _open_large_jpeg(source: str | BytesIO, error: Image.DecompressionBombError) -> JpegImageFile:
-    """A JPEG file above Pillow's limit: an eighth of a side can be decoded without the rest being in memory."""
+    """Return a JPEG file above Pillow's limit: an eighth of a side can be decoded without the rest being in memory."""
     try:
         image = JpegImageFile(source)
     except SyntaxError:
@@ -225,7 +290,7 @@ def _put_upright(image: Image.Image, file: ImageFile) -> None:
 
 
 def _reduced(image: Image.Image, file_format: str | None, *, size: int, mode: str) -> Image.Image:
-    """An image as it is seen; a large one at a whole part of its size."""
+    """Return an image as it is seen; a large one at a whole part of its size."""
     width, height = image.size
     if width * height <= _LARGE:
         return _seen(image, file_format, mode)
@@ -278,7 +343,19 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _reason(error: Exception) -> str:
+def _is_heif(path: str) -> bool:
+    """Return whether a file says that it is of the family of HEIC (ISO 23008-12), by the brand in its first box."""
+    try:
+        with Path(path).open("rb") as file:
+            begin = file.read(12)
+    except (OSError, ValueError):
+        return False
+    return begin[4:8] == b"ftyp" and begin[8:12] in _HEIF_BRANDS
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, UnidentifiedImageError) and _is_heif(path) and "HEIF" not in Image.OPEN:
+        return "it is a HEIC image, which the extra heif reads: pip install 'layermatch[heif]'"
     if isinstance(error, UnidentifiedImageError):
         return f"it is no image of a format that is read ({', '.join(_FORMATS)})"
     if isinstance(error, OSError) and error.strerror:

@@ -71,20 +71,20 @@ def check_device_fits(count: int, shape: tuple[int, int, int], device: torch.dev
     Example:
         >>> check_device_fits(10**9, (3, 96, 96), torch.device("cpu"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.storage=device needs 27.6 TB for 1,000,000,000 images, but cpu has ...
+        layermatch.errors.UserError: storage=device needs 27.6 TB for 1,000,000,000 images, but cpu has ...
     """
     needed, free = count * int(np.prod(shape, dtype=np.int64)), free_memory(device)
     if needed > free:
         host = torch.device("cpu")
         better = "ram" if device.type != "cpu" and needed <= free_memory(host) else "disk"
         raise UserError(
-            f"data.storage=device needs {filesize.decimal(needed)} for {count:,} images, but {device} has "
-            f"{filesize.decimal(free)} free: give data.storage={better}"
+            f"storage=device needs {filesize.decimal(needed)} for {count:,} images, but {device} has "
+            f"{filesize.decimal(free)} free: give storage={better}"
         )
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be used on a device; of the CPU what the system can make free without swapping.
+    """Return the bytes that can still be used on a device; of the CPU what the system can make free without swapping.
 
     Args:
         device: a CPU, CUDA or MPS device.

@@ -90,5 +90,5 @@ class FileImages:
         return batch, errors
 
     def checked(self) -> FileImages:
-        """The same images, for a reader who knows that every file was decoded before."""
+        """Return the same images, for a reader who knows that every file was decoded before."""
         return FileImages(self._paths, size=self._size, channels=self._channels, are_checked=True)

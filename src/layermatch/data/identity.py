@@ -17,9 +17,8 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.images import Images
 from layermatch.data.sources import SourceData
 from layermatch.data.sources.base import shorten
-from layermatch.data.sources.class_names import composed
 from layermatch.data.splits import Split
-from layermatch.data.wording import printable
+from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 
 __all__ = ["MOST_LOOKED_INTO", "identify", "place"]
@@ -48,7 +47,7 @@ def identify(split: Split, content: SourceData) -> Split:
     return replace(
         split,
         names=tuple(names[position] for position in positions) if names else (),
-        contents=_contents(content.labelled.images, positions),
+        contents=_contents(content, positions),
         pool=_training_files(content),
     )
 
@@ -124,16 +123,16 @@ def _other_images(split: Split, names: Iterable[str], what: str) -> UserError:
 
 
 def _parts(split: Split) -> str:
-    """What the images are that a split names."""
+    """Return what the images are that a split names."""
     return "labelled, validation and unlabelled images" if split.unlabelled else "labelled and validation images"
 
 
 def _trust_positions(split: Split, *, are_files: bool) -> str:
-    """What to say of a split that holds positions alone, as earlier versions wrote them."""
+    """Return what to say of a split that holds positions alone, as earlier versions wrote them."""
     if are_files:
         raise UserError(
             f"{split.title} does not say which files it is of, as an earlier version wrote it, and files may have been "
-            "added, removed or renamed since: draw another split, data.split=null and no ckpt_path"
+            "added, removed or renamed since: draw another split, split=null and no ckpt_path"
         )
     return f"{split.title} does not say which images it is of, as an earlier version wrote it: taken by position"
 
@@ -143,7 +142,7 @@ def _kind(names: Sequence[str]) -> str:
 
 
 def _training_files(content: SourceData) -> str:
-    """The number of all training files and a digest of their names; empty where images are not files."""
+    """Return the number of all training files and a digest of their names; empty where images are not files."""
     names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
     joined = chr(0).join(sorted(map(composed, names))).encode("utf-8", "surrogatepass")
     return f"{len(names)}:{_digest(joined)}" if names else ""
@@ -153,20 +152,25 @@ def _count(training_files: str) -> str:
     return training_files.partition(":")[0]
 
 
-def _contents(images: Images, positions: Sequence[int]) -> tuple[str, ...]:
-    """A digest for each image, empty for those that are not looked into."""
+def _contents(content: SourceData, positions: Sequence[int]) -> tuple[str, ...]:
+    """Return a digest for each image, empty for those that are not looked into.
+
+    Where names do not say it, the class of the image is digested as well: a table may have been corrected meanwhile.
+    """
+    images, labels = content.labelled.images, content.labelled.labels
+    classes = [] if content.are_labels_in_names else [name.encode() for name in content.classes]
     rows = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_LOOKED_INTO)).astype(np.int64))
     found = [""] * len(positions)
     for row in rows.tolist():
-        found[row] = _content(images, positions[row])
+        found[row] = _content(images, positions[row], more=classes[labels[positions[row]]] if classes else b"")
     return tuple(found)
 
 
-def _content(images: Images, position: int) -> str:
+def _content(images: Images, position: int, *, more: bytes) -> str:
     if not isinstance(images, FileImages):
-        return _digest(images.read(np.array([position], np.int64)).tobytes())
+        return _digest(images.read(np.array([position], np.int64)).tobytes() + more)
     try:
-        return _digest(Path(images.paths[position]).read_bytes())
+        return _digest(Path(images.paths[position]).read_bytes() + more)
     except OSError:
         return ""  # the check of all files, which follows, says what is wrong with it
 

@@ -49,7 +49,7 @@ class Images(Protocol):
     """
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     @property
@@ -176,7 +176,7 @@ class _OpenFile:
 
 
 def _file_of(array: NDArray[np.uint8]) -> tuple[str, int] | None:
-    """The file that all of ``array`` maps, row after row, and where in it the rows begin."""
+    """Return the file that all of ``array`` maps, row after row, and where in it the rows begin."""
     base: object = array.base
     # Only a memmap made straight from its file has the mapping itself as its base, a slice has not.
     if isinstance(array, np.memmap) and isinstance(base, mmap.mmap) and array.flags.c_contiguous:
@@ -275,7 +275,7 @@ class SubsetImages:
         return self._images.read(self._indices[indices])
 
     def over(self, images: Images) -> SubsetImages:
-        """The same choice from other ``images``, such as a copy of the underlying set."""
+        """Return the same choice from other ``images``, such as a copy of the underlying set."""
         return SubsetImages(images, self._indices)
 
     @property
@@ -284,7 +284,7 @@ class SubsetImages:
         return self._images
 
     def take(self, indices: NDArray[np.int64]) -> SubsetImages:
-        """The images at ``indices`` ``(n,)`` of this subset, as one subset of the underlying set."""
+        """Return the images at ``indices`` ``(n,)`` of this subset, as one subset of the underlying set."""
         check_indices(indices, len(self))
         return SubsetImages(self._images, self._indices[indices])
 
@@ -335,7 +335,7 @@ def replace_leaves(images: Images, make: Callable[[Images], Images]) -> Images:
 
 
 def image_bytes(images: Images) -> int:
-    """Bytes of a set of images as uint8.
+    """Return the bytes of a set of images as uint8.
 
     Args:
         images: Any set of images.
@@ -348,7 +348,7 @@ def image_bytes(images: Images) -> int:
 
 
 def chunks_of(images: Images) -> list[NDArray[np.int64]]:
-    """All positions of a set in order, as many at a time as make about a megabyte.
+    """Return all positions of a set in order, as many at a time as make about a megabyte.
 
     Args:
         images: Any set of images.
@@ -365,14 +365,14 @@ def check_channels(name: str, value: object) -> None:
     """Refuse a number of channels other than 1 (grey) and 3 (RGB).
 
     Args:
-        name: The setting as the user writes it, for example ``data.channels``.
+        name: The setting as the user writes it, for example ``channels``.
         value: What was given.
 
     Raises:
         UserError: ``value`` is neither 1 nor 3.
 
     Example:
-        >>> check_channels("data.channels", 3)
+        >>> check_channels("channels", 3)
     """
     if isinstance(value, bool) or not isinstance(value, int) or value not in PIL_MODES:
         raise UserError(f"{name}={value!r} is not legal: choose 1 (grey) or 3 (RGB)")

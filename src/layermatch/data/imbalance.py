@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 
 def long_tail(*, head: int, gamma: float, num_classes: int) -> NDArray[np.int64]:
-    r"""Class sizes of an exponential profile, rounded down.
+    r"""Compute class sizes of an exponential profile, rounded down.
 
     .. math:: n_k = \left\lfloor n_1 \, \gamma^{-(k - 1) / (K - 1)} \right\rfloor, \qquad k = 1, \dots, K
 
@@ -77,23 +77,23 @@ class Imbalance:
         for part in ("labelled", "unlabelled"):
             gamma, head = getattr(self, part), getattr(self, f"{part}_head")
             if gamma is not None:
-                check_number(f"data.imbalance.{part}", gamma, low=1)
+                check_number(f"imbalance.{part}", gamma, low=1)
             if head is not None:
-                check_number(f"data.imbalance.{part}_head", head, low=1, integer=True)
+                check_number(f"imbalance.{part}_head", head, low=1, integer=True)
                 if gamma is None:
-                    raise UserError(f"data.imbalance.{part}_head={head} needs data.imbalance.{part}, a number from 1")
-        check_bool("data.imbalance.reversed", self.reversed)
+                    raise UserError(f"imbalance.{part}_head={head} needs imbalance.{part}, a number from 1")
+        check_bool("imbalance.reversed", self.reversed)
         if self.labelled is not None and self.labelled_head is None:
             raise UserError(
-                f"data.imbalance.labelled={self.labelled} needs data.imbalance.labelled_head, the labelled images of "
+                f"imbalance.labelled={self.labelled} needs imbalance.labelled_head, the labelled images of "
                 "the first class"
             )
         if self.reversed and self.unlabelled is None:
-            raise UserError("data.imbalance.reversed=true needs data.imbalance.unlabelled, a number from 1")
+            raise UserError("imbalance.reversed=true needs imbalance.unlabelled, a number from 1")
 
     @staticmethod
     def of(given: Imbalance | Mapping[str, Any] | None) -> Imbalance | None:
-        """What a configuration says.
+        """Return what a configuration says.
 
         Args:
             given: The arguments by name, or the object itself.
@@ -105,14 +105,14 @@ class Imbalance:
             UserError: It is no mapping, or a key or a value is not legal.
         """
         if isinstance(given, Mapping):
-            check_keys("data.imbalance", given, [field.name for field in fields(Imbalance)])
+            check_keys("imbalance", given, [field.name for field in fields(Imbalance)])
             given = Imbalance(**given)
         if given is not None and not isinstance(given, Imbalance):
-            raise UserError(f"data.imbalance={given!r} is not legal: give {{labelled: GAMMA, labelled_head: NUMBER}}")
+            raise UserError(f"imbalance={given!r} is not legal: give {{labelled: GAMMA, labelled_head: NUMBER}}")
         return None if given in {None, Imbalance()} else given
 
     def labels_per_class(self, available: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many images of each class are labelled.
+        """Return how many images of each class are labelled.
 
         Args:
             available: ``(K,)`` int64, the images of each class in the pool.
@@ -128,14 +128,14 @@ class Imbalance:
         sizes = long_tail(head=self.labelled_head, gamma=self.labelled, num_classes=len(available))
         if sizes.min() < 1:
             raise UserError(
-                f"data.imbalance.labelled={self.labelled} leaves class {int(sizes.argmin())} (they count from 0) "
-                f"without a label: give data.imbalance.labelled_head={int(np.ceil(self.labelled))} or more"
+                f"imbalance.labelled={self.labelled} leaves class {int(sizes.argmin())} (they count from 0) "
+                f"without a label: give imbalance.labelled_head={int(np.ceil(self.labelled))} or more"
             )
         _check_available("labelled", sizes, available)
         return sizes
 
     def pool_per_class(self, available: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many images of each class are in the unlabelled pool beside the labelled ones.
+        """Return how many images of each class are in the unlabelled pool beside the labelled ones.
 
         Args:
             available: ``(K,)`` int64, the images of each class that are neither labelled nor held out.
@@ -156,7 +156,7 @@ class Imbalance:
         sizes = long_tail(head=head, gamma=self.unlabelled, num_classes=len(available))[order]
         if not sizes.any():
             raise UserError(
-                f"data.imbalance.unlabelled={self.unlabelled} leaves no image to the unlabelled pool: class "
+                f"imbalance.unlabelled={self.unlabelled} leaves no image to the unlabelled pool: class "
                 f"{int(available.argmin())} (they count from 0) has {int(available.min())} that are neither labelled "
                 "nor held out"
             )
@@ -169,6 +169,6 @@ def _check_available(part: str, sizes: NDArray[np.int64], available: NDArray[np.
     if len(short):
         k = int(short[0])
         raise UserError(
-            f"data.imbalance.{part}_head is too large: class {k} (they count from 0) needs {int(sizes[k])} {part} "
+            f"imbalance.{part}_head is too large: class {k} (they count from 0) needs {int(sizes[k])} {part} "
             f"images and has {int(available[k])}"
         )

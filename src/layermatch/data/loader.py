@@ -27,7 +27,7 @@ class Batches(Protocol):
     """Random access to batches, such as :class:`~layermatch.data.steps.TrainingSteps`."""
 
     def __getitem__(self, step: int) -> Any:
-        """One batch."""
+        """Return one batch."""
         ...
 
 
@@ -54,7 +54,7 @@ class Guarded(Dataset[Any]):
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Any:
-        """A batch, or what stands in its place."""
+        """Return a batch, or what stands in its place."""
         try:
             return self.batches[step]
         except RunError as error:
@@ -84,8 +84,8 @@ class BatchLoader(DataLoader[Any]):
             iterator = super().__iter__()
         except BlockingIOError as error:  # a fork that the system refuses
             raise RunError(
-                "the system lets no further process start: raise the limit (ulimit -u in the shell), or give fewer "
-                "data.num_workers, then go on with ckpt_path=last"
+                "the system lets no further process start: raise the limit (ulimit -u in the shell), or have fewer "
+                "(num_workers=NUMBER), then go on with ckpt_path=last"
             ) from error
         while True:
             with loader_errors(), _handing_over() if self.num_workers else nullcontext():
@@ -98,7 +98,7 @@ class BatchLoader(DataLoader[Any]):
 
 
 def _leave_stopping(worker: int) -> None:  # noqa: ARG001 -- torch's signature
-    """In a worker: leave it to the first process to stop, which these signals reach as well, and let it go on reading.
+    """Leave it to the first process to stop, which these signals reach as well, and let the worker go on reading.
 
     A worker that is forked has the first process's handlers; another one would end.
     """
@@ -109,7 +109,7 @@ def _leave_stopping(worker: int) -> None:  # noqa: ARG001 -- torch's signature
 
 @contextmanager
 def _handing_over() -> Iterator[None]:
-    """A worker that ends between announcing a batch and handing it over shows as an error of the connection to it."""
+    """Explain the connection's error that shows when a worker ends between announcing a batch and handing it over."""
     try:
         yield
     except (ConnectionError, EOFError, FileNotFoundError) as error:
@@ -121,7 +121,7 @@ def _handing_over() -> Iterator[None]:
 
 
 def explain_loader_error(error: BaseException) -> str | None:
-    """One line for torch's error that a process of a DataLoader ended, or for the system's that it can have no more.
+    """Say in one line that a process of a DataLoader ended, or that the system lets it have no more.
 
     Args:
         error: Any exception.
@@ -138,8 +138,8 @@ def explain_loader_error(error: BaseException) -> str | None:
     is_of_system = isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}
     if is_of_system or (isinstance(error, RuntimeError) and "Too many open files" in str(error)):
         return (
-            "too many open files: raise the limit (ulimit -n 4096 in the shell), or give fewer data.num_workers, then "
-            "go on with ckpt_path=last"
+            "too many open files: raise the limit (ulimit -n 4096 in the shell), or have fewer processes that read "
+            "images (num_workers=NUMBER), then go on with ckpt_path=last"
         )
     found = _ENDED.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
@@ -150,7 +150,7 @@ def explain_loader_error(error: BaseException) -> str | None:
 def _ended_text(what: str) -> str:
     return (
         f"a process that reads images {what}, as happens when memory or /dev/shm is full: go on with ckpt_path=last, "
-        "and with fewer data.num_workers if it happens again"
+        "and with fewer of them (num_workers=NUMBER) if it happens again"
     )
 
 

@@ -22,7 +22,7 @@ SPARE_FILES = 16
 
 
 def readers_that_fit() -> int:
-    """Number of reading processes for which enough files may be opened; the soft limit counts for nothing here."""
+    """Count the reading processes for which enough files may be opened; the soft limit counts for nothing here."""
     limit = _hard_limit()
     return 2**31 if limit is None else max((limit - _open_files() - SPARE_FILES) // FILES_OF_READER, 0)
 
@@ -43,8 +43,8 @@ def check_open_files(num_workers: int, *, loaders: int) -> None:
     needed = _open_files() + SPARE_FILES + num_workers * loaders * FILES_OF_READER
     if num_workers * loaders > fit:
         raise UserError(
-            f"data.num_workers={num_workers} needs about {needed} open files, and the system allows {_hard_limit()}: "
-            f"give data.num_workers={fit // loaders}, or a higher limit (ulimit -n {2 ** needed.bit_length()})"
+            f"num_workers={num_workers} needs about {needed} open files, and the system allows {_hard_limit()}: "
+            f"give num_workers={fit // loaders}, or a higher limit (ulimit -n {2 ** needed.bit_length()})"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -53,7 +53,7 @@ def check_open_files(num_workers: int, *, loaders: int) -> None:
 
 
 def _hard_limit() -> int | None:
-    """The hard limit on open files; None where there is none."""
+    """Return the hard limit on open files; None where there is none."""
     if resource is None:
         return None
     hard: int = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -31,7 +31,7 @@ _LOWER_BYTES = "RGB;16L"
 
 
 def without_extras(path: str) -> BytesIO | None:
-    """A PNG file with its pixels, palette, transparency and small tags alone.
+    """Return a PNG file with its pixels, palette, transparency and small tags alone.
 
     Texts and colour profiles may be damaged, or larger than Pillow reads, where the pixels are whole.
 
@@ -55,7 +55,7 @@ def without_extras(path: str) -> BytesIO | None:
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    """The chunks that are kept, as they are: of those that a picture is made of Pillow finds out the damage."""
+    """Yield the chunks that are kept, as they are: of those that a picture is made of Pillow finds out the damage."""
     while len(head := file.read(8)) == 8:
         length, name = struct.unpack(">I4s", head)
         if name in _PICTURE:
@@ -98,5 +98,5 @@ def give_deep_transparency(image: ImageFile, open_again: Callable[[], ImageFile]
 
 
 def _raw_mode(image: ImageFile) -> object:
-    """How the file stores its pixels, in Pillow's words."""
+    """Return how the file stores its pixels, in Pillow's words."""
     return image.tile[0].args if image.tile else None

@@ -16,7 +16,7 @@ from layermatch.errors import UserError, check_choice, check_number
 from layermatch.paths import expand
 from layermatch.runs.directory import replace_text
 
-__all__ = ["Split", "draw_beside_fold", "make_split"]
+__all__ = ["Split", "check_measured", "draw_beside_fold", "make_split"]
 
 #: The parts that validation images may come from.
 VAL_FROM = ("labelled", "pool")
@@ -38,7 +38,9 @@ class Split:
         pool: The number and digest of the names of all training files; empty where images are no files.
         unlabelled: The positions of a long-tailed unlabelled pool, which the labelled images are in beside these; empty
             where the pool is every image that is not held out.
-        origin: The setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
+        measured: The settings that were not given, and were chosen or measured by the images of the run that drew it:
+            ``image_size``, ``mean`` and ``std`` by name, so that a run which goes on prepares its images as before.
+        origin: The setting that it was read from, such as ``split=FILE``; empty for one made in this process.
     """
 
     seed: int
@@ -49,6 +51,7 @@ class Split:
     contents: tuple[str, ...] = ()
     pool: str = ""
     unlabelled: tuple[int, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
     origin: str = field(default="", compare=False)
 
     @property
@@ -74,13 +77,15 @@ class Split:
         return bool(self.names or self.contents)
 
     def plain(self) -> dict[str, Any]:
-        """The split as plain containers, for JSON and checkpoints."""
+        """Return the split as plain containers, for JSON and checkpoints."""
         values = {name: value for name, value in asdict(self).items() if name != "origin"}
+        if not self.measured:
+            del values["measured"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @staticmethod
     def of_plain(fields: Mapping[str, Any], *, origin: str) -> Split:
-        """A split from what :meth:`plain` gave.
+        """Return a split from what :meth:`plain` gave.
 
         Args:
             fields: The values by name; they may lack names and contents, as those of earlier versions do.
@@ -98,6 +103,7 @@ class Split:
             contents=tuple(str(content) for content in fields.get("contents", ())),
             pool=str(fields.get("pool", "")),
             unlabelled=tuple(int(i) for i in fields.get("unlabelled", ())),
+            measured=check_measured(fields.get("measured", {})),
             origin=origin,
         )
         count = len(split.positions)
@@ -110,20 +116,21 @@ class Split:
         replace_text(path, json.dumps(self.plain()) + "\n")
 
     @staticmethod
-    def load(path: str | Path) -> Split:
+    def load(path: str | Path, *, name: str = "split") -> Split:
         """Read a split written by :meth:`save`. Whether it fits a data set is to be seen.
 
         Args:
             path: The path of the file.
+            name: The setting that gives the path, as the user writes it, for messages.
 
         Raises:
             UserError: There is no such file, or it is not a split.
         """
-        file = expand("data.split", path, "a split.json")
+        file = expand(name, path, "a split.json")
         try:
-            return Split.of_plain(json.loads(file.read_text(encoding="utf-8")), origin=f"data.split={path}")
+            return Split.of_plain(json.loads(file.read_text(encoding="utf-8")), origin=f"{name}={path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"data.split={path} is not a split file written by a run (split.json): {error}") from error
+            raise UserError(f"{name}={path} is not a split file written by a run (split.json): {error}") from error
 
     def check(self, *, pool_size: int) -> None:
         """Refuse to be used with a data set that this is not a split of.
@@ -143,6 +150,33 @@ class Split:
             raise UserError(
                 f"{self.title} has no labelled images: give a split with at least one, mostly one for each class"
             )
+
+
+def check_measured(given: object) -> dict[str, Any]:
+    """Return what a split says of how images are prepared.
+
+    Args:
+        given: The field ``measured`` of a file.
+
+    Returns:
+        ``image_size`` as a whole number, ``mean`` and ``std`` as lists of numbers: those that are there.
+
+    Raises:
+        ValueError: They are not so.
+
+    Example:
+        >>> check_measured({"image_size": 32, "mean": [0.5]})
+        {'image_size': 32, 'mean': [0.5]}
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError("what it says of the images' preparation is no mapping")
+    known: dict[str, Any] = {}
+    if "image_size" in given:
+        known["image_size"] = int(given["image_size"])
+    for name in ("mean", "std"):
+        if name in given:
+            known[name] = [float(number) for number in given[name]]
+    return known
 
 
 def make_split(
@@ -183,18 +217,18 @@ def make_split(
         >>> len(split.labelled), len(split.validation)
         (4, 4)
     """
-    check_choice("data.val_from", val_from, VAL_FROM)
-    check_number("data.num_val", num_val, low=0, integer=True)
+    check_choice("val_from", val_from, VAL_FROM)
+    check_number("num_val", num_val, low=0, integer=True)
     check_number("seed", seed, low=0, integer=True)
     counts = np.bincount(labels, minlength=num_classes)
     per_class = _labels_per_class(num_labels, counts, imbalance)
     if imbalance is not None and val_from == "labelled" and num_val:
         raise UserError(
-            "data.val_from=labelled is not legal with data.imbalance: its validation images would have a long tail as "
-            "well: give data.val_from=pool"
+            "val_from=labelled is not legal with imbalance: its validation images would have a long tail as well: give "
+            "val_from=pool"
         )
     if val_from == "labelled":
-        val_per_class, source = _shares(per_class, num_val), f"data.num_labels={int(per_class.sum())}"
+        val_per_class, source = _shares(per_class, num_val), f"num_labels={int(per_class.sum())}"
         spare = np.maximum(per_class - 1, 0)  # each class keeps one to learn from
     else:
         # Shares of the whole pool, not of what is left of it: they must not change with the budget.
@@ -202,8 +236,8 @@ def make_split(
         source = f"{int(spare.sum())} images of the training pool that are not labelled"
     if (val_per_class > spare).any():
         raise UserError(
-            f"data.num_val={num_val} is more than can be held out, each class in proportion, of {source} "
-            f"(data.val_from={val_from})"
+            f"num_val={num_val} is more than can be held out, each class in proportion, of {source} "
+            f"(val_from={val_from})"
         )
 
     in_pool = None
@@ -249,12 +283,12 @@ def draw_beside_fold(
         >>> draw_beside_fold(np.arange(6) % 2, fold=np.array([0, 1]), num_classes=2, num_val=4, seed=0).validation
         (2, 3, 4, 5)
     """
-    check_number("data.num_val", num_val, low=0, integer=True)
+    check_number("num_val", num_val, low=0, integer=True)
     check_number("seed", seed, low=0, integer=True)
     rest = np.setdiff1d(np.arange(len(labels)), fold)
     if num_val > len(rest):
         raise UserError(
-            f"data.num_val={num_val} is more than can be held out: {len(rest)} images of the training pool are not in "
+            f"num_val={num_val} is more than can be held out: {len(rest)} images of the training pool are not in "
             f"the fold of {len(fold)} labels"
         )
     counts = np.bincount(labels[rest], minlength=num_classes)
@@ -265,7 +299,7 @@ def draw_beside_fold(
 
 
 def _shuffled_classes(labels: NDArray[np.int64], num_classes: int, seed: int) -> list[NDArray[np.int64]]:
-    """The positions of each class, in random order."""
+    """Return the positions of each class, in random order."""
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_STREAM,)))
     return [generator.permutation(np.flatnonzero(labels == k)) for k in range(num_classes)]
 
@@ -277,27 +311,26 @@ def _labels_per_class(
         sizes = imbalance.labels_per_class(counts)
         if num_labels not in {None, int(sizes.sum())}:
             raise UserError(
-                f"data.imbalance labels {int(sizes.sum())} images, but data.num_labels={num_labels}: give "
-                "data.num_labels=null"
+                f"the imbalance labels {int(sizes.sum())} images, but num_labels={num_labels}: give num_labels=null"
             )
         return sizes
     num_classes, smallest = len(counts), int(counts.min())
     if num_labels is None:
         return counts
     legal = f"a multiple of the {num_classes} classes, from {num_classes} to {num_classes * smallest}"
-    check_number("data.num_labels", num_labels, integer=True)
+    check_number("num_labels", num_labels, integer=True)
     if num_labels < num_classes:
-        raise UserError(f"data.num_labels={num_labels} is below one label per class: give {legal}")
+        raise UserError(f"num_labels={num_labels} is below one label per class: give {legal}")
     if num_labels % num_classes:
-        raise UserError(f"data.num_labels={num_labels} cannot be the same number for every class: give {legal}")
+        raise UserError(f"num_labels={num_labels} cannot be the same number for every class: give {legal}")
     if num_labels > num_classes * smallest:
         pool = f"a pool of {int(counts.sum())} images whose smallest class has {smallest}"
-        raise UserError(f"data.num_labels={num_labels} is too many for {pool}: give {legal}")
+        raise UserError(f"num_labels={num_labels} is too many for {pool}: give {legal}")
     return np.full(num_classes, num_labels // num_classes)
 
 
 def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """``total`` parted in proportion to ``counts``, in whole numbers (largest remainder)."""
+    """Part ``total`` in proportion to ``counts``, in whole numbers (largest remainder)."""
     exact = counts * (total / max(int(counts.sum()), 1))
     shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     for k in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:

@@ -108,7 +108,7 @@ class TrainingSteps(Dataset[RawBatch]):
         self.read_images = read_images
 
     def __getitem__(self, step: int) -> RawBatch:
-        """The batch of one step of this rank."""
+        """Return the batch of one step of this rank."""
         of_labelled, of_unlabelled = self.draws
         labelled = self._read(self.labelled, step, self.batch_size, _LABELLED, of_labelled)
         if self.unlabelled is None:
@@ -150,7 +150,7 @@ class EvalSteps(Dataset[RawEvalBatch]):
         return len(self.batches)
 
     def __getitem__(self, batch: int) -> RawEvalBatch:
-        """One batch."""
+        """Return one batch."""
         return RawEvalBatch(*_read(self.images, self.batches[batch]))
 
 

@@ -1,4 +1,4 @@
-"""Where images are kept during a run: on the training device, in memory, in a file on disk, or decoded each time.
+"""The places where images are kept during a run: on the training device, in memory, on disk, or decoded each time.
 
 Every storage gives the same batches, bit for bit; only speed and memory differ.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich import filesize
 
 from layermatch.console import Reporter
-from layermatch.data.cache import CacheError, CacheFolder, default_cache_dir, file_states
+from layermatch.data.cache import ANOTHER_PLACE, CacheError, CacheFolder, default_cache_dir, file_states
 from layermatch.data.device_pool import free_memory
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
@@ -28,7 +28,7 @@ from layermatch.paths import expand, is_folder
 
 __all__ = ["AUTO_CACHE_BYTES", "STORAGES", "Storage", "reads_files"]
 
-#: What ``data.storage`` may be.
+#: What ``storage`` may be.
 STORAGES = ("auto", "device", "ram", "disk", "lazy")
 
 #: Image files that take more than this decoded (4 GiB) are cached only if the user asks for it, by ``disk``: it holds
@@ -77,14 +77,14 @@ class Storage:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("data.storage", self.kind, STORAGES)
+        check_choice("storage", self.kind, STORAGES)
         given = self.cache_dir
         is_path = isinstance(given, str | Path) and bool(str(given).strip())
-        if given is not None and not (is_path and expand("data.cache_dir", given, "a folder").is_absolute()):
-            raise UserError(f"data.cache_dir={given!r} is not legal: give an absolute path, or null for the default")
+        if given is not None and not (is_path and expand("cache_dir", given, "a folder").is_absolute()):
+            raise UserError(f"cache_dir={given!r} is not legal: give an absolute path, or null for the default")
 
     def keep(self, content: SourceData) -> SourceData:
-        """The same data set, with its images where they are to be kept.
+        """Return the same data set, with its images where they are to be kept.
 
         Args:
             content: The data set as the source gave it.
@@ -104,7 +104,7 @@ class Storage:
     @property
     def _cache(self) -> CacheFolder:
         given = self.cache_dir
-        return CacheFolder(default_cache_dir() if given is None else expand("data.cache_dir", given, "a folder"))
+        return CacheFolder(default_cache_dir() if given is None else expand("cache_dir", given, "a folder"))
 
     def _files_kept(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
         if not files:
@@ -119,7 +119,7 @@ class Storage:
         except CacheError as error:
             if self.kind != "auto":
                 raise
-            Reporter().show(f"image files are decoded each time, as {error}")
+            Reporter().show(f"image files are decoded each time, as {error.reason}")
             return self._checked(files, bad)
 
     # ------------------------------------------------------------------------------------------------------- memory
@@ -130,8 +130,8 @@ class Storage:
         if needed > free:
             count = sum(map(len, outside))
             raise UserError(
-                f"data.storage=ram needs {filesize.decimal(needed)} for {count:,} images, but only "
-                f"{filesize.decimal(free)} of memory are free: give data.storage=disk"
+                f"storage=ram needs {filesize.decimal(needed)} for {count:,} images, but only "
+                f"{filesize.decimal(free)} of memory are free: give storage=disk"
             )
         return {id(images): self._in_memory(images, bad) for images in outside}
 
@@ -163,9 +163,7 @@ class Storage:
             if cached is None and self._write_cache(path, images, bad):
                 cached = self._cache.open(path, images)
                 if cached is None:
-                    raise CacheError(
-                        f"the cache {path} cannot be read back: give another data.cache_dir, or data.storage=lazy"
-                    )
+                    raise CacheError(f"the cache {path} cannot be read back", ANOTHER_PLACE)
             # Without a cache one of its files is bad, and the user will hear of it.
             kept[id(images)] = images if cached is None else cached
         return kept
@@ -187,7 +185,7 @@ class Storage:
     # -------------------------------------------------------------------------------------------------------- check
 
     def _checked(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
-        """The same image files, of which every one was decoded once since it changed."""
+        """Return the same image files, of which every one was decoded once since it changed."""
         paths = list(dict.fromkeys(path for images in files for path in images.paths))
         folder, states = folder_of(paths), file_states(paths)
         unknown = np.flatnonzero(~np.isin(states, self._cache.checked(folder)))
@@ -210,11 +208,11 @@ class Storage:
         try:
             self._cache.remember_checked(folder, states)
         except CacheError as error:
-            Reporter().show(f"image files are checked at each start, as {error}")
+            Reporter().show(f"image files are checked at each start, as {error.reason}")
 
 
 def reads_files(content: SourceData) -> bool:
-    """Whether reading decodes image files.
+    """Return whether reading decodes image files.
 
     Args:
         content: a data set.
@@ -228,7 +226,7 @@ def reads_files(content: SourceData) -> bool:
 
 
 def _leaves(parts: Mapping[str, ImageSet]) -> list[Images]:
-    """The sets that the parts are made of, each once."""
+    """Return the sets that the parts are made of, each once."""
     found: dict[int, Images] = {}
 
     def note(images: Images) -> Images:
@@ -246,8 +244,13 @@ def _replaced(content: SourceData, new: Mapping[int, Images]) -> SourceData:
             return None
         return replace(part, images=replace_leaves(part.images, lambda images: new.get(id(images), images)))
 
-    labelled = exchanged(content.labelled) or content.labelled
-    return replace(content, labelled=labelled, unlabelled=exchanged(content.unlabelled), test=exchanged(content.test))
+    return replace(
+        content,
+        labelled=exchanged(content.labelled) or content.labelled,
+        unlabelled=exchanged(content.unlabelled),
+        validation=exchanged(content.validation),
+        test=exchanged(content.test),
+    )
 
 
 def _is_in_memory(images: Images) -> bool:

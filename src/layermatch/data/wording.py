@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
-__all__ = ["gone_text", "name_text", "one_line", "printable"]
+__all__ = ["composed", "gone_text", "name_text", "one_line", "printable"]
 
 #: How Python keeps a byte of a file's name that is not UTF-8.
 _BYTE = re.compile("[\udc80-\udcff]")
 
 
+def composed(name: str) -> str:
+    r"""Return a name with each accented letter as one character (NFC), as most systems and keyboards write it.
+
+    Args:
+        name: The name of a class, as its folder is called or a table writes it.
+
+    Example:
+        >>> composed("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def one_line(error: Exception) -> str:
-    """What an exception of another library says, on one line.
+    """Return what an exception of another library says, on one line.
 
     Args:
         error: Any exception.
@@ -27,7 +41,7 @@ def one_line(error: Exception) -> str:
 
 
 def printable(name: str) -> str:
-    r"""A file's name as it can be written on one line of any text.
+    r"""Return a file's name as it can be written on one line of any text.
 
     Args:
         name: The name as the file system gives it: with line breaks, or bytes that are no text.
@@ -40,7 +54,7 @@ def printable(name: str) -> str:
 
 
 def name_text(name: str) -> str:
-    r"""The name of a class or a file as text, which every file and every dashboard takes.
+    r"""Return the name of a class or a file as text, which every file and every dashboard takes.
 
     Args:
         name: The name, perhaps of a folder, as the file system gives it; bytes that are not UTF-8 become escapes.
@@ -54,7 +68,7 @@ def name_text(name: str) -> str:
 
 
 def gone_text(what: str, reason: str) -> str:
-    """What a run says that lost a file while it was training.
+    """Return what a run says that lost a file while it was training.
 
     Args:
         what: the file, and what it is.

@@ -23,7 +23,7 @@ from layermatch.functional.divergence import divergence_loss
 from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
-from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold
+from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold, loss_of_labels
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
 from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
@@ -97,6 +97,7 @@ __all__ = [
     "last_of_each",
     "learning_status",
     "linear_ramp",
+    "loss_of_labels",
     "macro_accuracy",
     "memory_smoothed",
     "mix",

@@ -8,7 +8,7 @@ __all__ = ["macro_accuracy"]
 
 
 def macro_accuracy(confusion: Tensor) -> Tensor:
-    r"""Mean over the classes of the share of their images that are recognised.
+    r"""Return the mean over the classes of the share of their images that are recognised.
 
     .. math:: a = \frac{1}{|\{k : n_k > 0\}|} \sum_{k : n_k > 0} \frac{C_{kk}}{n_k}, \qquad n_k = \sum_j C_{kj}
 

@@ -28,7 +28,7 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(features: Tensor, factor: float) -> Tensor:
-    r"""Features that a head minimises its loss on while the extractor maximises it.
+    r"""Return the features that a head minimises its loss on while the extractor maximises it.
 
     .. math:: R(z) = z, \qquad \frac{\partial R}{\partial z} = -\lambda I
 
@@ -52,7 +52,7 @@ def reverse_gradient(features: Tensor, factor: float) -> Tensor:
 
 
 def reversal_factor(progress: float, *, length: float, highest: float) -> float:
-    r"""A factor of the reversed gradient that grows from 0, so that the head is of some use before it counts.
+    r"""Return a factor of the reversed gradient that grows from 0, so that the head is of some use before it counts.
 
     .. math:: \lambda = \lambda_{max} \left(\frac{2}{1 + \exp(-t / \rho)} - 1\right)
 
@@ -74,7 +74,7 @@ def reversal_factor(progress: float, *, length: float, highest: float) -> float:
 
 
 def avoidance_loss(logits: Tensor, label: Tensor) -> Tensor:
-    r"""What a head minimises that must not say what it is told.
+    r"""Return what a head minimises that must not say what it is told.
 
     .. math:: \frac{1}{N} \sum_u -\log \min\left(1, 1 - \mathrm{softmax}(\ell_u)_{\hat y_u} + 10^{-6}\right)
 

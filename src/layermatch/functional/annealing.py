@@ -19,7 +19,7 @@ _SCALE = 5.0
 
 
 def annealing_threshold(schedule: str, progress: float, *, num_classes: int) -> float:
-    r"""The probability above which a labelled image does not count, which grows from chance to 1.
+    r"""Return the probability above which a labelled image does not count, which grows from chance to 1.
 
     .. math:: \eta_t = \alpha_t \left(1 - \frac{1}{K}\right) + \frac{1}{K}, \qquad
         \alpha_t = \begin{cases} t & \text{linear} \\ 1 - e^{-5 t} & \text{log} \\ e^{5 (t - 1)} & \text{exp}
@@ -49,7 +49,7 @@ def annealing_threshold(schedule: str, progress: float, *, num_classes: int) -> 
 
 
 def annealed_supervised_loss(logits: Tensor, label: Tensor, *, threshold: float, form: str = "paper") -> Tensor:
-    r"""Cross-entropy of the labelled images that are not known yet.
+    r"""Return the cross-entropy of the labelled images that are not known yet.
 
     .. math:: L_s = \frac{\sum_i m_i H(y_i, \ell_i)}{\max(1, \sum_i m_i)}, \qquad
         m_i = \mathbf{1}[\mathrm{softmax}(\ell_i)_{y_i} \le \eta]

@@ -9,7 +9,7 @@ __all__ = ["bias_corrected_ema", "ema", "relative_change", "warmup_decay"]
 
 
 def warmup_decay(decay: float, num_updates: int) -> float:
-    r"""A decay that grows from 0.1 to its final value, so that an average forgets its random start.
+    r"""Return a decay that grows from 0.1 to its final value, so that an average forgets its random start.
 
     .. math:: \beta_t = \min\left(\beta, \frac{1 + t}{10 + t}\right)
 
@@ -30,7 +30,7 @@ def warmup_decay(decay: float, num_updates: int) -> float:
 
 
 def ema(average: Tensor, value: Tensor, decay: float | Tensor) -> Tensor:
-    r"""One update of an exponential moving average, :math:`\beta a + (1 - \beta) v`.
+    r"""Return one update of an exponential moving average, :math:`\beta a + (1 - \beta) v`.
 
     Args:
         average: The average so far, float of any shape.
@@ -49,7 +49,7 @@ def ema(average: Tensor, value: Tensor, decay: float | Tensor) -> Tensor:
 
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:
-    r"""How far something has moved for its size, :math:`\|a - b\| / \|b\|`.
+    r"""Return how far something has moved for its size, :math:`\|a - b\| / \|b\|`.
 
     Source: ours.
 
@@ -71,7 +71,7 @@ def relative_change(before: Tensor, after: Tensor) -> Tensor:
 
 
 def bias_corrected_ema(average: Tensor, num_updates: Tensor, decay: float) -> Tensor:
-    r"""The average as if it had not started at 0, :math:`a / (1 - \beta^n)`.
+    r"""Return the average as if it had not started at 0, :math:`a / (1 - \beta^n)`.
 
     Source: Adam (Kingma and Ba 2015, section 3); used for network outputs by Temporal Ensembling (Laine and
     Aila 2017, algorithm 1).

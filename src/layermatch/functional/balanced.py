@@ -9,7 +9,7 @@ __all__ = ["annealed_rates", "balancing_rates"]
 
 
 def balancing_rates(label_counts: Tensor) -> Tensor:
-    r"""The rate at which an image of each class is kept, so that as many are kept of every class.
+    r"""Return the rate at which an image of each class is kept, so that as many are kept of every class.
 
     .. math:: \rho_k = \min_{j : n_j > 0} n_j \, / \, n_k
 
@@ -33,7 +33,7 @@ def balancing_rates(label_counts: Tensor) -> Tensor:
 
 
 def annealed_rates(rates: Tensor, progress: float) -> Tensor:
-    r"""Rates that fall from 1 to their own in the course of a run.
+    r"""Return the rates that fall from 1 to their own in the course of a run.
 
     .. math:: \rho_k(t) = 1 - t \, (1 - \rho_k)
 

@@ -10,7 +10,7 @@ __all__ = ["centroid_loss", "class_sums", "gradient_gap"]
 
 
 def class_sums(features: Tensor, label: Tensor, weight: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
-    r"""Weighted sum of the features of each class, and the sum of its weights.
+    r"""Return the weighted sum of the features of each class, and the sum of its weights.
 
     .. math:: S_k = \sum_{u: \hat y_u = k} m_u z_u, \qquad n_k = \sum_{u: \hat y_u = k} m_u
 
@@ -40,7 +40,7 @@ def class_sums(features: Tensor, label: Tensor, weight: Tensor, *, num_classes: 
 def centroid_loss(
     features: Tensor, centroids: Tensor, pseudo_label: Tensor, weight: Tensor, *, temperature: float
 ) -> Tensor:
-    r"""Cross-entropy of the cosine similarity between features and class centroids.
+    r"""Return the cross-entropy of the cosine similarity between features and class centroids.
 
     .. math:: L_{ac} = \frac{1}{N} \sum_u m_u H\left(\hat y_u, \cos(z_u, c) / T\right)
 
@@ -75,7 +75,7 @@ def centroid_loss(
 
 
 def gradient_gap(loss: Tensor, reference: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    r"""How far the gradient of one loss is from that of another, and how long the other is.
+    r"""Return how far the gradient of one loss is from that of another, and how long the other is.
 
     .. math:: \left\| \nabla_z L - \nabla_z L_{ref} \right\|^2, \qquad \left\| \nabla_z L_{ref} \right\|^2
 

@@ -12,7 +12,7 @@ __all__ = ["between_class_scatter", "nc1", "nearest_centre_accuracy", "within_cl
 
 
 def within_class_scatter(features: Tensor, label: Tensor) -> Tensor:
-    r"""Mean squared distance of the features to the mean of their class.
+    r"""Return the mean squared distance of the features to the mean of their class.
 
     .. math:: \operatorname{tr}(S_W), \qquad S_W = \frac{1}{N} \sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top
 
@@ -35,7 +35,7 @@ def within_class_scatter(features: Tensor, label: Tensor) -> Tensor:
 
 
 def between_class_scatter(features: Tensor, label: Tensor) -> Tensor:
-    r"""Mean squared distance of the class means to their own mean.
+    r"""Return the mean squared distance of the class means to their own mean.
 
     .. math:: \operatorname{tr}(S_B), \qquad
         S_B = \frac{1}{K} \sum_k (\mu_k - \bar\mu)(\mu_k - \bar\mu)^\top, \qquad \bar\mu = \frac{1}{K} \sum_k \mu_k
@@ -62,7 +62,7 @@ def between_class_scatter(features: Tensor, label: Tensor) -> Tensor:
 
 
 def nc1(features: Tensor, label: Tensor) -> Tensor:
-    r"""Neural collapse: how small the scatter within classes is, beside that between them.
+    r"""Measure neural collapse: how small the scatter within classes is, beside that between them.
 
     .. math:: \mathrm{NC1} = \frac{1}{K} \operatorname{tr}\left(S_W S_B^{+}\right)
 
@@ -98,7 +98,7 @@ def nc1(features: Tensor, label: Tensor) -> Tensor:
 
 
 def nearest_centre_accuracy(features: Tensor, label: Tensor) -> Tensor:
-    r"""Share of samples whose nearest class mean is that of their own class.
+    r"""Return the share of samples whose nearest class mean is that of their own class.
 
     .. math:: \frac{1}{N} \sum_i \mathbf{1}\left[\arg\min_k \| z_i - \mu_k^{(-i)} \| = y_i\right]
 
@@ -131,7 +131,7 @@ def nearest_centre_accuracy(features: Tensor, label: Tensor) -> Tensor:
 
 
 def _class_centres(features: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means ``(K, D)`` of the classes that have a sample, the row of each sample ``(N,)``, and their sizes ``(K,)``."""
+    """Compute means ``(K, D)`` of the classes with samples, the row of each sample ``(N,)``, and sizes ``(K,)``."""
     _, of_sample, counts = torch.unique(label, return_inverse=True, return_counts=True)
     sums = features.new_zeros(len(counts), features.shape[1]).index_add_(0, of_sample, features)
     return sums / counts[:, None], of_sample, counts

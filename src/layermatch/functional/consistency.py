@@ -9,7 +9,7 @@ __all__ = ["squared_error_of_probabilities"]
 
 
 def squared_error_of_probabilities(logits: Tensor, target: Tensor) -> Tensor:
-    r"""Mean squared difference between predicted and target probabilities.
+    r"""Return the mean squared difference between predicted and target probabilities.
 
     .. math:: L = \frac{1}{N K} \sum_{u, k} \left(\mathrm{softmax}(\ell_u)_k - q_{uk}\right)^2
 

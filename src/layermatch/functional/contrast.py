@@ -12,7 +12,7 @@ _EPSILON = 1e-7
 
 
 def scaled_similarities(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
-    r"""Inner products of all pairs of rows, divided by a temperature, never in less than float32.
+    r"""Return the inner products of all pairs of rows, divided by a temperature, never in less than float32.
 
     .. math:: s_{ij} = a_i \cdot b_j / T
 
@@ -41,7 +41,7 @@ def scaled_similarities(first: Tensor, second: Tensor, *, temperature: float) ->
 def memory_smoothed(
     probs: Tensor, keys: Tensor, bank_keys: Tensor, bank_probs: Tensor, *, alpha: float, temperature: float
 ) -> Tensor:
-    r"""Class probabilities, mixed with those of the images in a bank whose embeddings are similar.
+    r"""Mix class probabilities with those of the images in a bank whose embeddings are similar.
 
     .. math:: q_i = \alpha p_i + (1 - \alpha) \sum_m a_{im} \, p^b_m, \qquad
         a_{im} = \frac{\exp(k_i \cdot k^b_m / T)}{\sum_{m'} \exp(k_i \cdot k^b_{m'} / T)}
@@ -70,7 +70,7 @@ def memory_smoothed(
 
 
 def pseudo_label_graph(probs: Tensor, *, threshold: float) -> Tensor:
-    r"""Which images of a batch are taken for the same class, as weights that sum to 1 for each image.
+    r"""Return which images of a batch are taken for the same class, as weights that sum to 1 for each image.
 
     .. math:: W_{ij} = \begin{cases} 1 & i = j \\ q_i \cdot q_j & i \ne j, \; q_i \cdot q_j \ge \tau \\ 0 & \text{else}
         \end{cases}, \qquad \hat W_{ij} = W_{ij} / \sum_j W_{ij}
@@ -98,7 +98,7 @@ def pseudo_label_graph(probs: Tensor, *, threshold: float) -> Tensor:
 
 
 def graph_contrast_loss(first: Tensor, second: Tensor, graph: Tensor, *, temperature: float) -> Tensor:
-    r"""Cross-entropy between the graph of pseudo-labels and that of embeddings of two strong views.
+    r"""Return the cross-entropy between the graph of pseudo-labels and that of embeddings of two strong views.
 
     .. math:: L_c = -\frac{1}{N} \sum_{i, j} \hat W_{ij} \log(s_{ij} + 10^{-7}), \qquad
         s_{ij} = \frac{\exp(k_i \cdot k'_j / T)}{\sum_{j'} \exp(k_i \cdot k'_{j'} / T)}

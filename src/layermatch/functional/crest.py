@@ -11,7 +11,7 @@ __all__ = ["added_labels", "alignment_power", "sampling_rates", "tempered_distri
 
 
 def sampling_rates(label_counts: Tensor, *, alpha: float = 1 / 3) -> Tensor:
-    r"""The share of the pseudo-labels of each class that joins the labelled set: all of the rarest, few of the largest.
+    r"""Compute the share of each class's pseudo-labels that join the labelled set: all of the rarest, few of others.
 
     .. math:: \mu_l = \left( n_{K + 1 - l} / n_1 \right)^\alpha, \qquad n_1 \ge \dots \ge n_K
 
@@ -37,7 +37,7 @@ def sampling_rates(label_counts: Tensor, *, alpha: float = 1 / 3) -> Tensor:
 
 
 def added_labels(probs: Tensor, rates: Tensor) -> Tensor:
-    r"""The pseudo-labels that join the labelled set: of each class the most confident share.
+    r"""Return the pseudo-labels that join the labelled set: of each class the most confident share.
 
     .. math:: S_k = \text{the } \lfloor \mu_k \, |P_k| \rfloor \text{ most confident of } P_k, \qquad
         P_k = \{u : \arg\max p_u = k\}
@@ -68,7 +68,7 @@ def added_labels(probs: Tensor, rates: Tensor) -> Tensor:
 
 
 def alignment_power(generation: int, *, generations: int, smallest: float) -> float:
-    r"""The power of the labelled distribution that pseudo-labels are aligned to, generation by generation.
+    r"""Return the power of the labelled distribution that pseudo-labels are aligned to, generation by generation.
 
     .. math:: t_g = 1 - \frac{g}{G - 1} \, (1 - t_{min}), \qquad g = 0, \dots, G - 1
 
@@ -91,7 +91,7 @@ def alignment_power(generation: int, *, generations: int, smallest: float) -> fl
 
 
 def tempered_distribution(shares: Tensor, power: float) -> Tensor:
-    r"""A distribution of classes, made more even.
+    r"""Return a distribution of classes, made more even.
 
     .. math:: \tilde n_k = n_k^t / \textstyle\sum_j n_j^t
 

@@ -14,7 +14,7 @@ CURRICULUM_MAPPINGS = ("convex", "linear", "concave", "low_limit")
 
 
 def learning_status(counts: Tensor, *, warmup: bool = True) -> Tensor:
-    r"""How well each class is learnt, by how many images were last predicted as it with confidence.
+    r"""Return how well each class is learnt, by how many images were last predicted as it with confidence.
 
     .. math:: \beta_c = \frac{\sigma_c}{\max_k \sigma_k}, \qquad \text{with warm-up} \quad
         \beta_c = \frac{\sigma_c}{\max\left(\max_k \sigma_k, \; U - \sum_k \sigma_k\right)}
@@ -40,7 +40,7 @@ def learning_status(counts: Tensor, *, warmup: bool = True) -> Tensor:
 
 
 def curriculum_mapping(status: Tensor, mapping: str = "convex") -> Tensor:
-    r"""The share of the full threshold that a class needs.
+    r"""Return the share of the full threshold that a class needs.
 
     .. math:: M(\beta) = \begin{cases} \beta / (2 - \beta) & \text{convex} \\ \beta & \text{linear} \\
         (\ln(\beta + 1) + 1/2) / (\ln 2 + 1/2) & \text{concave} \\ 1 / (2 - \beta) & \text{low\_limit} \end{cases}
@@ -70,7 +70,7 @@ def curriculum_mapping(status: Tensor, mapping: str = "convex") -> Tensor:
 
 
 def last_of_each(indices: Tensor) -> Tensor:
-    """Which entries are the last with their value: what a loop over the entries would leave behind.
+    """Return which entries are the last with their value: what a loop over the entries would leave behind.
 
     To write to repeated places at once has no fixed order on a GPU. Its cost depends on the entries alone.
 

@@ -9,7 +9,7 @@ __all__ = ["debiased_probabilities"]
 
 
 def debiased_probabilities(probs: Tensor, average: Tensor, *, strength: float) -> Tensor:
-    r"""Probabilities from which the average prediction is taken out.
+    r"""Return the probabilities from which the average prediction is taken out.
 
     .. math:: \tilde p = \mathrm{softmax}(z - \lambda \log \bar p) = \mathrm{Normalise}\left(p / \bar p^\lambda\right)
 

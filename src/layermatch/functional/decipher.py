@@ -14,7 +14,7 @@ DIVERGENCES = ("kl_reverse", "kl", "mse")
 
 
 def label_divergence(logits: Tensor, label_logits: Tensor, *, kind: str = "kl_reverse") -> Tensor:
-    r"""How far each prediction is from the label of its image, both given by logits.
+    r"""Return how far each prediction is from the label of its image, both given by logits.
 
     With :math:`f = \mathrm{softmax}(\ell)` and :math:`y = \mathrm{softmax}(\tilde y)`,
 
@@ -49,7 +49,7 @@ def label_divergence(logits: Tensor, label_logits: Tensor, *, kind: str = "kl_re
 
 @torch.no_grad()
 def label_gradient(logits: Tensor, label_logits: Tensor, *, kind: str = "kl_reverse") -> Tensor:
-    r"""The gradient of :func:`label_divergence` by the label's logits.
+    r"""Return the gradient of :func:`label_divergence` by the label's logits.
 
     .. math:: \frac{\partial \mathrm{KL}(f \| y)}{\partial \tilde y} = y - f, \qquad
         \frac{\partial \mathrm{KL}(y \| f)}{\partial \tilde y_k} =
@@ -86,7 +86,7 @@ def label_gradient(logits: Tensor, label_logits: Tensor, *, kind: str = "kl_reve
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:
-    r"""The entropy of each prediction, in nats, with a gradient that is finite for certain predictions too.
+    r"""Return the entropy of each prediction, in nats, with a gradient that is finite for certain predictions too.
 
     .. math:: H(f) = -\sum_k f_k \log f_k, \qquad f = \mathrm{softmax}(\ell)
 

@@ -9,7 +9,7 @@ __all__ = ["align_distribution"]
 
 
 def align_distribution(probs: Tensor, target: Tensor, average: Tensor, *, epsilon: float = 0.0) -> Tensor:
-    r"""Probabilities scaled by how far the model's average prediction is from a target, and normalised.
+    r"""Return the probabilities scaled by how far the model's average prediction is from a target, and normalised.
 
     .. math:: \tilde p_k = \frac{p_k \, (t_k + \epsilon) / (a_k + \epsilon)}
         {\sum_j p_j \, (t_j + \epsilon) / (a_j + \epsilon)}

@@ -9,7 +9,7 @@ __all__ = ["divergence_loss"]
 
 
 def divergence_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""Kullback-Leibler divergence of predictions from targets, averaged over ALL samples.
+    r"""Compute the Kullback-Leibler divergence of predictions from targets, averaged over ALL samples.
 
     .. math:: \frac{1}{N} \sum_u w_u \, \mathrm{KL}(t_u \,\|\, \mathrm{softmax}(\ell_u)), \qquad
         \mathrm{KL}(t \,\|\, q) = \sum_k t_k \log \frac{t_k}{q_k}, \qquad 0 \log 0 = 0

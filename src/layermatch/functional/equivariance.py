@@ -10,7 +10,7 @@ __all__ = ["feature_distance_loss"]
 
 
 def feature_distance_loss(strong: Tensor, weak: Tensor, weight: Tensor, *, clamped: bool = True) -> Tensor:
-    r"""Mean cosine of the features of two views, which learning makes small.
+    r"""Return the mean cosine of the features of two views, which learning makes small.
 
     .. math:: L_d = \frac{1}{N} \sum_u m_u \max(0, \cos(z^s_u, z^w_u))
 

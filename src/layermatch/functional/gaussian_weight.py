@@ -9,7 +9,7 @@ __all__ = ["truncated_gaussian"]
 
 
 def truncated_gaussian(confidence: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    r"""1 from the mean on, and a Gaussian below it.
+    r"""Return 1 from the mean on, and a Gaussian below it.
 
     .. math:: \lambda = \exp\left(-\frac{\min(c - \mu, 0)^2}{2 \sigma^2}\right)
 

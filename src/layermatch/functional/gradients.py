@@ -12,7 +12,7 @@ __all__ = ["cosine_similarity", "keep_agreeing", "scale_for"]
 
 
 def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
-    r"""The components of the pseudo-label gradient whose sign agrees with the supervised one.
+    r"""Return the components of the pseudo-label gradient whose sign agrees with the supervised one.
 
     .. math:: g_i = g^u_i \cdot \mathbf{1}[g^u_i \, g^s_i > 0]
 
@@ -35,7 +35,7 @@ def keep_agreeing(grad_pseudo: Tensor, grad_supervised: Tensor) -> Tensor:
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
-    r"""The cosine of the angle between two gradients, each taken as one long vector.
+    r"""Return the cosine of the angle between two gradients, each taken as one long vector.
 
     .. math:: \cos = \frac{\langle g, h \rangle}{\|g\| \, \|h\|}
 
@@ -60,7 +60,7 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def scale_for(name: str, scales: Mapping[str, float]) -> float:
-    """The pseudo-label gradient scale of one parameter.
+    """Return the pseudo-label gradient scale of one parameter.
 
     A pattern matches a parameter's whole name with shell wildcards, or any module that holds it: ``classifier``
     matches ``classifier.weight``. A later pattern overrules an earlier one; without a match the scale is 1.

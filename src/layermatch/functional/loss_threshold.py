@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cross_entropy_of_probabilities", "falling_threshold"]
+__all__ = ["cross_entropy_of_probabilities", "falling_threshold", "loss_of_labels"]
 
 
 def falling_threshold(first: Tensor, num_drops: Tensor, *, scale: float, gamma: float, lowest: float) -> Tensor:
-    r"""The largest loss with which a pseudo-label counts.
+    r"""Return the largest loss with which a pseudo-label counts.
 
     .. math:: \rho_k = \max\left(C \, \gamma^{-k} \hat\rho, \; \rho_{\min}\right)
 
@@ -35,7 +35,7 @@ def falling_threshold(first: Tensor, num_drops: Tensor, *, scale: float, gamma: 
 
 
 def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
-    r"""The cross-entropy of each row of probabilities, :math:`-\sum_k q_k \log p_k` with :math:`0 \log 0 = 0`.
+    r"""Return the cross-entropy of each row of probabilities, :math:`-\sum_k q_k \log p_k` with :math:`0 \log 0 = 0`.
 
     Args:
         probs: p, ``(N, K)`` float probabilities.
@@ -50,3 +50,21 @@ def cross_entropy_of_probabilities(probs: Tensor, target: Tensor) -> Tensor:
     """
     products: Tensor = torch.special.xlogy(target, probs)
     return -products.sum(dim=-1)
+
+
+def loss_of_labels(probs: Tensor, label: Tensor) -> Tensor:
+    r"""Return the cross-entropy of each labelled image, :math:`-\log p_y`.
+
+    Args:
+        probs: p, ``(B, K)`` float probabilities; below the smallest positive float32 they count as that.
+        label: y, ``(B,)`` int64.
+
+    Returns:
+        ``(B,)`` float64.
+
+    Example:
+        >>> loss_of_labels(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 0]))
+        tensor([0.6931, -0.0000], dtype=torch.float64)
+    """
+    right = probs.gather(1, label[:, None])[:, 0].double()
+    return -right.clamp(min=torch.finfo(torch.float32).tiny).log()

@@ -9,7 +9,7 @@ __all__ = ["pseudo_label_loss", "supervised_loss"]
 
 
 def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Mean cross-entropy of labelled samples.
+    r"""Return the mean cross-entropy of labelled samples.
 
     .. math:: L_s = \frac{1}{B} \sum_i H(y_i, \ell_i), \qquad H(y, \ell) = -\log \mathrm{softmax}(\ell)_y
 
@@ -31,7 +31,7 @@ def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def pseudo_label_loss(logits: Tensor, pseudo_label: Tensor, weight: Tensor) -> Tensor:
-    r"""Cross-entropy against pseudo-labels, averaged over ALL samples.
+    r"""Return the cross-entropy against pseudo-labels, averaged over ALL samples.
 
     .. math:: L_u = \frac{1}{N} \sum_u m_u \, H(\hat y_u, \ell_u)
 

@@ -10,7 +10,7 @@ __all__ = ["larger_part", "mix", "soft_cross_entropy"]
 
 
 def larger_part(draws: Tensor) -> Tensor:
-    r"""The coefficient that lets the first of two mixed images prevail, :math:`\lambda' = \max(\lambda, 1 - \lambda)`.
+    r"""Take the coefficient by which the first of two images prevails, :math:`\lambda' = \max(\lambda, 1 - \lambda)`.
 
     Source: MixMatch (Berthelot et al. 2019, eq. 9).
 
@@ -28,7 +28,7 @@ def larger_part(draws: Tensor) -> Tensor:
 
 
 def mix(values: Tensor, coefficients: Tensor, order: Tensor) -> Tensor:
-    r"""Each row mixed with another row of the same batch.
+    r"""Return each row mixed with another row of the same batch.
 
     .. math:: v'_i = \lambda_i v_i + (1 - \lambda_i) \, v_{\pi(i)}
 
@@ -55,7 +55,7 @@ def mix(values: Tensor, coefficients: Tensor, order: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    r"""Mean cross-entropy against probabilities.
+    r"""Return the mean cross-entropy against probabilities.
 
     .. math:: L = -\frac{1}{N} \sum_i \sum_k q_{ik} \log \mathrm{softmax}(\ell_i)_k
 

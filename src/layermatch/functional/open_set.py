@@ -13,7 +13,7 @@ OFFSET = 1e-8
 
 
 def one_vs_all_probabilities(logits: Tensor) -> Tensor:
-    r"""For each class, the probability that the image is not of it, and that it is.
+    r"""Compute for each class the probability that the image is not of it, and that it is.
 
     .. math:: (o^-_k, o^+_k) = \mathrm{softmax}(\ell_k, \ell_{K + k})
 
@@ -36,7 +36,7 @@ def one_vs_all_probabilities(logits: Tensor) -> Tensor:
 
 
 def one_vs_all_loss(logits: Tensor, label: Tensor) -> Tensor:
-    r"""The image is of its class, and not of the class that is most likely mistaken for it.
+    r"""Return the image is of its class, and not of the class that is most likely mistaken for it.
 
     .. math:: \frac{1}{B} \sum_i \left[ -\log o^+_{y_i} + \max_{k \ne y_i} (-\log o^-_k) \right]
 
@@ -62,7 +62,7 @@ def one_vs_all_loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def open_set_targets(probs: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    r"""How likely an image is of no class at all, and a distribution over the classes and "none of them".
+    r"""Return how likely an image is of no class at all, and a distribution over the classes and "none of them".
 
     .. math:: s = \sum_k p_k o^-_k, \qquad q = (p_1 o^+_1, \dots, p_K o^+_K, s)
 

@@ -9,7 +9,7 @@ __all__ = ["divergence", "fisher_product", "unit_directions"]
 
 
 def unit_directions(vectors: Tensor) -> Tensor:
-    r"""Each sample's vector with length 1, :math:`\bar d_i = d_i / \|d_i\|_2`.
+    r"""Return each sample's vector with length 1, :math:`\bar d_i = d_i / \|d_i\|_2`.
 
     Source: VAT (Miyato et al. 2018, section 3.3). The length is exact: the codes add a small number to the norm, which
     shortens a gradient as small as VAT's.
@@ -34,7 +34,7 @@ def unit_directions(vectors: Tensor) -> Tensor:
 
 
 def divergence(logits: Tensor, target: Tensor) -> Tensor:
-    r"""How far predictions are from their targets, by Kullback and Leibler.
+    r"""Return how far predictions are from their targets, by Kullback and Leibler.
 
     .. math:: D = \frac{1}{N} \sum_i \sum_k p_{ik} \left(\log p_{ik} - \log \mathrm{softmax}(\ell_i)_k\right)
 
@@ -57,7 +57,7 @@ def divergence(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def fisher_product(probs: Tensor, vectors: Tensor) -> Tensor:
-    r"""The Hessian of the divergence with respect to the logits, at the target itself, times a vector.
+    r"""Return the Hessian of the divergence with respect to the logits, at the target itself, times a vector.
 
     .. math:: F v = p \odot v - p \, (p^\top v), \qquad
         F = \nabla^2_\ell \, \mathrm{KL}(p \,\|\, \mathrm{softmax}(\ell))

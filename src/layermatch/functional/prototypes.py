@@ -10,7 +10,7 @@ __all__ = ["blend", "blending_weights", "prototype_logits"]
 
 
 def prototype_logits(features: Tensor, prototypes: Tensor, *, temperature: float) -> Tensor:
-    r"""Logits by the cosine between features and the prototype of each class.
+    r"""Return the logits by the cosine between features and the prototype of each class.
 
     .. math:: \ell_k = \cos(z, c_k) / T
 
@@ -34,7 +34,7 @@ def prototype_logits(features: Tensor, prototypes: Tensor, *, temperature: float
 
 
 def blending_weights(shares: Tensor, *, temperature: float) -> Tensor:
-    r"""How much of the prototypes' pseudo-label the label of each class gets: the more, the more often it is given.
+    r"""Compute how much of the prototypes' pseudo-label each class's label gets: the more, the more often it is given.
 
     .. math:: \upsilon_k = \left( m_k / \max_j m_j \right)^{1 / T}
 
@@ -57,7 +57,7 @@ def blending_weights(shares: Tensor, *, temperature: float) -> Tensor:
 
 
 def blend(probs: Tensor, semantic: Tensor, weights: Tensor) -> Tensor:
-    r"""The linear classifier's pseudo-label with a share of the prototypes' one, by the class of the former.
+    r"""Return the linear classifier's pseudo-label with a share of the prototypes' one, by the class of the former.
 
     .. math:: p' = (1 - \upsilon_{\hat y}) \, p + \upsilon_{\hat y} \, q, \qquad \hat y = \arg\max_k p_k
 

@@ -1,4 +1,4 @@
-"""From the logits of a weak view to a pseudo-label and its mask."""
+"""The way from the logits of a weak view to a pseudo-label and its mask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["confidence_mask", "entropy", "hard_pseudo_labels", "probabilities", 
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    r"""Class probabilities without a gradient, :math:`p = \mathrm{softmax}(\mathrm{sg}(\ell))`.
+    r"""Compute class probabilities without a gradient, :math:`p = \mathrm{softmax}(\mathrm{sg}(\ell))`.
 
     Source: FixMatch (Sohn et al. 2020, section 2.2).
 
@@ -29,7 +29,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def hard_pseudo_labels(probs: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The most probable class and its probability.
+    r"""Return the most probable class and its probability.
 
     .. math:: \hat y = \arg\max_k p_k, \qquad c = \max_k p_k
 
@@ -52,7 +52,7 @@ def hard_pseudo_labels(probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entropy(probs: Tensor) -> Tensor:
-    r"""How undecided each row of probabilities is, in nats.
+    r"""Return how undecided each row of probabilities is, in nats.
 
     .. math:: h = -\sum_k p_k \log p_k, \qquad 0 \log 0 = 0
 
@@ -72,7 +72,7 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def confidence_mask(confidence: Tensor, threshold: float | Tensor) -> Tensor:
-    r"""1 where the confidence reaches the threshold, else 0.
+    r"""Return 1 where the confidence reaches the threshold, else 0.
 
     .. math:: m = \mathbf{1}[c \ge \tau]
 
@@ -94,7 +94,7 @@ def confidence_mask(confidence: Tensor, threshold: float | Tensor) -> Tensor:
 
 
 def with_label_noise(label: Tensor, draws: Tensor, *, noise: float, num_classes: int) -> Tensor:
-    r"""Labels of which a share is replaced by another class, each other class as likely.
+    r"""Return the labels of which a share is replaced by another class, each other class as likely.
 
     .. math::
         \tilde y = \begin{cases} (y + 1 + \lfloor v (K - 1) \rfloor) \bmod K & u < r \\ y & \text{else} \end{cases}

@@ -8,7 +8,7 @@ __all__ = ["interpolate_logits", "relative_threshold"]
 
 
 def interpolate_logits(joint: Tensor, alone: Tensor, draws: Tensor) -> Tensor:
-    r"""A random point between the logits of two passes, for each logit.
+    r"""Return a random point between the logits of two passes, for each logit.
 
     .. math:: z = z' + u \, (z'' - z')
 
@@ -31,7 +31,7 @@ def interpolate_logits(joint: Tensor, alone: Tensor, draws: Tensor) -> Tensor:
 
 
 def relative_threshold(probs_labelled: Tensor, share: float) -> Tensor:
-    r"""A share of how confident the network is of labelled images.
+    r"""Return a share of how confident the network is of labelled images.
 
     .. math:: c_\tau = \tau \, \frac{1}{B} \sum_i \max_k p_{ik}
 

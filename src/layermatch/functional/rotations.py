@@ -9,7 +9,7 @@ __all__ = ["quarter_turns"]
 
 
 def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
-    """Each image turned by its own number of quarter turns, anticlockwise.
+    """Return each image turned by its own number of quarter turns, anticlockwise.
 
     Source: rotation prediction (Gidaris et al. 2018), which ReMixMatch (Berthelot et al. 2020) has as a loss.
 

@@ -10,7 +10,7 @@ __all__ = ["constant", "cosine", "cosine_ramp", "linear_ramp"]
 
 
 def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
-    r"""Part of a cosine, from 1 down to :math:`\cos(7\pi/16) \approx 0.195` at the default.
+    r"""Follow part of a cosine, from 1 down to :math:`\cos(7\pi/16) \approx 0.195` at the default.
 
     .. math:: \eta_k / \eta_0 = \cos\left(\pi \, c \, k / K\right), \qquad c = 7/16
 
@@ -36,7 +36,7 @@ def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
 
 
 def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every schedule takes the same two
-    """Always 1.
+    """Return 1 at every step.
 
     Args:
         step: The steps made so far, which are not looked at.
@@ -53,7 +53,7 @@ def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every sched
 
 
 def linear_ramp(progress: float, *, length: float) -> float:
-    r"""A factor that grows from 0 to 1 in the first part of a run: the weight of a loss that must wait for the labels.
+    r"""Grow a factor from 0 to 1 in the first part of a run: the weight of a loss that must wait for the labels.
 
     .. math:: r = \min(1, t / \rho)
 
@@ -74,7 +74,7 @@ def linear_ramp(progress: float, *, length: float) -> float:
 
 
 def cosine_ramp(progress: float, *, length: float) -> float:
-    r"""A factor that grows from 0 to 1 along half a cosine in the first part of a run.
+    r"""Return a factor that grows from 0 to 1 along half a cosine in the first part of a run.
 
     .. math:: r' = \tfrac{1}{2} - \tfrac{1}{2} \cos(\pi r), \qquad r = \min(1, t / \rho)
 

@@ -13,7 +13,7 @@ INSIDE_LOG = 1e-12
 
 
 def class_histogram(label: Tensor, num_classes: int, weight: Tensor | None = None) -> Tensor:
-    r"""The share of each class among samples.
+    r"""Return the share of each class among samples.
 
     .. math:: h_c = \frac{\sum_u m_u \, \mathbf{1}[\hat y_u = c]}{\sum_u m_u}
 
@@ -37,7 +37,7 @@ def class_histogram(label: Tensor, num_classes: int, weight: Tensor | None = Non
 
 
 def self_adaptive_thresholds(confidence: Tensor, probs: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensor:
-    r"""The threshold of each class: the global one, lowered for classes that are predicted less.
+    r"""Return the threshold of each class: the global one, lowered for classes that are predicted less.
 
     .. math:: \tau(c) = \mathrm{clip}\left(\frac{\tilde p(c)}{\max_k \tilde p(k)} \, \tau, \; l, \; h\right)
 
@@ -61,7 +61,7 @@ def self_adaptive_thresholds(confidence: Tensor, probs: Tensor, *, low: float = 
 
 
 def fairness_loss(logits: Tensor, weight: Tensor, probs: Tensor, histogram: Tensor) -> Tensor:
-    r"""Minus the cross-entropy between what is predicted in the long run and what accepted strong views are now.
+    r"""Negate the cross-entropy between what is predicted in the long run and what accepted strong views are now.
 
     .. math:: L_f = \sum_c \mathrm{Norm}\left(\frac{\tilde p}{\tilde h}\right)_c
         \log \mathrm{Norm}\left(\frac{\bar p}{\bar h}\right)_c
@@ -97,6 +97,6 @@ def fairness_loss(logits: Tensor, weight: Tensor, probs: Tensor, histogram: Tens
 
 
 def _normalised_quotient(probs: Tensor, histogram: Tensor) -> Tensor:
-    """Quotients that sum to 1, with 0 where the histogram is 0."""
+    """Return the quotients that sum to 1, with 0 where the histogram is 0."""
     quotient = torch.where(histogram > 0, probs / torch.where(histogram > 0, histogram, 1), 0)
     return quotient / quotient.sum().clamp(min=torch.finfo(quotient.dtype).tiny)

@@ -8,7 +8,7 @@ __all__ = ["sharpen"]
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    r"""Probabilities as they are at another temperature.
+    r"""Return the probabilities as they are at another temperature.
 
     .. math:: q_k = \frac{p_k^{1/T}}{\sum_j p_j^{1/T}}
 

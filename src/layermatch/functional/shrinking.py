@@ -11,7 +11,7 @@ __all__ = ["shrink_loss", "shrunk_classes"]
 
 
 def shrunk_classes(probs: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
-    r"""The most probable class and the least probable ones, such that among them the first is certain.
+    r"""Return the most probable class and the least probable ones, such that among them the first is certain.
 
     With the classes in descending order of probability, :math:`p_1 \ge p_2 \ge \dots \ge p_K`, ranks 2 to c are taken
     out, with the smallest c that makes the first class certain:
@@ -50,7 +50,7 @@ def shrunk_classes(probs: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def shrink_loss(logits: Tensor, probs: Tensor, uncertain: Tensor, *, threshold: float) -> Tensor:
-    r"""Cross-entropy of uncertain images among the classes that they are left with.
+    r"""Return the cross-entropy of uncertain images among the classes that they are left with.
 
     .. math:: L_{sh} = \frac{1}{N} \sum_{u \text{ uncertain}} p_{u1} \, r_u \, H_{S_u}(\hat y_u, \ell_u), \qquad
         H_S(y, \ell) = -\log \frac{\exp \ell_y}{\sum_{k \in S} \exp \ell_k}

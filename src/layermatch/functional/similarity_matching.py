@@ -12,7 +12,7 @@ __all__ = ["aggregated", "instance_similarity_loss", "similarity_distribution", 
 
 
 def similarity_distribution(keys: Tensor, bank_keys: Tensor, *, temperature: float) -> Tensor:
-    r"""How similar images are to those of a bank, as probabilities without a gradient.
+    r"""Return how similar images are to those of a bank, as probabilities without a gradient.
 
     .. math:: s_{im} = \frac{\exp(k_i \cdot k^b_m / T)}{\sum_{m'} \exp(k_i \cdot k^b_{m'} / T)}
 
@@ -35,7 +35,7 @@ def similarity_distribution(keys: Tensor, bank_keys: Tensor, *, temperature: flo
 
 
 def unfolded(similarity: Tensor, probs: Tensor, bank_label: Tensor) -> Tensor:
-    r"""Similarities to single images, calibrated by the probability of each image's class.
+    r"""Return the similarities to single images, calibrated by the probability of each image's class.
 
     .. math:: \hat s_{im} = \frac{s_{im} \, p_i[y_m]}{\sum_{m'} s_{im'} \, p_i[y_{m'}]}
 
@@ -59,7 +59,7 @@ def unfolded(similarity: Tensor, probs: Tensor, bank_label: Tensor) -> Tensor:
 
 
 def aggregated(similarity: Tensor, bank_label: Tensor, *, num_classes: int) -> Tensor:
-    r"""Similarities to single images, summed to those of classes.
+    r"""Return the similarities to single images, summed to those of classes.
 
     .. math:: a_i[c] = \sum_{m: y_m = c} s_{im}
 
@@ -84,7 +84,7 @@ def aggregated(similarity: Tensor, bank_label: Tensor, *, num_classes: int) -> T
 
 
 def instance_similarity_loss(keys: Tensor, bank_keys: Tensor, target: Tensor, *, temperature: float) -> Tensor:
-    r"""Cross-entropy between the calibrated similarities of a weak view and those of a strong one.
+    r"""Return the cross-entropy between the calibrated similarities of a weak view and those of a strong one.
 
     .. math:: L_{in} = -\frac{1}{N} \sum_{i, m} \hat s_{im} \log s'_{im}
 

@@ -17,7 +17,7 @@ _WORDS_PER_TICK = 4
 
 
 def uniforms(*, seed: int, stream: int, start: int, count: int, width: int) -> NDArray[np.float32]:
-    """Rows ``start`` to ``start + count`` of an endless table of uniform random numbers.
+    """Draw rows ``start`` to ``start + count`` of an endless table of uniform random numbers.
 
     The generator is Philox 4x64 (Salmon et al. 2011), a counter-based generator: row ``g`` is where its counter stands
     after ``g`` rows.
@@ -47,7 +47,7 @@ def uniforms(*, seed: int, stream: int, start: int, count: int, width: int) -> N
 
 
 def shuffled_positions(*, seed: int, stream: int, start: int, count: int, size: int) -> NDArray[np.int64]:
-    """A stretch of an endless sequence of shuffles of ``range(size)``.
+    """Return a stretch of an endless sequence of shuffles of ``range(size)``.
 
     Positions ``[e size, (e + 1) size)`` hold every index once, in an order of epoch ``e`` alone.
 

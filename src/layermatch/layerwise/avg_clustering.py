@@ -42,18 +42,18 @@ class AvgClustering(StepState):
         """Make the state for this network and problem."""
 
     def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
-        """The probabilities that pseudo-labels are made from, ``(N, K)``."""
+        """Return the probabilities that pseudo-labels are made from, ``(N, K)``."""
         return probs_weak
 
     def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:  # noqa: ARG002
-        """The clustering loss, a scalar with gradient to the features only."""
+        """Return the clustering loss, a scalar with gradient to the features only."""
         return features_strong.new_zeros(())
 
     def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
         """See the weak views of one batch."""
 
     def centres(self, network: Network) -> Tensor:
-        """The cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
+        """Return the cluster centres ``(K, D)``; a reading without any gives the classifier's rows."""
         return network.classifier.weight
 
 
@@ -87,7 +87,7 @@ class EmaClassifier(AvgClustering):
         self.register_buffer("centre_bias", network.classifier.bias.detach().clone())
 
     def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
-        """The clustering loss; see the class."""
+        """Return the clustering loss; see the class."""
         logits = linear_float32(features_strong, self.centre_weight, self.centre_bias)
         return loss_of(logits, pseudo_labels)
 
@@ -99,7 +99,7 @@ class EmaClassifier(AvgClustering):
         self.centre_bias.copy_(ema(self.centre_bias, classifier.bias, decay))
 
     def centres(self, network: Network) -> Tensor:  # noqa: ARG002
-        """The averaged rows of the classifier."""
+        """Return the averaged rows of the classifier."""
         return self.centre_weight
 
 
@@ -126,7 +126,7 @@ class EmaOutputs(AvgClustering):
         self.outputs.prepare(problem, device=network.classifier.weight.device)
 
     def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:
-        """The mixture of this step's outputs and of the average with these outputs in it."""
+        """Return the mixture of this step's outputs and of the average with these outputs in it."""
         mixture: Tensor = self.outputs(probs_weak, indices)
         return mixture
 
@@ -174,7 +174,7 @@ class EmaCentroids(AvgClustering):
         self.register_buffer("centroids", torch.zeros_like(network.classifier.weight.detach()))
 
     def loss(self, features_strong: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
-        """The clustering loss; see the class."""
+        """Return the clustering loss; see the class."""
         return centroid_loss(
             features_strong,
             self.centroids,
@@ -204,7 +204,7 @@ class EmaCentroids(AvgClustering):
         self._seen = []
 
     def centres(self, network: Network) -> Tensor:  # noqa: ARG002
-        """The averaged class means; 0 for a class that has none yet."""
+        """Return the averaged class means; 0 for a class that has none yet."""
         return self.centroids
 
 
@@ -221,7 +221,7 @@ READINGS: dict[str, tuple[type[AvgClustering], tuple[str, ...]]] = {
 def make_avg_clustering(
     reading: str, *, weight: float | None, decay: float | None, temperature: float | None
 ) -> AvgClustering:
-    """A reading of Avg-Clustering by name.
+    """Return a reading of Avg-Clustering by name.
 
     Args:
         reading: A key of :data:`READINGS`.

@@ -33,7 +33,7 @@ class GradientRule(ABC):
 
     @abstractmethod
     def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:
-        """The pseudo-label gradient that one parameter receives.
+        """Return the pseudo-label gradient that one parameter receives.
 
         Args:
             name: The parameter's name in the network.
@@ -81,7 +81,7 @@ class ScaledGradients(GradientRule):
                 )
 
     def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:  # noqa: ARG002
-        """The scaled gradient; see :class:`GradientRule`."""
+        """Return the scaled gradient; see :class:`GradientRule`."""
         return scale_for(name, self.scales) * from_pseudo
 
 
@@ -104,5 +104,5 @@ class AgreeingGradients(GradientRule):
         self.group = group
 
     def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:
-        """The agreeing components; see :class:`GradientRule`."""
+        """Return the agreeing components; see :class:`GradientRule`."""
         return keep_agreeing(from_pseudo, from_labels) if name.startswith(f"{self.group}.") else from_pseudo

@@ -1,4 +1,4 @@
-"""Where the gradient of a pseudo-label loss goes: through a linear head, or past it."""
+"""The way of a pseudo-label loss's gradient: through a linear head, or past it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["loss_of", "routed_logits"]
 
 
 def loss_of(logits: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
-    """The pseudo-label loss of logits, with the margin that the policy adds to them.
+    """Return the pseudo-label loss of logits, with the margin that the policy adds to them.
 
     Args:
         logits: ``(N, K)``.
@@ -24,7 +24,7 @@ def loss_of(logits: Tensor, pseudo_labels: PseudoLabels) -> Tensor:
 
 
 def routed_logits(head: nn.Linear, features: Tensor, *, reaches_head: bool = True) -> Tensor:
-    """Logits of a linear head, whose loss reaches the extractor and, where asked for, the head.
+    """Return the logits of a linear head, whose loss reaches the extractor and, where asked for, the head.
 
     To compute the head anew costs ``N D K`` multiplications, nothing beside the extractor.
 

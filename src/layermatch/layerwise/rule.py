@@ -36,7 +36,7 @@ class LayerwiseRule(StepState, ABC):
         self.lambda_u = lambda_u
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- see SeparateLosses
-        """The heads that the rule needs beside the classifier, by name."""
+        """Return the heads that the rule needs beside the classifier, by name."""
         return {}
 
     def prepare(self, network: Network, problem: Problem) -> None:
@@ -48,7 +48,7 @@ class LayerwiseRule(StepState, ABC):
         return False
 
     def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002 -- see EmaOutputs
-        """The probabilities that pseudo-labels are made from; here, those of this step."""
+        """Return the probabilities that pseudo-labels are made from; here, those of this step."""
         return probs_weak
 
     def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
@@ -63,7 +63,7 @@ class LayerwiseRule(StepState, ABC):
     def forward(
         self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
     ) -> Losses:
-        """The losses of one batch.
+        """Return the losses of one batch.
 
         Args:
             network: Gives the heads.
@@ -88,7 +88,7 @@ class LayerwiseRule(StepState, ABC):
         return None
 
     def route(self, network: Network, out: Output) -> Output:
-        """Outputs as a loss of pseudo-labels may have them: it reaches what the rule lets it reach.
+        """Return the outputs as a loss of pseudo-labels may have them: it reaches what the rule lets it reach.
 
         Args:
             network: Gives the classifier.
@@ -117,7 +117,7 @@ class LayerwiseRule(StepState, ABC):
             )
 
     def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002
-        """Ratios for the log that need gradients of their own; by default none.
+        """Return the ratios for the log that need gradients of their own; by default none.
 
         Args:
             losses: The losses of one batch, with their graph, which is kept.
@@ -126,11 +126,11 @@ class LayerwiseRule(StepState, ABC):
         return {}
 
     def centres(self, network: Network) -> Tensor:
-        """The cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
+        """Return the cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
         return network.classifier.weight
 
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of the head that is evaluated."""
+        """Return the logits ``(N, K)`` of the head that is evaluated."""
         return linear_float32(features, network.classifier.weight, network.classifier.bias)
 
 
@@ -152,7 +152,7 @@ class Uniform(LayerwiseRule):
     def forward(
         self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
     ) -> Losses:
-        """The losses of one batch; see :class:`LayerwiseRule`."""
+        """Return the losses of one batch; see :class:`LayerwiseRule`."""
         loss = loss_of(routed_logits(network.classifier, strong.features), pseudo_labels)
         return Losses(
             supervised=Term(supervised_loss(labelled.logits, label), LABELS),

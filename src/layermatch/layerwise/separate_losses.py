@@ -95,7 +95,7 @@ class SeparateLosses(LayerwiseRule):
         self.evaluate_head = evaluate_head or "clean"
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The heads beside the classifier: the second one with ``decoupled``, none otherwise."""
+        """Return the heads beside the classifier: the second one with ``decoupled``, none otherwise."""
         return {PSEUDO_CLASSIFIER: linear_head(problem.num_features, problem.num_classes)} if self.decoupled else {}
 
     def prepare(self, network: Network, problem: Problem) -> None:
@@ -108,7 +108,7 @@ class SeparateLosses(LayerwiseRule):
         return self.avg_clustering.needs_teacher
 
     def average_outputs(self, probs_weak: Tensor, indices: Tensor) -> Tensor:
-        """The probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
+        """Return the probabilities that pseudo-labels are made from; see :class:`LayerwiseRule`."""
         return self.avg_clustering.average_outputs(probs_weak, indices)
 
     def observe(self, features_weak: Tensor, pseudo_labels: PseudoLabels) -> None:
@@ -118,7 +118,7 @@ class SeparateLosses(LayerwiseRule):
     def forward(
         self, network: Network, labelled: Output, strong: Output, *, label: Tensor, pseudo_labels: PseudoLabels
     ) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         head, share, weight = network.classifier, self.avg_clustering.weight, self.lambda_u
         to_extractor = loss_of(routed_logits(head, strong.features, reaches_head=False), pseudo_labels)
         losses = Losses(
@@ -167,7 +167,7 @@ class SeparateLosses(LayerwiseRule):
         return None if self.reading == "none" else f"avg_clustering={self.reading}"
 
     def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:
-        r"""How far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.
+        r"""Return how far Avg-Clustering's loss is from the pseudo-label loss that it stands beside.
 
         ``avg_clustering/loss_gap`` is :math:`|L_{ac} - L_u| / L_u`, and ``avg_clustering/gradient_gap`` is
         :math:`\|\nabla_z L_{ac} - \nabla_z L_u\| / \|\nabla_z L_u\|`, with :math:`z` the strong views' features.
@@ -190,11 +190,11 @@ class SeparateLosses(LayerwiseRule):
         }
 
     def centres(self, network: Network) -> Tensor:
-        """The centres of Avg-Clustering; see :class:`LayerwiseRule`."""
+        """Return the centres of Avg-Clustering; see :class:`LayerwiseRule`."""
         return self.avg_clustering.centres(network)
 
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
-        """Logits of the head that is evaluated."""
+        """Return the logits of the head that is evaluated."""
         is_second = self.decoupled and self.evaluate_head == "pseudo"
         head = cast("nn.Linear", network.heads[PSEUDO_CLASSIFIER if is_second else CLASSIFIER])
         return linear_float32(features, head.weight, head.bias)

@@ -61,7 +61,7 @@ class AdaMatch(PseudoLabelling):
         self.interpolate = interpolate
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         ramp, losses = cosine_ramp(step.progress, length=self.ramp), super().losses(batch, step)
         for name, term in losses.items():
             if term.source == PSEUDO_LABELS:
@@ -71,12 +71,12 @@ class AdaMatch(PseudoLabelling):
         return losses
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- see PseudoLabelling
-        """The loss of the strong labelled views; see :class:`PseudoLabelling`."""
+        """Return the loss of the strong labelled views; see :class:`PseudoLabelling`."""
         loss = supervised_loss(seen.views[LABELLED_STRONG].logits, seen.batch.labelled.label)
         return Losses(supervised_strong=Term(loss, LABELS, frozenset({EXTRACTOR, CLASSIFIER})))
 
     def send(self, views: dict[str, Tensor], weak: Tensor, network: Network) -> tuple[dict[str, Output], Output]:
-        """All views through the network, and the labelled ones a second time on their own."""
+        """Return all views through the network, and the labelled ones a second time on their own."""
         out, out_weak = super().send(views, weak, network)
         if self.interpolate:
             labelled = {name: views[name] for name in (LABELLED, LABELLED_STRONG)}
@@ -88,7 +88,7 @@ class AdaMatch(PseudoLabelling):
         return out, out_weak
 
     def draw(self, name: str, logits: Tensor) -> Tensor:  # noqa: ARG002 -- for who gives numbers of their own
-        """The place of each logit between the two passes.
+        """Return the place of each logit between the two passes.
 
         Args:
             name: The view.

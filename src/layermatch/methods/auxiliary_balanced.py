@@ -86,7 +86,7 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
         return (CLASSIFIER, BALANCED)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads and the auxiliary classifier; see :class:`Method`."""
+        """Return the rule's heads and the auxiliary classifier; see :class:`Method`."""
         return super().heads(problem) | {BALANCED: linear_head(problem.num_features, problem.num_classes)}
 
     def prepare(self, network: Network, problem: Problem) -> None:
@@ -96,7 +96,7 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
         self.register_buffer("rates", balancing_rates(counts).to(network.classifier.weight.device), persistent=False)
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """The losses of the auxiliary head; see the class."""
+        """Return the losses of the auxiliary head; see the class."""
         label = seen.batch.labelled.label
         step.must_be_finite("weak_views_balanced", seen.weak.heads[BALANCED])
         target = probabilities(seen.weak.heads[BALANCED])
@@ -119,10 +119,10 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
-        """Logits of the averaged network's classifier: the auxiliary head makes no pseudo-labels for the family."""
+        """Take the averaged network's classifier: the auxiliary head makes no pseudo-labels for the family."""
         return super().outputs(average, weak).logits
 
     def outputs(self, network: Network, images: Tensor) -> Output:
-        """Features, and logits of the auxiliary head; see :class:`Method`."""
+        """Return the features, and logits of the auxiliary head; see :class:`Method`."""
         out: Output = network(images, heads=(BALANCED,))
         return Output(out.features, {CLASSIFIER: out.heads[BALANCED]})

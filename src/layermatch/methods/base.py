@@ -35,7 +35,7 @@ class Method(StepState, ABC):
     stages: tuple[Stage, ...] = (Stage(),)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- for those that have some
-        """The heads that the method needs beside the classifier, by name; by default none."""
+        """Return the heads that the method needs beside the classifier, by name; by default none."""
         return {}
 
     def prepare(self, network: Network, problem: Problem) -> None:
@@ -50,7 +50,7 @@ class Method(StepState, ABC):
         """
 
     def stage_of(self, step: Step) -> int:
-        """The stage that a step belongs to, its position in :attr:`stages`: a pure function of the step's number.
+        """Find the stage that a step belongs to, its position in :attr:`stages`: a pure function of the step's number.
 
         Args:
             step: The step.
@@ -69,7 +69,7 @@ class Method(StepState, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch, with their graph: the algorithm box.
+        """Return the losses of one batch, with their graph: the algorithm box.
 
         Args:
             batch: The views of labelled and unlabelled images.
@@ -77,7 +77,7 @@ class Method(StepState, ABC):
         """
 
     def outputs(self, network: Network, images: Tensor) -> Output:
-        """What is evaluated, predicted and exported: features, and ``(B, K)`` logits.
+        """Return what is evaluated, predicted and exported: features, and ``(B, K)`` logits.
 
         Args:
             network: The live network or its average.
@@ -87,7 +87,7 @@ class Method(StepState, ABC):
         return out
 
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002 -- for those that have some
-        """Ratios for the log that need gradients of their own, asked for where ``layers/*`` are measured.
+        """Return the ratios for the log that need gradients of their own, asked for where ``layers/*`` are measured.
 
         Args:
             losses: The losses of one batch, with their graph, which is kept.
@@ -95,11 +95,11 @@ class Method(StepState, ABC):
         return {}
 
     def readings(self) -> dict[str, Tensor]:
-        """What the state says at a log line, by the name it is logged with: scalars, or ``(K,)`` for each class."""
+        """Say what the state is at a log line, by the name it is logged with: scalars, or ``(K,)`` for each class."""
         return {}
 
     def centres(self, network: Network) -> Tensor:
-        """The cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
+        """Return the cluster centres whose movement is logged, ``(K, D)``: here the classifier's rows."""
         return network.classifier.weight
 
 
@@ -130,7 +130,7 @@ class RoutedMethod(Method):
 
 
 def unlabelled_of(batch: Batch) -> Unlabelled:
-    """The unlabelled images of a batch.
+    """Return the unlabelled images of a batch.
 
     Raises:
         UserError: There are none.

@@ -103,7 +103,7 @@ class CoMatch(QueueAligned):
         return (CLASSIFIER, PROJECTION)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads and the projection; see :class:`Method`."""
+        """Return the rule's heads and the projection; see :class:`Method`."""
         projection = projection_head(problem.num_features, self.width, slope=0.1)
         return {**super().heads(problem), PROJECTION: projection}
 
@@ -115,7 +115,7 @@ class CoMatch(QueueAligned):
 
     @torch.no_grad()
     def make_predictions(self, weak: Output, labelled: Output | None, batch: Batch, step: Step) -> Predictions:
-        """Aligned predictions, smoothed by the bank, which takes the batch; see :class:`PseudoLabelling`."""
+        """Return aligned predictions, smoothed by the bank, which takes the batch; see :class:`PseudoLabelling`."""
         predictions = super().make_predictions(weak, labelled, batch, step)
         probs, keys = predictions.probs_weak, embeddings_of(weak)
         step.must_be_finite("embeddings", keys)
@@ -130,7 +130,7 @@ class CoMatch(QueueAligned):
         return predictions._replace(probs_weak=torch.where(ready, smoothed, probs))
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- see PseudoLabelling
-        """The contrast between the graphs of pseudo-labels and of embeddings."""
+        """Return the contrast between the graphs of pseudo-labels and of embeddings."""
         graph = pseudo_label_graph(seen.predictions.probs_weak, threshold=self.graph_threshold)
         first, second = (embeddings_of(seen.views[name]) for name in ("strong", "strong_2"))
         loss = graph_contrast_loss(first, second, graph, temperature=self.temperature)

@@ -85,7 +85,7 @@ class CRMatch(PseudoLabelling):
         return (CLASSIFIER, DISTANCE, ROTATION) if self.lambda_r else (CLASSIFIER, DISTANCE)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads, the distance, and the rotation where it is asked for; see :class:`Method`."""
+        """Return the rule's heads, the distance, and the rotation where it is asked for; see :class:`Method`."""
         width = problem.num_features
         heads = {**super().heads(problem), DISTANCE: nn.Linear(width, width)}
         if self.lambda_r:
@@ -100,7 +100,7 @@ class CRMatch(PseudoLabelling):
             raise UserError(f"images of {height}x{width} are not square: a quarter turn needs lambda_r=0")
 
     def views_to_send(self, batch: Batch) -> dict[str, Tensor]:
-        """The views that learn, and the turned images."""
+        """Return the views that learn, and the turned images."""
         views = super().views_to_send(batch)
         if self.lambda_r:
             weak, num_labelled = unlabelled_of(batch).views["weak"], len(batch.labelled.label)
@@ -109,7 +109,7 @@ class CRMatch(PseudoLabelling):
         return views
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- see PseudoLabelling
-        """The feature distance and the rotation loss."""
+        """Return the feature distance and the rotation loss."""
         strong, weak = seen.views["strong"].heads[DISTANCE], seen.weak.heads[DISTANCE]
         distance = feature_distance_loss(strong, weak, seen.pseudo_labels.weight, clamped=self.clamped)
         losses = Losses(distance=Term(distance, PSEUDO_LABELS, frozenset({EXTRACTOR, DISTANCE}), self.lambda_d))
@@ -121,5 +121,5 @@ class CRMatch(PseudoLabelling):
 
 
 def _turns(count: int, like: Tensor) -> Tensor:
-    """By how many quarters each of four times as many images is turned: all by 0, then all by 1, 2 and 3."""
+    """Say by how many quarters each of four times as many images is turned: all by 0, then all by 1, 2 and 3."""
     return torch.arange(4, device=like.device).repeat_interleave(count // 4)

@@ -102,7 +102,7 @@ class DASO(PseudoLabelling):
     def make_pseudo_labels(
         self, weak: Output, labelled: Output | None, batch: Batch, step: Step
     ) -> tuple[PseudoLabels, Predictions]:
-        """Targets and mask from the blended probabilities; see :class:`~layermatch.methods.PseudoLabelling`."""
+        """Make targets and mask from the blended probabilities; see :class:`~layermatch.methods.PseudoLabelling`."""
         features = without_gradient(step.average, batch.labelled.views["weak"], heads=()).features
         self.queue.see(features, batch.labelled.label)
         self._blends = step.progress >= self.warmup
@@ -111,7 +111,7 @@ class DASO(PseudoLabelling):
         return pseudo_labels, predictions
 
     def blended(self, weak: Output) -> Output:
-        """The same features, with logits whose softmax are the blended probabilities.
+        """Return the same features, with logits whose softmax are the blended probabilities.
 
         Args:
             weak: What the network gave for the weak views, without gradient.
@@ -127,16 +127,16 @@ class DASO(PseudoLabelling):
 
     @torch.no_grad()
     def semantic(self, weak: Output) -> Tensor:
-        """The pseudo-labels by the prototypes, ``(N, K)``."""
+        """Return the pseudo-labels by the prototypes, ``(N, K)``."""
         return probabilities(prototype_logits(weak.features, self.queue.prototypes, temperature=self.temperature))
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
-        """Logits of the averaged network, blended as the live one's are."""
+        """Return the logits of the averaged network, blended as the live one's are."""
         return self.blended(self.outputs(average, weak)).logits
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- see PseudoLabelling
-        """The alignment of the strong views' features; see the class."""
+        """Return the alignment of the strong views' features; see the class."""
         if not self._blends:
             return Losses()
         strong = seen.views["strong"].features

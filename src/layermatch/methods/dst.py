@@ -104,7 +104,7 @@ class DST(RoutedMethod):
         self.dropout = dropout
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The pseudo head and the worst head."""
+        """Return the pseudo head and the worst head."""
         sizes = problem.num_features, problem.num_classes
         return {name: three_layers(*sizes, dropout=self.dropout) for name in (PSEUDO_HEAD, WORST_HEAD)}
 
@@ -113,7 +113,7 @@ class DST(RoutedMethod):
         self.policy.prepare(problem)
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         unlabelled, label = unlabelled_of(batch), batch.labelled.label
         views = {"labelled": batch.labelled.views["weak"], **unlabelled.views}
         out = together(step.network, views)
@@ -134,7 +134,7 @@ class DST(RoutedMethod):
         )
 
     def make_pseudo_labels(self, out: dict[str, Output], batch: Batch, step: Step) -> tuple[PseudoLabels, Predictions]:
-        """Targets and mask from the main head on the weak views."""
+        """Return the targets and mask from the main head on the weak views."""
         unlabelled, logits = unlabelled_of(batch), out["weak"].logits
         if self.policy.needs_teacher:
             logits = without_gradient(step.average, unlabelled.views["weak"]).logits
@@ -150,7 +150,7 @@ class DST(RoutedMethod):
         return pseudo_labels, predictions
 
     def worst_case(self, out: dict[str, Output], label: Tensor, pseudo_labels: PseudoLabels, step: Step) -> Losses:
-        """``B``, whose gradient for the extractor is reversed; see the class."""
+        """Compute ``B``, whose gradient for the extractor is reversed; see the class."""
         factor = reversal_factor(step.progress, length=self.ramp, highest=self.reversal)
         labelled, weak = (
             head_of(step.network, WORST_HEAD, reverse_gradient(out[view].features, factor))
@@ -165,13 +165,13 @@ class DST(RoutedMethod):
         )
 
     def readings(self) -> dict[str, Tensor]:
-        """The policy's thresholds as they stand."""
+        """Return the policy's thresholds as they stand."""
         thresholds = self.policy.thresholds()
         return {} if thresholds is None else {THRESHOLDS.vector: thresholds}
 
 
 def three_layers(num_features: int, num_classes: int, *, dropout: float) -> nn.Module:
-    """A head with two hidden layers that are twice as wide as the features, which starts as a linear one does.
+    """Return a head with two hidden layers that are twice as wide as the features, which starts as a linear one does.
 
     Args:
         num_features: D.
@@ -187,7 +187,7 @@ def three_layers(num_features: int, num_classes: int, *, dropout: float) -> nn.M
 
 
 def head_of(network: Network, name: str, features: Tensor) -> Tensor:
-    """What a head makes of features that did not come straight from the extractor.
+    """Return what a head makes of features that did not come straight from the extractor.
 
     Args:
         network: The network with the head.

@@ -14,7 +14,7 @@ PROJECTION = "projection"
 
 
 def projection_head(num_features: int, width: int, *, slope: float) -> nn.Module:
-    """Two linear layers with a rectifier between them.
+    """Return two linear layers with a rectifier between them.
 
     Args:
         num_features: D, the width of the features and of the hidden layer.
@@ -25,7 +25,7 @@ def projection_head(num_features: int, width: int, *, slope: float) -> nn.Module
 
 
 def embeddings_of(out: Output) -> Tensor:
-    """The embeddings of a view, scaled to length 1, ``(N, width)``.
+    """Return the embeddings of a view, scaled to length 1, ``(N, width)``.
 
     Args:
         out: What the network gave for the view, its projection too.

@@ -99,7 +99,7 @@ class IOMatch(PseudoLabelling):
         return (CLASSIFIER, PROJECTION)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads, the projection, and the heads upon it."""
+        """Return the rule's heads, the projection, and the heads upon it."""
         features, classes = problem.num_features, problem.num_classes
         one_vs_all = nn.Linear(self.width, 2 * classes, bias=False)
         nn.init.xavier_normal_(one_vs_all.weight)
@@ -110,7 +110,7 @@ class IOMatch(PseudoLabelling):
         }
 
     def decide(self, predictions: Predictions, weak: Output, network: Network) -> PseudoLabels:
-        """Soft targets, of the images that are taken for one of the classes."""
+        """Return the soft targets, of the images that are taken for one of the classes."""
         pseudo_labels = super().decide(predictions, weak, network)
         target = pseudo_labels.target if pseudo_labels.target.is_floating_point() else predictions.probs_weak
         outside, _ = self.judge(target, weak, network)
@@ -118,7 +118,7 @@ class IOMatch(PseudoLabelling):
         return pseudo_labels._replace(target=target, weight=weight)
 
     def judge(self, probs: Tensor, weak: Output, network: Network) -> tuple[Tensor, Tensor]:
-        """``s`` and ``q`` of the weak views, without a gradient; see the class.
+        """Compute ``s`` and ``q`` of the weak views, without a gradient; see the class.
 
         Args:
             probs: ``p``, ``(N, K)``.
@@ -129,7 +129,7 @@ class IOMatch(PseudoLabelling):
         return open_set_targets(probs, one_vs_all_probabilities(logits))
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """The losses of the two heads; see the class."""
+        """Return the losses of the two heads; see the class."""
         heads, label = step.network.heads, seen.batch.labelled.label
         _, target = self.judge(seen.pseudo_labels.target, seen.weak, step.network)
         mask = confidence_mask(hard_pseudo_labels(target)[1], self.open_threshold)

@@ -43,7 +43,7 @@ class MeanTeacher(RoutedMethod):
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
         target = probabilities(without_gradient(step.average, unlabelled.views["weak"]).logits)
         logits_labelled = step.network(labelled.views["weak"]).logits

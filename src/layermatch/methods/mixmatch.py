@@ -58,7 +58,7 @@ class Mixing:
         self.coefficients = coefficients
 
     def draw(self, count: int, *, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Coefficients and partners.
+        """Return the coefficients and partners.
 
         Args:
             count: N, the images that are mixed.
@@ -162,7 +162,7 @@ class MixMatch(RoutedMethod):
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, views = batch.labelled, list(unlabelled_of(batch).views.values())
         guess = self.guess(step.network, views)
         label = F.one_hot(labelled.label, step.network.num_classes).to(guess.dtype)
@@ -178,7 +178,7 @@ class MixMatch(RoutedMethod):
         )
 
     def guess(self, network: Network, views: Sequence[Tensor]) -> Tensor:
-        """The guessed labels of unlabelled images.
+        """Return the guessed labels of unlabelled images.
 
         Args:
             network: The live network.

@@ -16,7 +16,7 @@ __all__ = ["detached", "keep_running_statistics", "share_statistics", "together"
 def together(
     network: Network, views: Mapping[str, Tensor], *, heads: Sequence[str] = (CLASSIFIER,)
 ) -> dict[str, Output]:
-    """Several views in one pass with gradient, which BatchNorm normalises as one batch.
+    """Return several views in one pass with gradient, which BatchNorm normalises as one batch.
 
     Args:
         network: The network.
@@ -43,7 +43,7 @@ def together(
 
 @torch.no_grad()
 def without_gradient(network: Network, images: Tensor, *, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
-    """Views on their own, without gradient.
+    """Return the views on their own, without gradient.
 
     Args:
         network: The network, in the mode that it is in.
@@ -78,7 +78,7 @@ def keep_running_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def detached(out: Output) -> Output:
-    """The same outputs without their graph."""
+    """Return the same outputs without their graph."""
     return Output(out.features.detach(), {name: tensor.detach() for name, tensor in out.heads.items()})
 
 
@@ -91,7 +91,7 @@ def share_statistics(
     statistics: BatchStatistics,
     heads: Sequence[str] = (CLASSIFIER,),
 ) -> tuple[dict[str, Output], Output]:
-    """Some weak views in one pass with the others; the rest without gradient, normalised by that pass's statistics.
+    """Send some weak views along with the others, and the rest without gradient, normalised by that pass's statistics.
 
     Args:
         network: The network.

@@ -63,7 +63,7 @@ class PiModel(RoutedMethod):
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
         logits_labelled = step.network(labelled.views["weak"]).logits
         with keep_running_statistics(step.network):
@@ -80,7 +80,7 @@ class PiModel(RoutedMethod):
         )
 
     def logits(self, network: Network, images: Tensor, *, learns: bool) -> Tensor:
-        """The logits of a view, without gradient where it does not learn.
+        """Return the logits of a view, without gradient where it does not learn.
 
         Args:
             network: The live network.

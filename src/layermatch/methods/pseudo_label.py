@@ -55,7 +55,7 @@ class PseudoLabel(PseudoLabelling):
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         ramp = linear_ramp(step.progress, length=self.ramp)
         return Losses(
             {
@@ -65,7 +65,7 @@ class PseudoLabel(PseudoLabelling):
         )
 
     def send(self, views: dict[str, Tensor], weak: Tensor, network: Network) -> tuple[dict[str, Output], Output]:
-        """Labelled and weak views through the network, both with gradient, the weak one in the strong one's place."""
+        """Send labelled and weak views, both with gradient, the weak one in the strong one's place."""
         out = {name: network(images, heads=self.heads_sent) for name, images in views.items()}
         with keep_running_statistics(network):
             out["strong"] = network(weak, heads=self.heads_sent)

@@ -159,7 +159,7 @@ class PseudoLabelling(Method):
         return (CLASSIFIER,)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads; see :class:`Method`."""
+        """Return the rule's heads; see :class:`Method`."""
         return self.rule.heads(problem)
 
     def prepare(self, network: Network, problem: Problem) -> None:
@@ -168,7 +168,7 @@ class PseudoLabelling(Method):
         self.rule.prepare(network, problem)
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
         views, weak_images = self.views_to_send(batch), unlabelled.views["weak"]
         if self.skip_masked:
@@ -190,7 +190,7 @@ class PseudoLabelling(Method):
         return Losses(losses | self.more_losses(seen, step))
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- for those that have some
-        """Losses beside the rule's and the policy's: by default none; a method of the family adds its own here.
+        """Add losses beside the rule's and the policy's: by default none; a method of the family gives its own here.
 
         Args:
             seen: What the network, the policy and the data gave for the batch.
@@ -199,24 +199,24 @@ class PseudoLabelling(Method):
         return Losses()
 
     def views_to_send(self, batch: Batch) -> dict[str, Tensor]:
-        """The images that learn, by view; a method of the family adds those that it makes itself."""
+        """Return the images that learn, by view; a method of the family adds those that it makes itself."""
         return views_to_send(batch)
 
     def send(self, views: dict[str, Tensor], weak: Tensor, network: Network) -> tuple[dict[str, Output], Output]:
-        """All views through the network, as ``forward`` has it."""
+        """Return all views through the network, as ``forward`` has it."""
         if self.forward_mode == "split":
             out_weak = self.send_weak(weak, network)
             return together(network, views, heads=self.heads_sent), out_weak
         return self.send_with_weak(views, weak, network)
 
     def send_weak(self, weak: Tensor, network: Network) -> Output:
-        """The weak views alone, without gradient and by their own statistics."""
+        """Return the weak views alone, without gradient and by their own statistics."""
         return without_gradient(network, weak, heads=self.heads_sent)
 
     def send_with_weak(
         self, views: dict[str, Tensor], weak: Tensor, network: Network
     ) -> tuple[dict[str, Output], Output]:
-        """All views in one pass, as in the references, or only a share of the weak ones with ``shared``."""
+        """Return all views in one pass, as in the references, or only a share of the weak ones with ``shared``."""
         if self.forward_mode == "joint":
             # In the order of the references: labelled, weak, strong.
             first, *others = views
@@ -233,7 +233,7 @@ class PseudoLabelling(Method):
     def make_pseudo_labels(
         self, weak: Output, labelled: Output | None, batch: Batch, step: Step
     ) -> tuple[PseudoLabels, Predictions]:
-        """Targets and mask from the weak views, which the rule sees as well."""
+        """Return the targets and mask from the weak views, which the rule sees as well."""
         predictions = self.make_predictions(weak, labelled, batch, step)
         pseudo_labels = self.decide(predictions, weak, step.network)
         self.rule.observe(weak.features, pseudo_labels)
@@ -241,7 +241,7 @@ class PseudoLabelling(Method):
         return pseudo_labels, predictions
 
     def make_predictions(self, weak: Output, labelled: Output | None, batch: Batch, step: Step) -> Predictions:
-        """What the policy is shown of the batch; a method of the family aligns or smooths the probabilities here.
+        """Show the batch to the policy; a method of the family aligns or smooths the probabilities here.
 
         Args:
             weak: The outputs of the weak views of unlabelled images.
@@ -261,7 +261,7 @@ class PseudoLabelling(Method):
         )
 
     def decide(self, predictions: Predictions, weak: Output, network: Network) -> PseudoLabels:  # noqa: ARG002
-        """What the policy makes of the predictions; a method of the family may go on from there.
+        """Return what the policy makes of the predictions; a method of the family may go on from there.
 
         Args:
             predictions: What the network says of the batch.
@@ -273,16 +273,16 @@ class PseudoLabelling(Method):
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
-        """Logits of the averaged network, as it is evaluated."""
+        """Return the logits of the averaged network, as it is evaluated."""
         return self.outputs(average, weak).logits
 
     def outputs(self, network: Network, images: Tensor) -> Output:
-        """Features, and logits of the head that the rule evaluates; see :class:`Method`."""
+        """Return the features, and logits of the head that the rule evaluates; see :class:`Method`."""
         features = network(images, heads=()).features
         return Output(features, {CLASSIFIER: self.rule.evaluation_logits(network, features)})
 
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:
-        """The rule's ratios; see :class:`Method`."""
+        """Return the rule's ratios; see :class:`Method`."""
         return self.rule.diagnose(losses, self._strong) if self._strong is not None else {}
 
     def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
@@ -294,12 +294,12 @@ class PseudoLabelling(Method):
         self._strong = None
 
     def readings(self) -> dict[str, Tensor]:
-        """The policy's thresholds as they stand."""
+        """Return the policy's thresholds as they stand."""
         thresholds = self.policy.thresholds()
         return {} if thresholds is None else {THRESHOLDS.vector: thresholds}
 
     def centres(self, network: Network) -> Tensor:
-        """The rule's cluster centres; the classifier's rows where it has none."""
+        """Return the rule's cluster centres; the classifier's rows where it has none."""
         return self.rule.centres(network)
 
 
@@ -333,7 +333,7 @@ def record_quality(pseudo_labels: PseudoLabels, probs_weak: Tensor, hidden_label
 
 
 def views_to_send(batch: Batch) -> dict[str, Tensor]:
-    """The views that learn: those of labelled images, then those of unlabelled images but the weak one."""
+    """Return the views that learn: those of labelled images, then those of unlabelled images but the weak one."""
     labelled, unlabelled = batch.labelled, unlabelled_of(batch)
     views = {"labelled" if name == "weak" else f"labelled/{name}": view for name, view in labelled.views.items()}
     return views | {name: view for name, view in unlabelled.views.items() if name != "weak"}
@@ -342,7 +342,7 @@ def views_to_send(batch: Batch) -> dict[str, Tensor]:
 def leave_out_masked(
     strong: Tensor, pseudo_labels: PseudoLabels, predictions: Predictions
 ) -> tuple[Tensor, PseudoLabels, Predictions]:
-    """The strong views that count, and their pseudo-labels, weighted so that a mean over them is the mean over all.
+    """Keep the strong views that count, and their pseudo-labels, weighted so that their mean is the mean over all.
 
     Args:
         strong: ``(N, C, H, W)``.

@@ -45,7 +45,7 @@ class QueueAligned(PseudoLabelling):
             self.alignment.prepare(problem)
 
     def make_predictions(self, weak: Output, labelled: Output | None, batch: Batch, step: Step) -> Predictions:
-        """The aligned predictions; see :class:`PseudoLabelling`."""
+        """Return the aligned predictions; see :class:`PseudoLabelling`."""
         predictions = super().make_predictions(weak, labelled, batch, step)
         if self.alignment is None:
             return predictions
@@ -54,4 +54,4 @@ class QueueAligned(PseudoLabelling):
 
     @abstractmethod
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """What the method adds to FixMatch; see :class:`PseudoLabelling`."""
+        """Return what the method adds to FixMatch; see :class:`PseudoLabelling`."""

@@ -133,7 +133,7 @@ class R2D2(RoutedMethod):
             self.table.assign(predict())
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
         stage = self.stage_of(step)
         if stage == 0:
@@ -159,7 +159,7 @@ class R2D2(RoutedMethod):
         )
 
     def decipher(self, logits: Tensor, label_logits: Tensor) -> Tensor:
-        """The loss of each image: how far it is from its label, and how undecided the network is."""
+        """Return the loss of each image: how far it is from its label, and how undecided the network is."""
         far = label_divergence(logits, label_logits, kind=self.divergence)
         return self.class_weight * far + self.entropy_weight * prediction_entropy(logits)
 

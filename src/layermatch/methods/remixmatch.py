@@ -132,7 +132,7 @@ class ReMixMatch(RoutedMethod):
         return Views(labelled={self.labelled_view: self.labelled_view}, unlabelled={"weak": "weak", **strong})
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The head that tells rotations; see :class:`~layermatch.methods.Method`."""
+        """Return the head that tells rotations; see :class:`~layermatch.methods.Method`."""
         return {ROTATION: linear_head(problem.num_features, 4)} if self.w_rot else {}
 
     def prepare(self, network: Network, problem: Problem) -> None:  # noqa: ARG002 -- see Method
@@ -143,7 +143,7 @@ class ReMixMatch(RoutedMethod):
         self.alignment.prepare(problem)
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, views = batch.labelled, unlabelled_of(batch).views
         guess = self.guess(step.network, views["weak"])
         label = F.one_hot(labelled.label, step.network.num_classes).to(guess.dtype)
@@ -173,7 +173,7 @@ class ReMixMatch(RoutedMethod):
         return losses
 
     def guess(self, network: Network, weak: Tensor) -> Tensor:
-        """The guessed labels of unlabelled images, whose average the alignment sees.
+        """Return the guessed labels of unlabelled images, whose average the alignment sees.
 
         Args:
             network: The live network.
@@ -188,7 +188,7 @@ class ReMixMatch(RoutedMethod):
         return sharpen(self.alignment(probs), self.temperature)
 
     def rotation_loss(self, network: Network, strong: Tensor) -> Term:
-        """How well the network tells by how much each image was turned.
+        """Return how well the network tells by how much each image was turned.
 
         Args:
             network: The live network, with the head ``rotation``.
@@ -213,7 +213,7 @@ class ReMixMatch(RoutedMethod):
 
 
 def make_alignment(average: str, *, epsilon: float) -> DistributionAlignment:
-    """The distribution alignment of ReMixMatch.
+    """Return the distribution alignment of ReMixMatch.
 
     Args:
         average: ``buffer`` as in the paper, ``running`` as in the PyTorch codes.

@@ -68,7 +68,7 @@ class SequenceMatch(PseudoLabelling):
         self.temperature = temperature
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """What each view learns from the weaker ones; see the class."""
+        """Return what each view learns from the weaker ones; see the class."""
         medium, strong = (self.rule.route(step.network, seen.views[name]).logits for name in ("medium", "strong"))
         weak, of_medium = seen.predictions.probs_weak, probabilities(medium)
         values = {
@@ -80,7 +80,7 @@ class SequenceMatch(PseudoLabelling):
         return Losses({name: Term(value, PSEUDO_LABELS, reaches, weight) for name, value in values.items()})
 
     def follow(self, logits: Tensor, probs: Tensor) -> Tensor:
-        """``D``: how far a view is from what a weaker one says, where that one is confident.
+        """Compute ``D``, how far a view is from what a weaker one says, where that one is confident.
 
         Args:
             logits: ``(N, K)`` of the view.

@@ -60,11 +60,11 @@ class ShrinkMatch(QueueAligned):
         self.ratio = RunningFromFirst(torch.zeros(()), decay=ratio_decay)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads and the auxiliary one; see :class:`Method`."""
+        """Return the rule's heads and the auxiliary one; see :class:`Method`."""
         return {**super().heads(problem), AUXILIARY: _auxiliary_head(problem.num_features, problem.num_classes)}
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """The loss in the shrunk class space."""
+        """Return the loss in the shrunk class space."""
         weight = seen.pseudo_labels.weight
         self.ratio.see(weight.mean())
         # Of the strong views alone, which its BatchNorm takes for the batch, as in the authors' code.
@@ -75,7 +75,7 @@ class ShrinkMatch(QueueAligned):
 
 
 def _auxiliary_head(num_features: int, num_classes: int) -> nn.Module:
-    """Three linear layers with BatchNorm, a quarter as wide as the features within."""
+    """Return three linear layers with BatchNorm, a quarter as wide as the features within."""
     hidden = max(num_features // 4, 1)
     return nn.Sequential(
         nn.Linear(num_features, hidden),

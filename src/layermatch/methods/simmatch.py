@@ -106,7 +106,7 @@ class SimMatch(QueueAligned):
         return (CLASSIFIER, PROJECTION)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads and the projection; see :class:`Method`."""
+        """Return the rule's heads and the projection; see :class:`Method`."""
         projection = projection_head(problem.num_features, self.width, slope=0.0)
         return {**super().heads(problem), PROJECTION: projection}
 
@@ -118,7 +118,7 @@ class SimMatch(QueueAligned):
 
     @torch.no_grad()
     def make_predictions(self, weak: Output, labelled: Output | None, batch: Batch, step: Step) -> Predictions:
-        """Aligned predictions, mixed with aggregated similarities; see :class:`PseudoLabelling`."""
+        """Return aligned predictions, mixed with aggregated similarities; see :class:`PseudoLabelling`."""
         if self.teacher == "average":
             weak = without_gradient(step.average, unlabelled_of(batch).views["weak"], heads=self.heads_sent)
             labelled = without_gradient(step.average, batch.labelled.views["weak"], heads=self.heads_sent)
@@ -135,7 +135,7 @@ class SimMatch(QueueAligned):
         return predictions._replace(probs_weak=torch.where(bank.is_ready(step, self.bank_from), mixed, probs))
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """The instance loss; 0 until the bank is used."""
+        """Return the instance loss; 0 until the bank is used."""
         target = cast("Tensor", self._target) * self.bank.is_ready(step, self.bank_from)
         keys = embeddings_of(seen.views["strong"])
         loss = instance_similarity_loss(keys, self.bank.keys, target, temperature=self.temperature)

@@ -17,6 +17,6 @@ class Supervised(Method):
     """
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The loss of one batch; see the class."""
+        """Return the loss of one batch; see the class."""
         logits = step.network(batch.labelled.views["weak"]).logits
         return Losses(supervised=Term(supervised_loss(logits, batch.labelled.label)))

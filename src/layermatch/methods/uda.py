@@ -68,7 +68,7 @@ class UDA(PseudoLabelling):
         super().prepare(network, problem)
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """The annealed loss of the labels, in place of the rule's loss of that name."""
+        """Return the annealed loss of the labels, in place of the rule's loss of that name."""
         if self.tsa == "none":
             return Losses()
         logits, label = seen.views["labelled"].logits, seen.batch.labelled.label

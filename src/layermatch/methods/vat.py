@@ -102,7 +102,7 @@ class VAT(RoutedMethod):
         self.ramp = ramp
 
     def losses(self, batch: Batch, step: Step) -> Losses:
-        """The losses of one batch; see the class."""
+        """Return the losses of one batch; see the class."""
         labelled, images = batch.labelled, unlabelled_of(batch).views["weak"]
         logits_labelled = step.network(labelled.views["weak"]).logits
         losses = Losses(supervised=Term(supervised_loss(logits_labelled, labelled.label), LABELS))
@@ -122,7 +122,7 @@ class VAT(RoutedMethod):
         return losses
 
     def direction(self, network: Network, images: Tensor, target: Tensor) -> Tensor:
-        """The direction in which the prediction of each image changes most, of length 1.
+        """Return the direction in which the prediction of each image changes most, of length 1.
 
         Args:
             network: The live network.
@@ -142,7 +142,7 @@ class VAT(RoutedMethod):
         return direction
 
     def start(self, images: Tensor) -> Tensor:
-        """Random vectors that the power method starts from.
+        """Return the random vectors that the power method starts from.
 
         Args:
             images: ``(N, C, H, W)``.
@@ -163,7 +163,7 @@ def full_precision(images: Tensor) -> Iterator[None]:
 
 @torch.enable_grad()
 def divergence_gradient(network: Network, images: Tensor, target: Tensor, change: Tensor) -> Tensor:
-    """The gradient of the divergence with respect to a change of the images; the network gets none.
+    """Return the gradient of the divergence with respect to a change of the images; the network gets none.
 
     Args:
         network: The network.
@@ -178,7 +178,7 @@ def divergence_gradient(network: Network, images: Tensor, target: Tensor, change
 
 @torch.enable_grad()
 def hessian_product(network: Network, images: Tensor, target: Tensor, direction: Tensor) -> Tensor:
-    r"""The Hessian of the divergence at the images themselves, times a direction: :math:`J^\top F J d`.
+    r"""Return the Hessian of the divergence at the images themselves, times a direction: :math:`J^\top F J d`.
 
     J is the Jacobian of the logits, whose product with d is the derivative of :math:`J^\top v` with respect to v.
 

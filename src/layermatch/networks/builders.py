@@ -30,7 +30,7 @@ def wide_resnet(
     conv_bias: bool = False,
     transition_activation: bool = True,
 ) -> Network:
-    """Any wide residual network with its classifier.
+    """Return any wide residual network with its classifier.
 
     Source: FixMatch (Sohn et al. 2020), TorchSSL and USB; where they differ, see
     :class:`~layermatch.networks.WideResNet`.
@@ -103,7 +103,7 @@ def resnet50(
     batch_norm_eps: float = 1e-5,
     batch_norm_momentum: float = 0.1,
 ) -> Network:
-    """ResNet-50 for ImageNet and its subsets: torchvision's, with the classifier taken off; D = 2048.
+    """Make a ResNet-50 for ImageNet and its subsets: torchvision's, with the classifier taken off; D = 2048.
 
     Source: TorchSSL and USB, whose ResNet-50 is torchvision's too. Weights are random, never downloaded.
 

@@ -37,7 +37,7 @@ class Output(NamedTuple):
 
 
 def linear_float32(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    r"""Linear layer z -> W z + b that never works in less than float32.
+    r"""Apply a linear layer z -> W z + b that never works in less than float32.
 
     Formula: :math:`l = W z + b`. Source: ours. The confidence :math:`\max_k \mathrm{softmax}(l)_k` is
     compared with thresholds such as 0.95, where neighbouring bfloat16 numbers lie 0.004 apart: rounding would
@@ -151,7 +151,7 @@ class Network(nn.Module):
         return self.classifier.out_features
 
     def forward(self, images: Tensor, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
-        """Features, and what the heads make of them.
+        """Return the features, and what the heads make of them.
 
         Args:
             images: Normalised images, shape ``(B, C, H, W)``, floating.
@@ -173,7 +173,7 @@ class Network(nn.Module):
         return Output(features, {name: _apply(self.get_submodule(name), features) for name in heads})
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Every parameter once, by the group whose loss it learns from.
+        """Return every parameter once, by the group whose loss it learns from.
 
         Returns:
             ``extractor``: theta; and a group for each head, first ``classifier``: W, b. Each is a list of (name,
@@ -185,7 +185,7 @@ class Network(nn.Module):
         return groups
 
     def layer_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Every parameter once, by the part of the network that it is in, from input to output.
+        """Return every parameter once, by the part of the network that it is in, from input to output.
 
         The extractor's parts are its children; a child that only holds a row of blocks of layers
         (``nn.Sequential`` or ``nn.ModuleList`` of such) is looked into, and so is an only child. The heads follow.
@@ -215,7 +215,7 @@ class Network(nn.Module):
 
 
 def _parts(module: nn.Module, name: str) -> list[str]:
-    """Names of the parts that a module's parameters are divided into; itself where it has some of its own."""
+    """Name the parts that a module's parameters are divided into; itself where it has some of its own."""
     children = [(f"{name}.{key}", child) for key, child in module.named_children() if _has_parameters(child)]
     own = [name] if next(module.parameters(recurse=False), None) is not None else []
     if not children:
@@ -246,7 +246,7 @@ def _is_row_of_blocks(module: nn.Module) -> bool:
 
 
 def _apply(head: nn.Module, features: Tensor) -> Tensor:
-    """A head's output, in at least float32: a linear one's logits are compared with thresholds."""
+    """Return a head's output, in at least float32: a linear one's logits are compared with thresholds."""
     if isinstance(head, nn.Linear):
         return linear_float32(features, head.weight, head.bias)
     out: Tensor = head(features)
@@ -254,7 +254,7 @@ def _apply(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def linear_head(num_features: int, num_outputs: int) -> nn.Linear:
-    """A linear head that starts as FixMatch's classifier: Xavier-normal weight, zero bias.
+    """Return a linear head that starts as FixMatch's classifier: Xavier-normal weight, zero bias.
 
     Args:
         num_features: D.

@@ -112,7 +112,7 @@ class WideResNet(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features of a batch.
+        """Compute the pooled features of a batch.
 
         Args:
             images: Normalised images, shape ``(B, C, H, W)``, floating; 8x8 or larger.
@@ -140,7 +140,7 @@ class _LayerOptions:
         check_bool("conv_bias", self.conv_bias)
 
     def activation(self, channels: int) -> nn.Sequential:
-        """BatchNorm and LeakyReLU, in place: only it reads the BatchNorm's output, one map less to keep."""
+        """Apply BatchNorm and LeakyReLU, in place: only it reads the BatchNorm's output, one map less to keep."""
         norm = nn.BatchNorm2d(channels, eps=self.batch_norm_eps, momentum=self.batch_norm_momentum)
         return nn.Sequential(norm, nn.LeakyReLU(self.leaky_slope, inplace=True))
 
@@ -178,7 +178,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _blocks_per_group(depth: int, num_groups: int) -> int:
-    """The n of depth = G (2 n + 1) + 1."""
+    """Return the n of depth = G (2 n + 1) + 1."""
     check_number("num_groups", num_groups, low=1, integer=True)
     check_number("depth", depth, low=1, integer=True)
     blocks, left_over = divmod(depth - 1 - num_groups, 2 * num_groups)
@@ -189,7 +189,7 @@ def _blocks_per_group(depth: int, num_groups: int) -> int:
 
 
 def _initialise(extractor: nn.Module) -> None:
-    """Kaiming-normal convolutions with zero bias; BatchNorm already starts as the identity."""
+    """Draw Kaiming-normal convolutions with zero bias; BatchNorm already starts as the identity."""
     for module in extractor.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

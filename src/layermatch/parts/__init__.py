@@ -9,6 +9,7 @@ from layermatch.parts.output_average import OutputAverage
 from layermatch.parts.running import RunningMean
 from layermatch.parts.stages import Stage
 from layermatch.parts.step import Problem, Record, Step, StepState
+from layermatch.parts.warm_up import WarmUp
 from layermatch.parts.weight_average import WeightAverage
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Step",
     "StepState",
     "Term",
+    "WarmUp",
     "WeightAverage",
     "fixed_logits",
 ]

@@ -14,7 +14,7 @@ __all__ = ["ClassQueue", "PeriodicShares"]
 
 
 class ClassQueue(StepState):
-    r"""For each class the last L features of labelled images, the same on every rank.
+    r"""The last L features of labelled images of each class, the same on every rank.
 
     The mean of a class's queue is its prototype. As every queue has the same length, a class of few images has a
     prototype of as many features as one of many.

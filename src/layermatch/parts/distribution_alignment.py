@@ -251,7 +251,7 @@ class DistributionAlignment(StepState):
 
 
 def _shares(problem: Problem) -> Tensor:
-    """How often each class is among the labelled images, ``(K,)``."""
+    """Return how often each class is among the labelled images, ``(K,)``."""
     counts = torch.tensor(problem.label_counts, dtype=torch.float64)
     if len(counts) != problem.num_classes or counts.sum() <= 0:
         raise UserError("target=labelled needs the number of labelled images of each class: give Problem.label_counts")

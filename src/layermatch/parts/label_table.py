@@ -16,7 +16,7 @@ FIXED = 10.0
 
 
 def fixed_logits(label: Tensor, num_classes: int) -> Tensor:
-    """The label logits of labelled images, which are never moved: 10 on the class, 0 elsewhere.
+    """Return the label logits of labelled images, which are never moved: 10 on the class, 0 elsewhere.
 
     Args:
         label: ``(B,)`` int64.

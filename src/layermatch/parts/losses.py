@@ -70,7 +70,7 @@ class Losses(dict[str, Term]):
         return self._sum(list(self.values()))
 
     def reaching(self, group: str) -> Tensor:
-        """The loss that one parameter group learns from.
+        """Return the loss that one parameter group learns from.
 
         Args:
             group: A key of :meth:`~layermatch.networks.Network.parameter_groups`.
@@ -78,7 +78,7 @@ class Losses(dict[str, Term]):
         return self._sum([term for term in self.values() if term.reaches is None or group in term.reaches])
 
     def of(self, source: str) -> Tensor:
-        """The terms of one source.
+        """Return the terms of one source.
 
         Args:
             source: ``labels`` or ``pseudo_labels``.

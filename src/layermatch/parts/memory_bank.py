@@ -39,7 +39,7 @@ class Bank(StepState, ABC):
         """Whether every row has been written, a bool scalar on the bank's device."""
 
     def is_ready(self, step: Step, first: int | None) -> Tensor:
-        """Whether the bank is used in a step, a bool scalar on its device.
+        """Return whether the bank is used in a step, a bool scalar on its device.
 
         Args:
             step: The step.
@@ -53,7 +53,7 @@ class Bank(StepState, ABC):
         self._seen.append(tuple(all_gather_rows(part.detach()) for part in parts))
 
     def _taken(self) -> list[Tensor]:
-        """What the batches of the step showed together, which is forgotten."""
+        """Return what the batches of the step showed together, which is forgotten."""
         parts = [torch.cat(part) for part in zip(*self._seen, strict=True)]
         self._seen = []
         return parts

@@ -56,7 +56,7 @@ class OutputAverage(StepState):
 
     @torch.no_grad()
     def forward(self, probs: Tensor, indices: Tensor) -> Tensor:
-        """The mixture of a batch's outputs and of the average with these outputs in it.
+        """Return the mixture of a batch's outputs and of the average with these outputs in it.
 
         Args:
             probs: ``(N, K)`` float, probabilities.
@@ -88,7 +88,7 @@ class OutputAverage(StepState):
         self._seen = []
 
     def _moved(self, indices: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of some images, in order, and what they are with these outputs in them."""
+        """Return the rows of some images, in order, and what they are with these outputs in them."""
         # An image that is there twice (a small pool) counts once, with the mean of its outputs.
         rows, position = torch.unique(indices, return_inverse=True)
         sums = probs.new_zeros(len(rows), probs.shape[1])

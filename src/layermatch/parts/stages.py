@@ -48,7 +48,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
 
 
 def stage_at(stages: Sequence[Stage], progress: float) -> int:
-    """The stage that a step belongs to: a pure function of the step's number.
+    """Return the stage that a step belongs to: a pure function of the step's number.
 
     Args:
         stages: The stages, in order.
@@ -66,7 +66,7 @@ def stage_at(stages: Sequence[Stage], progress: float) -> int:
 
 
 def rate_at(stages: Sequence[Stage], progress: float) -> float:
-    """What the learning rate of the schedule is multiplied by.
+    """Return what the learning rate of the schedule is multiplied by.
 
     Args:
         stages: The stages, in order.

@@ -60,17 +60,17 @@ class Aligned(Policy):
         self.alignment.prepare(problem)
 
     def thresholds(self) -> Tensor | None:
-        """The thresholds of the policy; see :class:`Policy`."""
+        """Return the thresholds of the policy; see :class:`Policy`."""
         return self.policy.thresholds()
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         self.alignment.see(predictions.probs_weak, predictions.probs_labelled)
         pseudo_labels: PseudoLabels = self.policy(self._aligned(predictions))
         return pseudo_labels
 
     def losses(self, strong: Output, pseudo_labels: PseudoLabels, predictions: Predictions) -> Losses:
-        """The losses of the policy, which sees the same aligned probabilities again; see :class:`Policy`."""
+        """Return the losses of the policy, which sees the same aligned probabilities again; see :class:`Policy`."""
         return self.policy.losses(strong, pseudo_labels, self._aligned(predictions))
 
     def _aligned(self, predictions: Predictions) -> Predictions:
@@ -80,7 +80,7 @@ class Aligned(Policy):
 def aligned(
     policy: Policy, *, alignment: str = "none", alignment_decay: float | None = None, alignment_queue: int | None = None
 ) -> Policy:
-    """A policy behind the alignment that its settings ask for.
+    """Return a policy behind the alignment that its settings ask for.
 
     Args:
         policy: The policy.

@@ -44,6 +44,6 @@ class AveragedOutputs(FixedThreshold):
         self.outputs.prepare(problem)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         mixture = self.outputs(predictions.probs_weak, predictions.indices)
         return super().forward(predictions._replace(probs_weak=mixture))

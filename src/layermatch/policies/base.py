@@ -49,7 +49,7 @@ class PseudoLabels(NamedTuple):
     margin: Tensor | None = None
 
     def rows(self, rows: Tensor | slice) -> PseudoLabels:
-        """The pseudo-labels of some of the images.
+        """Return the pseudo-labels of some of the images.
 
         Args:
             rows: Their positions in the batch.
@@ -74,7 +74,7 @@ class Policy(StepState, ABC):
         """Make the state for a problem. This is called once, before training; by default there is none."""
 
     def thresholds(self) -> Tensor | None:
-        """The confidence that a pseudo-label of each class needs now, ``(K,)``, for the log.
+        """Return the confidence that a pseudo-label of each class needs now, ``(K,)``, for the log.
 
         By default it is None: a policy need not have thresholds.
         """
@@ -82,7 +82,7 @@ class Policy(StepState, ABC):
 
     @abstractmethod
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of the unlabelled images of a batch.
+        """Return the pseudo-labels of the unlabelled images of a batch.
 
         Args:
             predictions: What the network says of the batch.
@@ -94,7 +94,7 @@ class Policy(StepState, ABC):
         pseudo_labels: PseudoLabels,  # noqa: ARG002
         predictions: Predictions,  # noqa: ARG002
     ) -> Losses:
-        """Losses of the policy's own, such as FreeMatch's fairness; by default none.
+        """Return the losses of the policy's own, such as FreeMatch's fairness; by default none.
 
         A term that does not say what it reaches is of the strong logits, and reaches what the rule lets it reach.
 

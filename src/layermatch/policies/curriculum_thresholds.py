@@ -74,11 +74,11 @@ class CurriculumThresholds(Policy):
         self.register_buffer("counts", torch.tensor([0] * self.num_classes + [pool]))
 
     def thresholds(self) -> Tensor:
-        """The threshold of every class."""
+        """Return the threshold of every class."""
         return self.threshold * curriculum_mapping(learning_status(self.counts, warmup=self.warmup), self.mapping)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         label, confidence = hard_pseudo_labels(predictions.probs_weak)
         mask = confidence_mask(confidence, self.thresholds().to(confidence.dtype)[label])
         sure = torch.where(confidence >= self.threshold, label, self.num_classes)

@@ -54,7 +54,7 @@ class DebiasedThreshold(FixedThreshold):
         self.average = RunningMean(torch.full((problem.num_classes,), 1 / problem.num_classes), decay=self.decay)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         probs = debiased_probabilities(predictions.probs_weak, self.average.value, strength=self.strength)
         self.average.see(predictions.probs_weak.mean(dim=0))
         label, confidence = hard_pseudo_labels(probs)

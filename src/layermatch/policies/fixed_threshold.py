@@ -44,10 +44,10 @@ class FixedThreshold(Policy):
         self.num_classes = problem.num_classes
 
     def thresholds(self) -> Tensor:
-        """The threshold, which is the same for every class."""
+        """Return the threshold, which is the same for every class."""
         return torch.full((self.num_classes,), self.threshold, dtype=torch.float64)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         label, confidence = hard_pseudo_labels(predictions.probs_weak)
         return PseudoLabels(label, confidence_mask(confidence, self.threshold), label, confidence)

@@ -88,7 +88,7 @@ class GaussianWeight(Policy):
             self.alignment.prepare(problem)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         label, confidence = hard_pseudo_labels(predictions.probs_weak)
         aligned = confidence
         if self.alignment is not None:

@@ -8,15 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layermatch.distributed import all_reduce_sum_
 from layermatch.errors import UserError, check_choice, check_number
-from layermatch.functional import cross_entropy_of_probabilities, falling_threshold, hard_pseudo_labels, sharpen
-from layermatch.parts import Problem, Step
+from layermatch.functional import (
+    cross_entropy_of_probabilities,
+    falling_threshold,
+    hard_pseudo_labels,
+    loss_of_labels,
+    sharpen,
+)
+from layermatch.parts import Problem, WarmUp
 from layermatch.policies.base import Policy, Predictions, PseudoLabels
 
 __all__ = ["LossThreshold"]
-
-SELECTIONS = ("hard", "soft")
 
 
 class LossThreshold(Policy):
@@ -62,9 +65,6 @@ class LossThreshold(Policy):
 
     needs_labelled: ClassVar[bool] = True
 
-    num_steps: Tensor
-    of_last_pass: Tensor
-
     def __init__(
         self,
         *,
@@ -86,59 +86,38 @@ class LossThreshold(Policy):
         check_number("drop_every", drop_every, low=0, high=1, low_open=True)
         if first is not None:
             check_number("first", first, low=0)
-        check_choice("selection", selection, SELECTIONS)
+        check_choice("selection", selection, ("hard", "soft"))
         self.gamma, self.scale, self.lowest, self.temperature = gamma, scale, lowest, temperature
         self.warmup, self.drop_every, self.first, self.selection = warmup, drop_every, first, selection
-        #: For each batch of the step, of all ranks: the summed loss of its labelled images, and their number.
-        self._seen: list[Tensor] = []
 
     def prepare(self, problem: Problem) -> None:
         """Turn shares of the run into steps, and start before the warm-up."""
-        self.num_classes, self.num_labelled = problem.num_classes, problem.num_labelled
-        self.warmup_steps = max(round(self.warmup * problem.max_steps), 1 if self.first is None else 0)
+        self.num_classes = problem.num_classes
+        steps = max(round(self.warmup * problem.max_steps), 1 if self.first is None else 0)
+        self.warm_up = WarmUp(steps, num_labelled=problem.num_labelled)
         self.drop_steps = max(round(self.drop_every * problem.max_steps), 1)
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("of_last_pass", torch.zeros(2, dtype=torch.float64))  # like _seen, summed over its steps
 
     @property
     def threshold(self) -> Tensor:
         """The largest loss that counts, a scalar; minus infinity in the warm-up, when none does."""
-        total, number = self.of_last_pass
-        first = total / number.clamp(min=1) if self.first is None else torch.full_like(total, self.first)
-        drops = (self.num_steps - self.warmup_steps).div(self.drop_steps, rounding_mode="floor").clamp(min=0)
+        measured, since = self.warm_up.mean, self.warm_up.steps_since
+        first = measured if self.first is None else torch.full_like(measured, self.first)
+        drops = since.div(self.drop_steps, rounding_mode="floor").clamp(min=0)
         falling = falling_threshold(first, drops, scale=self.scale, gamma=self.gamma, lowest=self.lowest)
-        return torch.where(self.num_steps < self.warmup_steps, -torch.inf, falling)
+        return torch.where(since < 0, -torch.inf, falling)
 
     def thresholds(self) -> Tensor:
-        """The confidence whose loss is the threshold, 1 in the warm-up; with ``soft``, as if targets were hard."""
+        """Return the confidence whose loss is the threshold, 1 in the warm-up; ``soft`` targets count as hard ones."""
         return (-self.threshold).exp().clamp(max=1).expand(self.num_classes)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
-        self._see_labelled(predictions)
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
+        if predictions.probs_labelled is None or predictions.label is None:
+            raise UserError("this policy compares with the labelled images, and the batch has none")
+        self.warm_up.see(loss_of_labels(predictions.probs_labelled, predictions.label))
         probs, threshold = predictions.probs_weak, self.threshold
         label, confidence = hard_pseudo_labels(probs)
         one_hot = F.one_hot(label, self.num_classes).to(probs.dtype)
         target = torch.where(threshold > self.lowest, sharpen(probs, self.temperature), one_hot)
         loss = -confidence.log() if self.selection == "hard" else cross_entropy_of_probabilities(probs, target)
         return PseudoLabels(target, (loss <= threshold).float(), label, confidence)
-
-    def _see_labelled(self, predictions: Predictions) -> None:
-        if predictions.probs_labelled is None or predictions.label is None:
-            raise UserError("this policy compares with the labelled images, and the batch has none")
-        probs = predictions.probs_labelled.gather(1, predictions.label[:, None])[:, 0].double()
-        losses = -probs.clamp(min=torch.finfo(torch.float32).tiny).log()
-        self._seen.append(all_reduce_sum_(torch.stack([losses.sum(), losses.new_full((), len(losses))])))
-
-    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
-        """Count the step, and add its labelled losses where it is of the warm-up's last pass."""
-        seen = torch.stack(self._seen).sum(dim=0)
-        to_come = self.warmup_steps - self.num_steps - 1  # steps of the warm-up after this one
-        is_of_last_pass = (to_come >= 0) & (to_come * seen[1] < self.num_labelled)
-        self.of_last_pass += torch.where(is_of_last_pass, seen, 0.0)
-        self.num_steps += 1
-        self.discard_step()
-
-    def discard_step(self) -> None:
-        """Forget the losses of the step."""
-        self._seen = []

@@ -65,7 +65,7 @@ class NoisyThreshold(FixedThreshold):
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         clean = super().forward(predictions)
         draws = self._draws(predictions.indices)
         label = with_label_noise(clean.label, draws, noise=self.noise, num_classes=self.num_classes)
@@ -82,7 +82,7 @@ class NoisyThreshold(FixedThreshold):
         self._num_pending = 0
 
     def _draws(self, indices: Tensor) -> Tensor:
-        """This batch's random numbers ``(N, 2)``: each step has a row of its own for every image of the pool."""
+        """Draw this batch's random numbers ``(N, 2)``: each step has a row of its own for every image of the pool."""
         pool = self.num_unlabelled
         start = (int(self.num_batches) + self._num_pending) * pool
         table = uniforms(seed=self.noise_seed, stream=_NOISE, start=start, count=pool, width=2)

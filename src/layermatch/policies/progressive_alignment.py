@@ -84,7 +84,7 @@ class ProgressiveAlignment(FixedThreshold):
         return tempered_distribution(self.label_shares, power)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         probs = predictions.probs_weak
         aligned = align_distribution(probs, self.target, self.average.value, epsilon=EPSILON)
         self.average.see(probs.mean(dim=0))

@@ -49,7 +49,7 @@ class ReFixMatch(FixedThreshold):
         self.weight = weight
 
     def losses(self, strong: Output, pseudo_labels: PseudoLabels, predictions: Predictions) -> Losses:
-        """The loss of the images that are not confident; see the class."""
+        """Return the loss of the images that are not confident; see the class."""
         target = sharpen(predictions.probs_weak, self.temperature)
         loss = divergence_loss(strong.logits, target, 1 - pseudo_labels.weight)
         return Losses(low_confidence=Term(loss, PSEUDO_LABELS, weight=self.weight))

@@ -71,11 +71,11 @@ class RelativeThreshold(Policy):
         self.alignment.prepare(problem)
 
     def thresholds(self) -> Tensor | None:
-        """The threshold of the last batch, which is the same for every class; None before the first one."""
+        """Return the threshold of the last batch, which is the same for every class; None before the first one."""
         return None if self._last is None else self._last.expand(self.num_classes)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         labelled = predictions.probs_labelled
         if labelled is None:
             raise UserError("a relative threshold needs the predictions of labelled images, and the batch has none")

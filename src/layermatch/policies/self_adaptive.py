@@ -72,11 +72,11 @@ class SelfAdaptiveThreshold(Policy):
         self.histogram = RunningMean(uniform, decay=self.decay)
 
     def thresholds(self) -> Tensor:
-        """The threshold of each class after the last step."""
+        """Return the threshold of each class after the last step."""
         return self._thresholds(self.confidence.value, self.probs.value)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         probs = predictions.probs_weak
         label, confidence = hard_pseudo_labels(probs)
         self.confidence.see(confidence.mean())
@@ -86,7 +86,7 @@ class SelfAdaptiveThreshold(Policy):
         return PseudoLabels(label, confidence_mask(confidence, thresholds[label]), label, confidence)
 
     def losses(self, strong: Output, pseudo_labels: PseudoLabels, predictions: Predictions) -> Losses:  # noqa: ARG002
-        """The fairness loss; see :class:`Policy`."""
+        """Return the fairness loss; see :class:`Policy`."""
         if not self.fairness:
             return Losses()
         loss = fairness_loss(strong.logits, pseudo_labels.weight, self.probs.moved, self.histogram.moved)

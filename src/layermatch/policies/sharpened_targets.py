@@ -43,6 +43,6 @@ class SharpenedTargets(FixedThreshold):
         self.temperature = temperature
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         hard = super().forward(predictions)
         return hard._replace(target=sharpen(predictions.probs_weak, self.temperature))

@@ -30,5 +30,5 @@ class SoftThreshold(FixedThreshold):
     """
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
-        """Pseudo-labels of a batch; see :class:`Policy`."""
+        """Return the pseudo-labels of a batch; see :class:`Policy`."""
         return super().forward(predictions)._replace(target=predictions.probs_weak)

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
-    """Every run directory once."""
+    """Return every run directory once."""
     for path in (*given, *folders):
         if not is_folder(path):
             raise UserError(f"{printable(path)} is no folder: give the directory of a run")
@@ -146,7 +146,7 @@ def _write(path: Path, text: str) -> None:
 
 @steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; a mistake of the user is one line on standard error and status 2.
+    """Run the command; a mistake of the user is one line on standard error and status 2.
 
     Args:
         arguments: The arguments of the command line; None takes the process's.

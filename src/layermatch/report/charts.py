@@ -15,7 +15,7 @@ from layermatch.report.curves import MeanCurve
 from layermatch.runs.quantities import number, percent
 
 __all__ = [
-    "COLOURS", "DASHES", "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "draw_lines", "draw_matrix", "images",
+    "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "Styled", "draw_lines", "draw_matrix", "images",
 ]  # fmt: skip
 
 #: Colours and dash patterns in the page's style sheet. No two of the first 30 lines share both.
@@ -57,8 +57,28 @@ class Tick:
     text: str
 
 
+class Styled:
+    """What is drawn in a colour and with a dash pattern of its own.
+
+    Attributes:
+        style: The number of the pair of both.
+    """
+
+    style: int
+
+    @property
+    def colour(self) -> int:
+        """Number of the colour."""
+        return self.style % COLOURS
+
+    @property
+    def dash(self) -> int:
+        """Number of the dash pattern."""
+        return self.style % DASHES
+
+
 @dataclass(frozen=True)
-class Line:
+class Line(Styled):
     """One curve of a chart.
 
     Args:
@@ -80,16 +100,6 @@ class Line:
     points: tuple[tuple[float, float], ...]
     end: tuple[float, float]
     label_y: float
-
-    @property
-    def colour(self) -> int:
-        """Number of the colour."""
-        return self.style % COLOURS
-
-    @property
-    def dash(self) -> int:
-        """Number of the dash pattern."""
-        return self.style % DASHES
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,7 @@ class _Scale:
 
 
 def _spans_decades(curves: Sequence[MeanCurve]) -> bool:
-    """Whether a linear scale would flatten most of the curves: all above 0, and far apart."""
+    """Return whether a linear scale would flatten most of the curves: all above 0, and far apart."""
     values = np.concatenate([curve.mean for curve in curves])
     return bool(np.nanmin(values) > 0 and np.nanmax(values) > LOG_RATIO * np.nanmin(values))
 
@@ -224,7 +234,7 @@ def _nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
-    """Powers of ten, thinned out to about so many."""
+    """Return the powers of ten, thinned out to about so many."""
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     return [10.0**power for power in powers[:: max(1, -(-len(powers) // (count + 1)))]]
 
@@ -234,7 +244,7 @@ def _percent_tick(share: float) -> str:
 
 
 def _runs(values: NDArray[np.float64]) -> Iterator[slice]:
-    """Stretches of finite values."""
+    """Find stretches of finite values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], np.isfinite(values), [False])).astype(np.int8)))
     yield from (slice(start, end) for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
@@ -393,7 +403,7 @@ def _class_ticks(names: Sequence[str], start: float, cell: float) -> tuple[Tick,
 
 
 def images(count: float) -> str:
-    """A mean count of images.
+    """Return a mean count of images.
 
     Args:
         count: The count, at least 0.

@@ -30,7 +30,7 @@ class Summary:
 
 
 def summarise(figures: Iterable[float]) -> Summary | None:
-    """Mean, standard deviation and n.
+    """Return the mean, standard deviation and n.
 
     Args:
         figures: The figures, one per seed.

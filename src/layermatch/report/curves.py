@@ -36,7 +36,7 @@ class MeanCurve:
 
 
 def mean_curve(curves: Sequence[Curve], *, max_points: int = MAX_POINTS) -> MeanCurve | None:
-    """Average curves over the runs, at the steps that all of them have.
+    """Return the average curves over the runs, at the steps that all of them have.
 
     So the mean is of the same runs everywhere: a run that ends early shortens it instead of bending it.
 
@@ -74,7 +74,7 @@ def _at(curve: Curve, steps: Sequence[int]) -> list[float]:
 
 
 def _merge(row: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Means of neighbours; the last one may be of fewer."""
+    """Return the means of neighbours; the last one may be of fewer."""
     starts = np.arange(0, len(row), size)
     counts = np.diff(np.append(starts, len(row)))
     return np.asarray(np.add.reduceat(row, starts) / counts)

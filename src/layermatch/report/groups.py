@@ -44,7 +44,7 @@ class Group:
         return self.runs or self.unfinished
 
     def draw_of(self, run: Run) -> Draw | None:
-        """What tells a run from the others of its group, and pairs it with one of another group.
+        """Return what tells a run from the others of its group, and pairs it with one of another group.
 
         Args:
             run: A run of the group.
@@ -52,7 +52,7 @@ class Group:
         return Draw(run.draw.seed) if run.draw is not None and self.by_seed else run.draw
 
     def figures(self, *path: str) -> dict[Draw, float]:
-        """A figure of ``results.json`` by draw, of the finished runs that have it.
+        """Return a figure of ``results.json`` by draw, of the finished runs that have it.
 
         Args:
             *path: The keys of the figure, as :meth:`Run.figure` takes them.
@@ -92,7 +92,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """The settings that are not the same in all groups, in the order of the configuration.
+    """Return the settings that are not the same in all groups, in the order of the configuration.
 
     Args:
         groups: The groups, at least one.
@@ -118,13 +118,13 @@ def _names(groups: Sequence[Group]) -> list[str]:
 
 
 def _short(key: str, settings: dict[str, str]) -> str:
-    """The last part of a dotted name, where no other setting ends alike."""
+    """Return the last part of a dotted name, where no other setting ends alike."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in settings) == 1 else key
 
 
 def choose_baseline(groups: Sequence[Group], name: str | None) -> Group | None:
-    """The setting that the others are compared with.
+    """Return the setting that the others are compared with.
 
     Args:
         groups: The groups, in their order.

@@ -15,14 +15,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from layermatch import __version__
-from layermatch.metrics import CATALOGUE, LAYER_COSINE, VALUE, Catalogue, Metric, Section
+from layermatch.catalogue import VALUE, Catalogue, Metric, Section
+from layermatch.metrics import CATALOGUE, LAYER_COSINE
 from layermatch.report.charts import (
-    COLOURS,
-    DASHES,
     LABEL_LENGTH,
     LineChart,
     Matrix,
     NamedCurve,
+    Styled,
     draw_lines,
     draw_matrix,
     images,
@@ -65,7 +65,7 @@ DESCRIBED = 5
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Styled):
     """A line of the legend.
 
     Args:
@@ -79,16 +79,6 @@ class Entry:
     label: str
     style: int
     remark: str
-
-    @property
-    def colour(self) -> int:
-        """Number of the colour."""
-        return self.style % COLOURS
-
-    @property
-    def dash(self) -> int:
-        """Number of the dash pattern."""
-        return self.style % DASHES
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class ClassView:
 
 
 def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | None) -> str:
-    """The tables as Markdown.
+    """Return the tables as Markdown.
 
     Args:
         runs: All runs.
@@ -132,7 +122,7 @@ def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Grou
 
 
 def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | None, *, written: datetime) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         runs: All runs.
@@ -185,7 +175,7 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
 
 
 def _parts(text: str) -> list[str]:
-    """The parts of a long path or dotted name, after each of which it may go on in the next line."""
+    """Return the parts of a long path or dotted name, after each of which it may go on in the next line."""
     return re.split(r"(?<=[./=])(?=[^\d\s])", text)
 
 
@@ -241,12 +231,12 @@ def _curve_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def catalogue_of(runs: Sequence[Run]) -> Catalogue:
-    """The catalogue, with what the methods of the runs add to it."""
+    """Return the catalogue, with what the methods of the runs add to it."""
     return CATALOGUE.plus(metric for run in runs for metric in run.own_metrics)
 
 
 def _crowds(catalogue: Catalogue, names: Sequence[str]) -> list[Metric]:
-    """Families for what nobody described, where there are too many for a chart each: one for every class, perhaps."""
+    """Make families of what nobody described, where it is too much for a chart each: one for every class, perhaps."""
     unknown = [name for name in names if not catalogue.has(name)]
     counts = Counter(name.rpartition("/")[0] for name in unknown)
     crowds = [parent for parent, count in counts.items() if count > MAX_LINES and parent and "*" not in parent]
@@ -286,7 +276,7 @@ def _in_parts(title: str, curves: Sequence[NamedCurve], *, is_share: bool) -> li
 
 
 def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[LineChart]:
-    """The curves of all layers, for each setting; a layer looks the same in all charts."""
+    """Return the curves of all layers, for each setting; a layer looks the same in all charts."""
     charts = []
     for family in families:
         # As they were logged, which is from input to output.
@@ -304,7 +294,7 @@ def _layer_charts(groups: Sequence[Group], families: Sequence[Metric]) -> list[L
 
 
 def _fit(name: str) -> str:
-    """The end of a long name: layers differ there."""
+    """Return the end of a long name: layers differ there."""
     return name if len(name) <= LABEL_LENGTH else f"…{name[1 - LABEL_LENGTH :]}"
 
 

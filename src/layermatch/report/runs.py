@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layermatch.metrics import Metric, loads
+from layermatch.catalogue import Metric, loads
 from layermatch.runs import layout
 from layermatch.runs.identity import Draw, draw_of, fingerprint, setting_of
 from layermatch.runs.metrics_file import Curve, MetricsFile
@@ -120,7 +120,7 @@ class Run:
         return max((curve.steps[-1] for curve in self.curves.values()), default=0)
 
     def figure(self, *path: str) -> float | None:
-        """A number of ``results.json``.
+        """Return a number of ``results.json``.
 
         Args:
             *path: The keys, from the outermost to the number's.
@@ -257,7 +257,7 @@ class _Reader:
 
 
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:
-    """A row's mistake; None for a right prediction, an unlabelled image (label below 0), and a line that is none."""
+    """Read a row's mistake; None for a right prediction, an unlabelled image (label below 0), and a broken line."""
     try:
         index, label, prediction = (int(row[key] or "") for key in ("index", "label", "prediction"))
         confidence = float(row["confidence"] or "")

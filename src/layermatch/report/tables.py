@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from layermatch.catalogue import Catalogue, Metric, Place
 from layermatch.metrics import (
     CATALOGUE,
     TEST_ACCURACY,
     TEST_ACCURACY_EMA,
     VAL_ACCURACY,
     VAL_ACCURACY_EMA,
-    Catalogue,
-    Metric,
-    Place,
     of_all_images,
 )
 from layermatch.report.compare import Comparison, Summary, compare, summarise
@@ -90,7 +88,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    r"""A table as GitHub's Markdown.
+    r"""Return a table as GitHub's Markdown.
 
     Args:
         table: A table with untrusted text.
@@ -113,7 +111,7 @@ def markdown(table: Table) -> str:
 
 
 def on_terminal(table: Table) -> RichTable:
-    """A table for the terminal.
+    """Return a table for the terminal.
 
     Args:
         table: A table with untrusted text.
@@ -128,7 +126,7 @@ def on_terminal(table: Table) -> RichTable:
 
 
 def markdown_text(text: str) -> str:
-    """Untrusted text without a meaning in Markdown or HTML.
+    """Write untrusted text such that it has no meaning in Markdown or HTML.
 
     Args:
         text: A text of one line.
@@ -142,7 +140,7 @@ def markdown_text(text: str) -> str:
 
 
 def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: Catalogue = CATALOGUE) -> Table:
-    """Mean, standard deviation and n of every figure.
+    """Return the mean, standard deviation and n of every figure.
 
     Args:
         groups: All groups; those without a finished run are left out.
@@ -170,7 +168,7 @@ def result_table(groups: Sequence[Group], *, is_brief: bool = False, catalogue: 
 
 
 def _says_nothing_new(metric: Metric, groups: Sequence[Group]) -> bool:
-    """Whether a mean over the classes is about the accuracy over all images everywhere, as it is of balanced sets."""
+    """Say whether a mean over classes is about the accuracy over all images everywhere, as it is of balanced sets."""
     other = of_all_images(metric)
     if other is None:
         return False
@@ -183,7 +181,7 @@ def _says_nothing_new(metric: Metric, groups: Sequence[Group]) -> bool:
 
 
 def _share(summary: Summary | None, *, n: int | None = None) -> str:
-    """A summary of shares as text, with n unless it is the one that the row begins with."""
+    """Return a summary of shares as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{100 * summary.std:.1f}"
@@ -197,19 +195,19 @@ def _figure(summary: Summary | None, metric: Metric, *, n: int) -> str:
 
 
 def _all_figures(catalogue: Catalogue) -> list[Metric]:
-    """All figures, those of the evaluations first: they are what a run is for."""
+    """Return all figures, those of the evaluations first: they are what a run is for."""
     metrics = catalogue.in_place(Place.TABLE)
     return sorted(metrics, key=lambda metric: FIRST.index(metric.path[0]) if metric.path[0] in FIRST else len(FIRST))
 
 
 def _compared(groups: Sequence[Group]) -> tuple[Metric, ...]:
-    """The accuracies of the test set, or of the validation images without one; first those that are reported."""
+    """Return the accuracies of the test set, or of the validation images without one; first those that are reported."""
     has_test = any(group.figures(*TEST_ACCURACY_EMA.path) for group in groups)
     return (TEST_ACCURACY_EMA, TEST_ACCURACY) if has_test else (VAL_ACCURACY_EMA, VAL_ACCURACY)
 
 
 def comparison_table(groups: Sequence[Group], baseline: Group) -> Table:
-    """Every setting against the baseline, paired by seed.
+    """Return every setting against the baseline, paired by seed.
 
     Args:
         groups: All groups.
@@ -247,7 +245,7 @@ def _points(share: float) -> str:
 
 
 def _like_with_like(others: Sequence[Group], baseline: Group) -> str:
-    """Whether the runs of a pair learned from the same labelled images."""
+    """Return whether the runs of a pair learned from the same labelled images."""
     its = {baseline.draw_of(run): run.labelled for run in baseline.runs}
     drawn = [(group.draw_of(run), run.labelled) for group in others for run in group.runs]
     pairs = [(labelled, its[draw]) for draw, labelled in drawn if draw in its]
@@ -259,7 +257,7 @@ def _like_with_like(others: Sequence[Group], baseline: Group) -> str:
 
 
 def seed_table(groups: Sequence[Group]) -> Table:
-    """The first compared figure of every run.
+    """Return the first compared figure of every run.
 
     Args:
         groups: All groups.
@@ -278,7 +276,7 @@ def seed_table(groups: Sequence[Group]) -> Table:
 
 
 def difference_table(groups: Sequence[Group]) -> Table:
-    """The settings that are not the same everywhere.
+    """Return the settings that are not the same everywhere.
 
     Args:
         groups: All groups.
@@ -295,7 +293,7 @@ def difference_table(groups: Sequence[Group]) -> Table:
 
 
 def shared_table(groups: Sequence[Group]) -> Table:
-    """The settings that are the same everywhere.
+    """Return the settings that are the same everywhere.
 
     Args:
         groups: The groups, at least one.
@@ -307,7 +305,7 @@ def shared_table(groups: Sequence[Group]) -> Table:
 
 
 def plan_table(groups: Sequence[Group]) -> Table:
-    """The run plans, of the first run of each setting.
+    """Return the run plans, of the first run of each setting.
 
     Args:
         groups: All groups.
@@ -320,7 +318,7 @@ def plan_table(groups: Sequence[Group]) -> Table:
 
 
 def version_table(runs: Sequence[Run]) -> Table:
-    """The versions that the runs were made with.
+    """Return the versions that the runs were made with.
 
     Args:
         runs: All runs.
@@ -342,7 +340,7 @@ def _runs(count: int) -> str:
 
 
 def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
-    """Every run, with what is wrong.
+    """Return every run, with what is wrong.
 
     Args:
         runs: All runs.
@@ -372,7 +370,7 @@ def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
 
 
 def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
-    """The last values of a metric that there is for each class.
+    """Return the last values of a metric that there is for each class.
 
     Args:
         groups: All groups.
@@ -400,7 +398,7 @@ def class_metric_table(groups: Sequence[Group], family: Metric) -> Table:
 
 
 def _value(summary: Summary | None, *, n: int | None = None) -> str:
-    """A summary as text, with n unless it is the one that the row begins with."""
+    """Return a summary as text, with n unless it is the one that the row begins with."""
     if summary is None:
         return NONE
     std = "" if summary.std is None else f"{SPACE}±{SPACE}{number(summary.std, digits=2)}"
@@ -408,7 +406,7 @@ def _value(summary: Summary | None, *, n: int | None = None) -> str:
 
 
 def confusion_of(group: Group) -> list[Run]:
-    """The finished runs with a confusion matrix over the same classes.
+    """Return the finished runs with a confusion matrix over the same classes.
 
     Args:
         group: The group of one setting.
@@ -418,7 +416,7 @@ def confusion_of(group: Group) -> list[Run]:
 
 
 def worst_table(groups: Sequence[Group]) -> Table:
-    """The classes that are recognised least.
+    """Return the classes that are recognised least.
 
     Args:
         groups: The groups with confusion matrices.
@@ -446,7 +444,7 @@ def worst_table(groups: Sequence[Group]) -> Table:
 
 
 def _recalls(runs: Sequence[Run]) -> dict[str, tuple[Summary, str]]:
-    """Class -> its recall over the runs, and what it is most often taken for."""
+    """Compute each class's recall over the runs, and what it is most often taken for."""
     matrices = [run.confusion for run in runs if run.confusion is not None]
     if not matrices:
         return {}
@@ -471,7 +469,7 @@ def _taken_for(row: NDArray[np.float64], label: int, classes: Sequence[str]) -> 
 
 
 def mistake_table(run: Run) -> Table:
-    """The most confident mistakes of a run.
+    """Return the most confident mistakes of a run.
 
     Args:
         run: A run with predictions.

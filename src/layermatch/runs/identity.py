@@ -82,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
     "data.num_val": Kind.LABELS,
     "data.val_from": Kind.LABELS,
     "data.imbalance": Kind.LABELS,
+    "data.manifest": Kind.LABELS,
     "data.batch_size": Kind.SPREAD,
     "trainer.devices": Kind.SPREAD,
     "trainer.num_nodes": Kind.SPREAD,
@@ -112,7 +113,7 @@ Settings = Mapping[Any, Any]
 
 
 def kind_of(key: str) -> Kind:
-    """The kind of a setting.
+    """Return the kind of a setting.
 
     Args:
         key: The name of the setting, as on the command line.
@@ -131,12 +132,12 @@ def kind_of(key: str) -> Kind:
 
 
 def keys_of(*kinds: Kind) -> list[str]:
-    """The names in :data:`KINDS` of some kinds."""
+    """Return the names in :data:`KINDS` of some kinds."""
     return [key for key, kind in KINDS.items() if kind in kinds]
 
 
 def setting_of(settings: Settings) -> dict[str, Any]:
-    """All that makes a run another setting: flat, in the order of the configuration.
+    """Return all that makes a run another setting: flat, in the order of the configuration.
 
     Two runs are repetitions of each other where these are equal.
 
@@ -163,7 +164,7 @@ def setting_of(settings: Settings) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """One value for what is equal: 1 and 1.0, a list and a tuple."""
+    """Return one value for what is equal: 1 and 1.0, a list and a tuple."""
     if isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE:
         return int(value)
     if isinstance(value, list | tuple):
@@ -174,7 +175,7 @@ def _plain(value: object) -> Any:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Ten digits that are the same for all repetitions of a setting, and for no other setting.
+    """Return ten digits that are the same for all repetitions of a setting, and for no other setting.
 
     Args:
         settings: The settings, as :func:`setting_of` takes them.
@@ -199,7 +200,7 @@ class Draw(NamedTuple):
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """The draw in words, for people.
+        """Return the draw in words, for people.
 
         Example:
             >>> f"seed {Draw(0)}", f"seed {Draw(0, ('fold=3',))}"
@@ -209,7 +210,7 @@ class Draw(NamedTuple):
 
 
 def draw_of(settings: Settings) -> Draw | None:
-    """Which repetition of its setting a run is; None where it has no seed.
+    """Return which repetition of its setting a run is; None where it has no seed.
 
     Args:
         settings: The settings, as :func:`setting_of` takes them.
@@ -232,7 +233,7 @@ def draw_of(settings: Settings) -> Draw | None:
 
 
 def batch_of_all_devices(flat: Mapping[str, Any]) -> int | str:
-    """The labelled images of a batch, over all devices: 8 on 2 devices are as many as 16 on one.
+    """Return the labelled images of a batch, over all devices: 8 on 2 devices are as many as 16 on one.
 
     Args:
         flat: The settings, flat as :func:`~layermatch.runs.settings.flatten` gives them.
@@ -246,7 +247,7 @@ def batch_of_all_devices(flat: Mapping[str, Any]) -> int | str:
 
 
 def images_of_step(flat: Mapping[str, Any]) -> str:
-    """What places a run in its sequence of batches, for people.
+    """Return what places a run in its sequence of batches, for people.
 
     Args:
         flat: The settings, flat as :func:`~layermatch.runs.settings.flatten` gives them.
@@ -256,7 +257,7 @@ def images_of_step(flat: Mapping[str, Any]) -> str:
 
 
 def may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a run is still the same one with a setting that is not as it was.
+    """Return whether a run is still the same one with a setting that is not as it was.
 
     Args:
         key: The name of the setting.
@@ -276,7 +277,7 @@ def may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> b
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that are not the same in all, in the order in which they first come.
+    """Return the settings that are not the same in all, in the order in which they first come.
 
     Args:
         settings: The settings of each run, flat.

@@ -76,7 +76,7 @@ _CHECKPOINT = re.compile(r"step-(\d{7,})\.ckpt")
 
 
 def checkpoint_name(step: int) -> str:
-    """The file name of the checkpoint of a step. There is no ``=`` in it: Hydra could not read that.
+    """Return the file name of the checkpoint of a step. There is no ``=`` in it: Hydra could not read that.
 
     Args:
         step: The optimizer steps done.
@@ -89,7 +89,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step of a checkpoint; None where the name is no step's.
+    """Return the step of a checkpoint; None where the name is no step's.
 
     Args:
         name: The name of a file.
@@ -103,7 +103,7 @@ def step_of(name: str) -> int | None:
 
 
 def checkpoints_in(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run directory, in the order of their names.
+    """Return the checkpoints of a run directory, in the order of their names.
 
     Args:
         run_dir: The directory of the run; it need not exist.
@@ -112,7 +112,7 @@ def checkpoints_in(run_dir: Path) -> list[Path]:
 
 
 def is_checkpoint_of(run_dir: Path, ckpt_path: Path | None) -> bool:
-    """Whether a checkpoint lies in a run directory, so that the run goes on in it instead of branching off.
+    """Return whether a checkpoint lies in a run directory, so that the run goes on in it instead of branching off.
 
     Args:
         run_dir: The directory of the run.
@@ -122,7 +122,7 @@ def is_checkpoint_of(run_dir: Path, ckpt_path: Path | None) -> bool:
 
 
 def outputs_in(run_dir: Path) -> list[str]:
-    """The names of :data:`OUTPUTS` that are in a directory.
+    """Return the names of :data:`OUTPUTS` that are in a directory.
 
     Args:
         run_dir: The directory; it may be missing.
@@ -135,7 +135,7 @@ def outputs_in(run_dir: Path) -> list[str]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
+    """Find every run directory in a folder and below, and every empty folder, in the order of their numbers and names.
 
     Args:
         folder: The folder, for example that of a sweep.
@@ -151,5 +151,5 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """``10`` comes after ``9``."""
+    """Sort ``10`` after ``9``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.parts]

@@ -27,7 +27,7 @@ def write_plan(run_dir: Path, rows: Mapping[str, str]) -> None:
 
 
 def read_plan(path: Path) -> dict[str, str]:
-    """The plan of a run.
+    """Return the plan of a run.
 
     Args:
         path: The path of ``plan.json``.

@@ -10,7 +10,7 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def percent(share: float, *, sign: bool = False) -> str:
-    r"""A share as a percentage with one digit after the point; the space before the sign does not break.
+    r"""Return a share as a percentage with one digit after the point; the space before the sign does not break.
 
     Args:
         share: 1 is 100 %.
@@ -25,7 +25,7 @@ def percent(share: float, *, sign: bool = False) -> str:
 
 
 def number(value: float, *, digits: int = 3) -> str:
-    """A number with so many significant digits, thousands and above with a letter.
+    """Return a number with so many significant digits, thousands and above with a letter.
 
     Args:
         value: Any number.
@@ -46,7 +46,7 @@ def number(value: float, *, digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in at most two units.
+    """Return a time in at most two units.
 
     Args:
         seconds: The time in seconds, at least 0.

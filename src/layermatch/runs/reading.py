@@ -21,7 +21,7 @@ REASON_LENGTH = 200
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read, in one line.
+    """Return why a file cannot be read, in one line.
 
     Args:
         error: one of :data:`UNREADABLE`.
@@ -38,7 +38,7 @@ def reason(error: Exception) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What a run ended with.
+    """Return what a run ended with.
 
     Args:
         path: The path of ``results.json``.
@@ -54,7 +54,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def finite_number(value: object) -> float | None:
-    """A number of a JSON file; None for anything else.
+    """Return a number of a JSON file; None for anything else.
 
     Args:
         value: The value, as it was read.

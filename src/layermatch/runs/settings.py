@@ -16,7 +16,7 @@ __all__ = ["flatten", "leaves", "read_settings", "stored_settings"]
 
 
 def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with the keys of the command line.
+    """Return a nested configuration with the keys of the command line.
 
     A W&B sweep writes its choice under the same key, so that the two are one column.
 
@@ -38,7 +38,7 @@ def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def leaves(settings: Mapping[Any, Any]) -> dict[str, str]:
-    """Dotted name -> value, both as text for people. An empty section is none.
+    """List dotted names and values, both as text for people. An empty section is none.
 
     Args:
         settings: The settings, nested or flat already.
@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_settings(path: Path) -> dict[Any, Any]:
-    """The configuration of a run.
+    """Return the configuration of a run.
 
     Args:
         path: The path of ``config.yaml``.
@@ -81,7 +81,7 @@ def read_settings(path: Path) -> dict[Any, Any]:
 
 
 def stored_settings(run_dir: Path) -> dict[Any, Any] | None:
-    """The configuration in a run directory; None where there is none that can be read.
+    """Return the configuration in a run directory; None where there is none that can be read.
 
     Args:
         run_dir: The directory of the run.

@@ -68,7 +68,7 @@ def _time(path: Path) -> float | None:
 
 
 def _is_locked(run_dir: Path, quiet: float) -> bool | None:
-    """Whether another process holds the lock; None if that cannot be told. A run that ends takes the file away."""
+    """Say whether another process holds the lock; None if that cannot be told. A run that ends takes the file away."""
     path = run_dir / LOCK
     if not path.is_file():
         return False

@@ -12,7 +12,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 
 def printable(text: object) -> str:
-    """A text without control characters, so that a class name cannot move the cursor or turn the line round.
+    """Return a text without control characters, so that a class name cannot move the cursor or turn the line round.
 
     Args:
         text: anything; its ``str`` is taken.

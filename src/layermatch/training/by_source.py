@@ -50,13 +50,13 @@ class GradientsBySource:
             parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
     def combine(self, name: str, from_labels: Tensor, from_pseudo: Tensor) -> Tensor:
-        """The pseudo-label gradient that one parameter receives; see :class:`~layermatch.layerwise.GradientRule`."""
+        """Make the pseudo-label gradient of one parameter; see :class:`~layermatch.layerwise.GradientRule`."""
         for rule in self.rules:
             from_pseudo = rule.combine(name, from_labels, from_pseudo)
         return from_pseudo
 
     def _gradients(self, loss: Tensor, run_backward: RunBackward, *, retain_graph: bool) -> dict[str, Tensor]:
-        """Gradients of one loss, mean over all ranks; ``.grad`` is left as it was."""
+        """Return the gradients of one loss, mean over all ranks; ``.grad`` is left as it was."""
         parameters = dict(self.network.named_parameters())
         before = {name: parameter.grad for name, parameter in parameters.items()}
         for parameter in parameters.values():

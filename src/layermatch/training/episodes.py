@@ -63,7 +63,7 @@ class Episodes:
 
     @classmethod
     def of(cls, options: object) -> Episodes | None:
-        """From the setting ``imwa``.
+        """Make episodes as the setting ``imwa`` has them.
 
         Args:
             options: ``{"members": M, "episode": S}``, or None for a run without.
@@ -99,7 +99,7 @@ class Episodes:
             )
 
     def step_of_model(self, step: int) -> int:
-        """The number of steps that the model which is trained now has behind it, those before the episode included.
+        """Count the steps that the model which is trained now has behind it, those before the episode included.
 
         Args:
             step: The optimizer steps of the run made so far.
@@ -139,7 +139,7 @@ class Episodes:
         _set_state(parts, optimizer, copy.deepcopy(self._start))
 
     def state_dict(self) -> dict[str, Tree]:
-        """What a run that goes on must know."""
+        """Return what a run that goes on must know."""
         return {"start": self._start, "sum": self._sum}
 
     def load_state_dict(self, state: Mapping[str, Tree]) -> None:
@@ -152,7 +152,7 @@ class Episodes:
 
 
 def place_in_run(step: int, max_steps: int, episodes: Episodes | None) -> tuple[int, int]:
-    """Where a run stands for its method and schedule: the steps made so far, of how many.
+    """Return where a run stands for its method and schedule: the steps made so far, of how many.
 
     Args:
         step: The optimizer steps made so far.

@@ -52,7 +52,7 @@ class Evaluation(nn.Module):
         self._confusion(split, weights).update(logits, label)
 
     def conclude(self, split: str, *, in_training: bool) -> dict[str, float]:
-        """The accuracies of the batches since the last call, over all ranks.
+        """Return the accuracies of the batches since the last call, over all ranks.
 
         Args:
             split: ``val`` or ``test``.
@@ -81,7 +81,7 @@ class Evaluation(nn.Module):
         self._forget_confusions("test")
 
     def median(self) -> dict[str, float]:
-        """Median accuracy of the last 20 evaluations during training, as FixMatch reports it; empty without any."""
+        """Take the median accuracy of the last 20 evaluations in training, as FixMatch does; empty without any."""
         if not self.evaluations:
             return {}
         live, averaged = (median(values) for values in zip(*self.evaluations, strict=True))

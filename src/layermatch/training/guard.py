@@ -56,7 +56,7 @@ class StepGuard:
         self._watched[name] = self._watched[name] + value if name in self._watched else value
 
     def accepts(self, network: Network, *, step: int, lr: float) -> bool:
-        """Whether the step may be applied.
+        """Return whether the step may be applied.
 
         Args:
             network: The network, with the gradients of the step.
@@ -92,7 +92,7 @@ class StepGuard:
             _log.warning("loss or gradient not finite, step not applied: %s", state)
 
     def state_dict(self) -> dict[str, int]:
-        """What a resumed run must know."""
+        """Return what a resumed run must know."""
         return {"num_rejected": self.num_rejected, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -20,7 +20,7 @@ Combine = Callable[[str, Tensor, Tensor], Tensor]
 
 
 def measure_layer_gradients(network: Network, losses: Losses, *, combine: Combine | None = None) -> dict[str, Tensor]:
-    r"""Norms of the supervised and the pseudo-label gradient of each layer group, and the cosine between them.
+    r"""Measure the norms of each layer group's supervised and pseudo-label gradient, and the cosine between them.
 
     .. math:: \cos_g = \frac{\langle \nabla_g L_s, \nabla_g L_p \rangle}{\|\nabla_g L_s\| \, \|\nabla_g L_p\|}
 
@@ -65,7 +65,7 @@ def measure_layer_gradients(network: Network, losses: Losses, *, combine: Combin
 
 
 def _gradients(loss: Tensor, named: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
-    """Gradients of one loss, mean over all ranks; 0 where the loss does not reach a parameter."""
+    """Return the gradients of one loss, mean over all ranks; 0 where the loss does not reach a parameter."""
     found = torch.autograd.grad(loss, list(named.values()), retain_graph=True, materialize_grads=True)
     # In one tensor: one collective instead of one for each parameter.
     flat = all_reduce_mean_(torch.cat([grad.reshape(-1) for grad in found]))

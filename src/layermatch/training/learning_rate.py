@@ -16,7 +16,7 @@ Schedule = Callable[[int, int], float]
 
 
 def groups_to_optimize(network: Network) -> list[dict[str, Any]]:
-    """The groups {extractor, each head} x {decay, no decay}, as a torch optimizer takes them.
+    """Return the groups {extractor, each head} x {decay, no decay}, as a torch optimizer takes them.
 
     Args:
         network: The network that is trained. Its kernels have weight decay, its biases and BatchNorm parameters none:

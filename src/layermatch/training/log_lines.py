@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from layermatch.functional import relative_change
 from layermatch.metrics import DRIFT
 from layermatch.training.meter import IntervalMeter
 
-__all__ = ["LogLines"]
+__all__ = ["LogLines", "by_class"]
 
 
 class LogLines:
@@ -39,7 +39,7 @@ class LogLines:
         self._last_centres = before.to(centres.device)
 
     def read_interval(self, centres: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """The means since the last line, with the centres' movement; starts afresh.
+        """Return the means since the last line, with the centres' movement; starts afresh.
 
         Args:
             centres: ``(K, D)``.
@@ -76,7 +76,7 @@ class LogLines:
             logger.log_metrics(values, step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The means and the centres since the last line; all ranks must ask."""
+        """Return the means and the centres since the last line; all ranks must ask."""
         return {"meter": self.meter.state_dict(), "last_centres": self._last_centres}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -88,3 +88,23 @@ class LogLines:
         """Have no value of earlier steps stand beside those of these steps: a ratio of nothing is unknown."""
         for name in self.meter.names(class_names):
             self.latest.pop(name, None)
+
+
+def by_class(readings: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, float]:
+    """Return the readings as single values: one that has a component for each class becomes as many.
+
+    Args:
+        readings: Scalars or ``(K,)``, by name.
+        class_names: The names of the K classes.
+
+    Example:
+        >>> by_class({"rate": torch.tensor(0.5), "counts": torch.tensor([3.0, 4.0])}, ["cat", "dog"])
+        {'rate': 0.5, 'counts/cat': 3.0, 'counts/dog': 4.0}
+    """
+    values: dict[str, float] = {}
+    for name, reading in readings.items():
+        if reading.ndim:
+            values |= {f"{name}/{part}": value for part, value in zip(class_names, reading.tolist(), strict=True)}
+        else:
+            values[name] = reading.item()
+    return values

@@ -55,7 +55,7 @@ class IntervalMeter:
         self._totals[group] = self._totals[group] + total if group in self._totals else total
 
     def read_out(self, component_names: Sequence[str] = ()) -> dict[str, float]:
-        """The means over all ranks since the last read-out. A ratio of nothing is left out. Starts afresh.
+        """Return the means over all ranks since the last read-out. A ratio of nothing is left out. Starts afresh.
 
         Args:
             component_names: names of the components of a vector, which is read out as ``NAME/COMPONENT``; without them,
@@ -66,7 +66,7 @@ class IntervalMeter:
         return means
 
     def look(self, component_names: Sequence[str] = ()) -> dict[str, float]:
-        """The same means as :meth:`read_out` gives, without starting afresh."""
+        """Return the same means as :meth:`read_out` gives, without starting afresh."""
         if not self._totals:
             return {}
         totals = all_reduce_sum_(torch.cat(list(self._totals.values()), dim=1)).T.tolist()
@@ -77,7 +77,7 @@ class IntervalMeter:
         return {name: top / bottom for name, (top, bottom) in sums.items() if bottom}
 
     def names(self, component_names: Sequence[str] = ()) -> list[str]:
-        """What was added since the last read-out, also the ratios of nothing; a name for each group that has it."""
+        """Name what was added since the last read-out, also ratios of nothing; a name for each group that has it."""
         return [name for group in self._totals for name in _column_names(group, component_names)]
 
     def move_to(self, device: torch.device) -> None:
@@ -85,7 +85,7 @@ class IntervalMeter:
         self._totals = {group: totals.to(device) for group, totals in self._totals.items()}
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What every rank has added since the last read-out, as plain containers and tensors; all ranks must ask."""
+        """Gather what every rank has added since the last read-out, in containers and tensors; all ranks must ask."""
         return [
             {
                 "names": [name for name, _ in group],

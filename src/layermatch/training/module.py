@@ -25,16 +25,16 @@ from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import Losses, Problem, Step, StepState, WeightAverage
-from layermatch.parts.losses import check_losses
 from layermatch.parts.stages import check_stages
 from layermatch.quiet import quiet_warnings
 from layermatch.training.by_source import GradientsBySource
+from layermatch.training.current_stage import CurrentStage
 from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.evaluation import Evaluation
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize
-from layermatch.training.log_lines import LogLines
+from layermatch.training.log_lines import LogLines, by_class
 from layermatch.training.own_line import OwnLine
 from layermatch.training.pool import predict_in_order
 
@@ -135,10 +135,7 @@ class SemiSupervisedModule(LightningModule):
         self.noise_seed = torch.initial_seed()
         #: What keeps warnings that do not fit away while Lightning runs the module.
         self._quiet = ExitStack()
-        #: The stage of the method that has begun; none before the first step.
-        self.stage_begun = -1
-        #: Whether the method's losses were looked at; once in each stage, as each has its own.
-        self._has_checked_losses = False
+        self.stage = CurrentStage()
         #: What the method knows of the data and of the run; None until :meth:`prepare`.
         self.problem: Problem | None = None
 
@@ -184,7 +181,7 @@ class SemiSupervisedModule(LightningModule):
         self._quiet.close()
 
     def configure_optimizers(self) -> Optimizer:
-        """One optimizer with the groups {extractor, each head} x {decay, no decay}."""
+        """Return one optimizer with the groups {extractor, each head} x {decay, no decay}."""
         if self.trainer.max_steps < 1:
             raise UserError(f"max_steps={self.trainer.max_steps}: batches have no end, give Trainer(max_steps=NUMBER)")
         optimizer = self.make_optimizer(groups_to_optimize(self.network))
@@ -205,19 +202,14 @@ class SemiSupervisedModule(LightningModule):
     # --------------------------------------------------------------------------------------------------- training step
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: backward, and an optimizer step on every ``accumulate``-th."""
+        """Go backward through one batch, and make an optimizer step on every ``accumulate``-th."""
         is_step = (batch_idx + 1) % self.accumulate == 0
         self._seed_noise(batch_idx)
         step = self.step
-        if (stage := self.method.stage_of(step)) != self.stage_begun:
-            self.method.begin_stage(stage, self.predict_pool)
-            self.stage_begun = stage
-            self._has_checked_losses = False
+        if self.stage.begin(self.method, step, self.predict_pool):
             self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
-        if not self._has_checked_losses:
-            check_losses(losses, groups=self.network.parameter_groups(), giver=type(self.method).__name__)
-            self._has_checked_losses = True
+        self.stage.check_losses(losses, groups=self.network.parameter_groups(), method=self.method)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
         self.add_gradients(losses, sync=is_step)
@@ -246,7 +238,7 @@ class SemiSupervisedModule(LightningModule):
         )
 
     def place_in_run(self, step: int) -> tuple[int, int]:
-        """Where a run stands for its method and schedule: the steps made so far, of how many.
+        """Return where a run stands for its method and schedule: the steps made so far, of how many.
 
         Args:
             step: The optimizer steps made so far; with ``imwa`` several models have made them.
@@ -258,7 +250,7 @@ class SemiSupervisedModule(LightningModule):
         return {"network": self.network, "average": self.ema, "method": self.method}
 
     def predict_pool(self) -> Tensor:
-        """Logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
+        """Return the logits of the live network for the whole unlabelled pool; see :meth:`Method.begin_stage`.
 
         Raises:
             UserError: The trainer's data module is not one of this package.
@@ -362,7 +354,7 @@ class SemiSupervisedModule(LightningModule):
         self.lines.write(values, loggers=self.loggers, step=self.global_step)
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, as the data module has them; their numbers where it has none."""
+        """Return the names of the classes, as the data module has them; their numbers where it has none."""
         names = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
         return tuple(names or map(str, range(self.network.num_classes)))
 
@@ -384,9 +376,7 @@ class SemiSupervisedModule(LightningModule):
         """Send the interval's means to the loggers, and what the method's state says."""
         names = self.class_names()
         means = self.lines.read_interval(self.method.centres(self.network), names)
-        for name, reading in self.method.readings().items():
-            parts = zip(names, reading.tolist(), strict=True) if reading.ndim else [("", reading.item())]
-            means |= {f"{name}/{part}".rstrip("/"): value for part, value in parts}
+        means |= by_class(self.method.readings(), names)
         means[LEARNING_RATE.name] = self._learning_rate()
         if self.guard.num_rejected:
             means[STEPS_NOT_APPLIED.name] = float(self.guard.num_rejected)
@@ -464,7 +454,7 @@ class SemiSupervisedModule(LightningModule):
         checkpoint["lines"] = self.lines.state_dict()
         checkpoint["guard"] = self.guard.state_dict()
         checkpoint["noise_seed"] = self.noise_seed
-        checkpoint["stage_begun"] = self.stage_begun
+        checkpoint["stage_begun"] = self.stage.number
         if self.episodes is not None:
             checkpoint["imwa"] = self.episodes.state_dict()
         checkpoint["evaluations"] = list(self.evaluations)
@@ -474,7 +464,7 @@ class SemiSupervisedModule(LightningModule):
         self.lines.load_state_dict(checkpoint["lines"])
         self.guard.load_state_dict(checkpoint["guard"])
         self.noise_seed = checkpoint["noise_seed"]
-        self.stage_begun = checkpoint["stage_begun"]
+        self.stage.number = checkpoint["stage_begun"]
         if self.episodes is not None:
             self.episodes.load_state_dict(checkpoint["imwa"])
         self.evaluations.extend(tuple(pair) for pair in checkpoint["evaluations"])
@@ -497,7 +487,7 @@ def _check_parts(network: object, method: object) -> None:
 
 
 def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, max_steps: int) -> Problem:
-    """What a method may know of the data and of the run.
+    """Return what a method may know of the data and of the run.
 
     Args:
         data: The data module, set up.

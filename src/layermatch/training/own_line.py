@@ -46,4 +46,4 @@ class OwnLine(Logger):
         self._trainer.loggers = self._loggers
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing is logged here."""
+        """Log nothing here."""

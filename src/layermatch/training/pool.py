@@ -18,7 +18,7 @@ __all__ = ["evaluating", "predict_in_order"]
 
 @torch.no_grad()
 def predict_in_order(method: Method, network: Network, batches: Iterable[EvalBatch], *, count: int) -> Tensor:
-    """Logits of all images of a set, in the set's order; every rank gets those of all ranks.
+    """Return the logits of all images of a set, in the set's order; every rank gets those of all ranks.
 
     Args:
         method: Says which head is evaluated.

@@ -97,7 +97,7 @@ def _run_of(folder: Path, conditions: Sequence[str]) -> Path:
 
 @contextmanager
 def _ctrl_c() -> Iterator[Event]:
-    """An event that is set when Ctrl-C is pressed.
+    """Give an event that is set when Ctrl-C is pressed.
 
     As an exception it would be lost where Python cannot raise one, as in a finaliser. The second one is raised: the
     terminal may take no more output.
@@ -144,13 +144,13 @@ def _follow_plain(
 
 
 def _is_read(console: Console) -> bool:
-    """Whether there is somebody to follow the run for: a pipe's reader may leave, and a terminal be closed."""
+    """Return whether there is somebody to follow the run for: a pipe's reader may leave, and a terminal be closed."""
     return not (isinstance(console.file, SteadyStream) and console.file.lost)
 
 
 @steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; a mistake of the user is one line on standard error and status 2, Ctrl-C is no mistake.
+    """Run the command; a mistake of the user is one line on standard error and status 2, Ctrl-C is no mistake.
 
     Args:
         arguments: The arguments of the command line; None takes the process's.

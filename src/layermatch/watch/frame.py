@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layermatch.metrics import CLASS_COUNTS, ROW_LENGTH, Catalogue, Place
+from layermatch.catalogue import ROW_LENGTH, Catalogue, Place
+from layermatch.metrics import CLASS_COUNTS
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.quantities import duration, number, percent
 from layermatch.runs.text import printable
@@ -53,7 +54,7 @@ class _Signs:
     cut: str
 
     def text(self, text: object, style: str = "") -> Text:
-        """A text in these signs."""
+        """Return a text in these signs."""
         plain = printable(text)
         if self is ASCII:
             plain = plain.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
@@ -61,7 +62,7 @@ class _Signs:
         return Text(plain, style=style, no_wrap=True)
 
     def line(self, text: object, width: int, style: str = "") -> Text:
-        """A text that fits into a line."""
+        """Return a text that fits into a line."""
         line = self.text(text, style)
         if line.cell_len > width:
             line.truncate(max(0, width - len(self.cut)))
@@ -74,7 +75,7 @@ ASCII = _Signs(levels="_.-:=+*#", full="#", empty=".", bad="?", lines=box.ASCII,
 
 
 def sparkline(values: Sequence[float], *, width: int, levels: str = UNICODE.levels, bad: str = UNICODE.bad) -> str:
-    """A curve in one line: its lowest value is the lowest sign, its highest the highest.
+    """Return a curve in one line: its lowest value is the lowest sign, its highest the highest.
 
     Args:
         values: The values, any; one that is not finite is a sign of its own.
@@ -97,7 +98,7 @@ def sparkline(values: Sequence[float], *, width: int, levels: str = UNICODE.leve
 
 
 def draw(snapshot: Snapshot, *, width: int, height: int | None, is_ascii: bool = False) -> RenderableType:
-    """A frame: state and progress, curves, classes, and the last lines of the log in what room is left.
+    """Return a frame: state and progress, curves, classes, and the last lines of the log in what room is left.
 
     Args:
         snapshot: What is known of the run.
@@ -181,7 +182,7 @@ def _curve_table(curves: Mapping[str, Curve], catalogue: Catalogue, signs: _Sign
 
 
 def _class_bars(curves: Mapping[str, Curve], signs: _Signs, *, width: int, rows: int | None) -> list[Text]:
-    """The classes with their accepted pseudo-labels per step; of many, those with fewest and with most."""
+    """Return the classes with their accepted pseudo-labels per step; of many, those with fewest and with most."""
     last = {CLASS_COUNTS.part_of(name): curve.values[-1] for name, curve in curves.items()}
     counts = {name: count for name, count in last.items() if name is not None and math.isfinite(count)}
     if not counts:

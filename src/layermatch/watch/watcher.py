@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layermatch.metrics import CATALOGUE, PHASE_TIME, Catalogue, loads
+from layermatch.catalogue import Catalogue, loads
+from layermatch.metrics import CATALOGUE, PHASE_TIME
 from layermatch.runs import layout
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
@@ -170,7 +171,7 @@ class Watcher:
         self._catalogue = CATALOGUE.plus(loads(path.read_text(encoding="utf-8")))
 
     def _speed(self, step: int, *, is_finished: bool) -> float | None:
-        """The speed of the whole run at its end; else as seen here; else as the run itself measured its last steps."""
+        """Give the speed of the whole run at its end; else as seen here; else as the run measured its last steps."""
         seconds = self._seconds()
         if is_finished:
             return step / seconds if seconds else None

@@ -112,8 +112,8 @@ def test_wrong_source_data_is_refused(case: str) -> None:
 
 @pytest.mark.parametrize("value", [None, "", "  ", 3, b"data"])
 def test_a_path_must_be_a_path(value: object) -> None:
-    with pytest.raises(UserError, match=r"data\.root=.* is not legal: give the path of a folder"):
-        check_path("data.root", value, "a folder")
+    with pytest.raises(UserError, match=r"root=.* is not legal: give the path of a folder"):
+        check_path("root", value, "a folder")
 
 
 def test_the_label_range_includes_its_ends() -> None:

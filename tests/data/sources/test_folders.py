@@ -218,7 +218,7 @@ def add_classes(*names: str) -> Callable[[Path], None]:
 
 EITHER = "give a folder that holds either train/<class>/ or labeled/<class>/ and unlabeled/"
 WRONG_FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "no layout": ("train", remove("train"), rf"data\.root='.*' holds test/: {EITHER}"),
+    "no layout": ("train", remove("train"), rf"root='.*' holds test/: {EITHER}"),
     "nothing": ("train", remove("train", "test"), f"holds neither train/ nor labeled/ and unlabeled/: {EITHER}"),
     "both layouts": (
         "labeled",
@@ -285,16 +285,16 @@ def test_image_folder_needs_train(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", [load_folder, load_image_folder])
 def test_a_missing_root_is_named(tmp_path: Path, load: Callable[[Path], SourceData]) -> None:
-    with pytest.raises(UserError, match=r"data\.root='.*nowhere' is not a folder: give a folder that holds .*train/"):
+    with pytest.raises(UserError, match=r"root='.*nowhere' is not a folder: give a folder that holds .*train/"):
         load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"root": ""}, r"data\.root='' is not legal"),
-        ({"root": "x", "image_size": 0}, r"data\.image_size=0 is not legal: give a whole number, at least 1"),
-        ({"root": "x", "channels": 2}, r"data\.channels=2 is not legal: choose 1 \(grey\) or 3 \(RGB\)"),
+        ({"root": ""}, r"root='' is not legal"),
+        ({"root": "x", "image_size": 0}, r"image_size=0 is not legal: give a whole number, at least 1"),
+        ({"root": "x", "channels": 2}, r"channels=2 is not legal: choose 1 \(grey\) or 3 \(RGB\)"),
     ],
 )
 def test_wrong_settings_are_refused_before_the_disk_is_touched(settings: dict[str, object], message: str) -> None:

@@ -153,14 +153,14 @@ def test_being_offline_is_told_with_the_missing_files(tmp_path: Path, monkeypatc
         "CIFAR-10: data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5, test_batch"
     )
     assert url in message
-    assert "data.download=true fetches them, but that was tried and failed: <urlopen error" in message
+    assert "download=true fetches them, but that was tried and failed: <urlopen error" in message
     assert "\n" not in message
     assert files_below(tmp_path) == []
 
 
 def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"data\.root='.*file' is not a folder: .* tried and failed: .*File exists"):
+    with pytest.raises(UserError, match=r"root='.*file' is not a folder: .* tried and failed: .*File exists"):
         CIFAR10(root=tmp_path / "file", download=True).load()
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -49,15 +49,13 @@ def test_the_extra_file_is_not_needed_without_extra(tmp_path: Path) -> None:
     write_svhn(tmp_path)
     (tmp_path / "extra_32x32.mat").unlink()
     assert len(SVHN(root=tmp_path, verify=False, extra=False).load().labelled) == 40
-    with pytest.raises(
-        UserError, match=r"SVHN: extra_32x32\.mat not found in .*: they come from .*data\.download=true"
-    ):
+    with pytest.raises(UserError, match=r"SVHN: extra_32x32\.mat not found in .*: they come from .*download=true"):
         SVHN(root=tmp_path, verify=False).load()
 
 
 def test_torchvisions_checksums_refuse_the_stand_in(tmp_path: Path) -> None:
     write_svhn(tmp_path)
-    with pytest.raises(UserError, match=r"train_32x32\.mat is not the published file.*data\.verify=false skips"):
+    with pytest.raises(UserError, match=r"train_32x32\.mat is not the published file.*verify=false skips"):
         SVHN(root=tmp_path).load()
 
 
@@ -112,5 +110,5 @@ def test_one_image_keeps_its_axes(tmp_path: Path) -> None:
 
 
 def test_extra_must_be_a_bool() -> None:
-    with pytest.raises(UserError, match=r"data\.extra='no' is not legal: choose true or false"):
+    with pytest.raises(UserError, match=r"extra='no' is not legal: choose true or false"):
         SVHN(root="x", extra="no")  # type: ignore[arg-type]

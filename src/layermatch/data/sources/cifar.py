@@ -61,7 +61,7 @@ class CIFAR10(PublishedSource):
     Example:
         >>> CIFAR10(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: CIFAR-10: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: CIFAR-10: root='no/such/folder' is not a folder: ...
     """
 
     _name: ClassVar[str] = "CIFAR-10"
@@ -123,7 +123,7 @@ class CIFAR100(CIFAR10):
     Example:
         >>> CIFAR100(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: CIFAR-100: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: CIFAR-100: root='no/such/folder' is not a folder: ...
     """
 
     _name: ClassVar[str] = "CIFAR-100"

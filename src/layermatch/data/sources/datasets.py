@@ -22,11 +22,11 @@ class MapStyle(Protocol):
     """A map-style data set, such as those of torchvision: ``dataset[i]`` is an image and its class."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """An image and its class, or an image alone."""
+        """Return an image and its class, or an image alone."""
         ...
 
 
@@ -98,7 +98,7 @@ def _item(name: str, item: Any, *, needs_label: bool) -> tuple[NDArray[np.uint8]
 
 
 def _pixels(name: str, image: Any) -> NDArray[np.uint8]:
-    """An image as ``(C, H, W)``."""
+    """Return an image as ``(C, H, W)``."""
     legal = "give PIL images, uint8 arrays (H, W, C) or uint8 tensors (C, H, W)"
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ _SYSTEM_FOLDERS = frozenset({
 _APPLE_DOUBLE = "._"
 #: What is not used, by why. Other kinds are endings.
 NO_ENDING, HIDDEN, LOOSE, FOLDER, SYSTEM = "without an ending", "hidden", "outside a class", "folder", "system folder"
+#: Endings of files that are read where an extra is installed, and its package.
+_HEIF = ((".heic", ".heif"), "pillow_heif")
 #: How many kinds and how many files are spelt out.
 _KINDS, _NAMED = 6, 3
 
@@ -45,7 +48,7 @@ class Unused(NamedTuple):
     kind: str
 
     def below(self, folder: str) -> Unused:
-        """The same, relative to the folder that ``folder`` is in."""
+        """Return the same, relative to the folder that ``folder`` is in."""
         return Unused(f"{folder}/{self.path}", self.kind)
 
 
@@ -63,7 +66,7 @@ class Found:
 
 
 def find_images(folder: Path) -> Found:
-    """All image files below a folder, and the other files.
+    """Return all image files below a folder, and the other files.
 
     A file is an image if its name says so, or its content: of a file with another name the beginning is read. Names
     that start with a dot and the folders of file servers are left out. Links to folders are followed, except back to
@@ -95,7 +98,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
-    """The folders that ``folder`` lies in, by its name and, where links lead to it, by its true place."""
+    """Return the folders that ``folder`` lies in, by its name and, where links lead to it, by its true place."""
     above = {*folder.absolute().parents, *folder.resolve().parents}
     return frozenset(_identity(place) for place in above if place.exists())
 
@@ -125,13 +128,13 @@ def _is_named_as_image(name: str) -> bool:
 
 
 def _hidden(entry: os.DirEntry[str], prefix: str) -> Iterator[Unused]:
-    """A picture that a user may miss; of what systems hide nobody has to hear."""
+    """Yield a picture that a user may miss; of what systems hide nobody has to hear."""
     if _is_named_as_image(entry.name) and not entry.name.startswith(_APPLE_DOUBLE) and entry.is_file():
         yield Unused(prefix + entry.name, HIDDEN)
 
 
 def kind_of(name: str) -> str:
-    """The ending of a file's name, in lower case.
+    """Return the ending of a file's name, in lower case.
 
     Args:
         name: The name of a file.
@@ -144,7 +147,7 @@ def kind_of(name: str) -> str:
 
 
 def list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, without hidden names, sorted.
+    """Return what is in a folder, without hidden names, sorted.
 
     Args:
         folder: The folder in which to look.
@@ -164,7 +167,7 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_no_class(name: str) -> bool:
-    """Whether a folder beside class folders is one that a system made for itself.
+    """Return whether a folder beside class folders is one that a system made for itself.
 
     Args:
         name: The name of the folder.
@@ -177,7 +180,7 @@ def is_no_class(name: str) -> bool:
 
 
 def unused_beside(folder: Path, used: Sequence[str], *, files_are: str = "") -> list[Unused]:
-    """What lies in a folder beside the folders that are read.
+    """Return what lies in a folder beside the folders that are read.
 
     Args:
         folder: The folder of a part, or the root.
@@ -204,7 +207,7 @@ def _beside(entry: os.DirEntry[str], files_are: str) -> Unused:
 
 
 def unused_text(unused: Sequence[Unused]) -> str:
-    """How many there are of each kind, and the first of them.
+    """Return how many there are of each kind, and the first of them.
 
     Args:
         unused: The files that are not used, at least one.
@@ -219,11 +222,13 @@ def unused_text(unused: Sequence[Unused]) -> str:
         kinds.append(f"other kinds ({sum(count for _, count in counts[_KINDS:]):,})")
     named = [printable(one.path) for one in _first_of_each(unused)]
     more = f" and {len(unused) - len(named):,} more" if len(unused) > len(named) else ""
-    return f"{', '.join(kinds)}: {', '.join(named)}{more}"
+    is_helped = any(kind in _HEIF[0] for kind, _ in counts) and find_spec(_HEIF[1]) is None
+    hint = "; pip install 'layermatch[heif]' reads HEIC" if is_helped else ""
+    return f"{', '.join(kinds)}: {', '.join(named)}{more}{hint}"
 
 
 def _first_of_each(unused: Sequence[Unused]) -> list[Unused]:
-    """The first of each kind, and then those that follow, up to the number that is named."""
+    """Return the first of each kind, and then those that follow, up to the number that is named."""
     first = {one.kind: one for one in reversed(unused)}
     order = sorted(unused, key=lambda one: first[one.kind] is not one)
     return order[:_NAMED]

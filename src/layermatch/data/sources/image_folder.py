@@ -39,7 +39,7 @@ class ImageFolder:
     Example:
         >>> ImageFolder(root="no/such/folder", image_size=64).load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: root='no/such/folder' is not a folder: ...
     """
 
     root: str | Path

@@ -41,7 +41,7 @@ class ImageNet100:
     Example:
         >>> ImageNet100(root="no/such/folder", class_list="classes.txt").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: root='no/such/folder' is not a folder: ...
     """
 
     root: str | Path
@@ -50,12 +50,12 @@ class ImageNet100:
 
     def __post_init__(self) -> None:
         check_folder_settings(self.root, self.image_size, 3)
-        check_path("data.class_list", self.class_list, f"a file: {_CLASS_LIST}")
+        check_path("class_list", self.class_list, f"a file: {_CLASS_LIST}")
 
     def load(self) -> SourceData:
         """Read the list of classes and list the files; none is opened."""
         root = check_root_folder(self.root, "train/<WordNet id>/ and val/<WordNet id>/")
-        classes = _read_class_list(root, expand("data.class_list", self.class_list, "a file"))
+        classes = _read_class_list(root, expand("class_list", self.class_list, "a file"))
         _check_class_folders(root, classes)
         parts = {"labelled": "train", "test": "val"}
         return load_folders(root, parts, classes, image_size=self.image_size, channels=3, names_others=False)
@@ -64,19 +64,19 @@ class ImageNet100:
 def _read_class_list(root: Path, path: Path) -> tuple[str, ...]:
     found = [place for place in (path, root / path) if is_file(place)]
     if not found:
-        raise UserError(f"data.class_list={str(path)!r} is not a file, nor is {root / path}: {_CLASS_LIST}")
+        raise UserError(f"class_list={str(path)!r} is not a file, nor is {root / path}: {_CLASS_LIST}")
     try:
         lines = found[0].read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = one_line(error)
-        raise UserError(f"data.class_list={str(path)!r} cannot be read: {reason}; {_CLASS_LIST}") from error
+        raise UserError(f"class_list={str(path)!r} cannot be read: {reason}; {_CLASS_LIST}") from error
     names = [line.strip() for line in lines if line.strip()]
     wrong = [name for name in names if not _WORDNET_ID.fullmatch(name)]
     if wrong:
-        raise UserError(f"data.class_list={str(path)!r} has the line {wrong[0][:60]!r}: {_CLASS_LIST}")
+        raise UserError(f"class_list={str(path)!r} has the line {wrong[0][:60]!r}: {_CLASS_LIST}")
     if len(names) != _NUM_CLASSES or len(set(names)) != _NUM_CLASSES:
         raise UserError(
-            f"data.class_list={str(path)!r} has {len(names)} lines, {len(set(names))} of them different: {_CLASS_LIST}"
+            f"class_list={str(path)!r} has {len(names)} lines, {len(set(names))} of them different: {_CLASS_LIST}"
         )
     return tuple(sorted(names))
 
@@ -88,5 +88,5 @@ def _check_class_folders(root: Path, classes: tuple[str, ...]) -> None:
             raise UserError(
                 f"{root / part} has no folder for {len(missing)} of the {_NUM_CLASSES} classes: "
                 f"{shorten(missing)}; "
-                f"give one folder of images for each WordNet id in data.class_list ({_CLASS_LIST})"
+                f"give one folder of images for each WordNet id of the class list ({_CLASS_LIST})"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from layermatch.data.images import check_channels
 from layermatch.data.sources.base import ImageSet, SourceData, shorten, unknown_labels
 from layermatch.data.sources.class_names import class_folders, forms_text, look_alikes_text
 from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
+from layermatch.data.sources.image_size import choose_size
 from layermatch.errors import UserError, check_number
 from layermatch.paths import check_path, expand, is_folder
 
@@ -26,6 +28,7 @@ __all__ = [
     "list_labelled",
     "list_unlabelled",
     "load_folders",
+    "of_listings",
 ]
 
 
@@ -49,18 +52,19 @@ class Listing:
     unused: tuple[Unused, ...] = ()
 
     def image_set(self, root: Path, *, image_size: int, channels: int) -> ImageSet:
-        """The images, decoded to ``(channels, image_size, image_size)`` when they are read."""
+        """Return the images, decoded to ``(channels, image_size, image_size)`` when they are read."""
         files = [f"{root}/{path}" for path in self.paths]
         return ImageSet(images=FileImages(files, size=image_size, channels=channels), labels=self.labels)
 
 
-def check_folder_settings(root: object, image_size: object, channels: object) -> None:
+def check_folder_settings(root: object, image_size: object, channels: object, *, may_choose: bool = False) -> None:
     """Refuse settings that no source of image files can have.
 
     Args:
-        root: What was given as ``data.root``: a path.
-        image_size: What was given as ``data.image_size``: pixels, at least 1.
-        channels: What was given as ``data.channels``: 1 or 3.
+        root: What was given as ``root``: a path.
+        image_size: What was given as ``image_size``: pixels, at least 1.
+        channels: What was given as ``channels``: 1 or 3.
+        may_choose: Whether ``image_size`` may be None, for a source that chooses one.
 
     Raises:
         UserError: One of them is not legal.
@@ -68,16 +72,17 @@ def check_folder_settings(root: object, image_size: object, channels: object) ->
     Example:
         >>> check_folder_settings("data", 32, 3)
     """
-    check_path("data.root", root, "a folder")
-    check_number("data.image_size", image_size, low=1, integer=True)
-    check_channels("data.channels", channels)
+    check_path("root", root, "a folder")
+    if image_size is not None or not may_choose:
+        check_number("image_size", image_size, low=1, integer=True)
+    check_channels("channels", channels)
 
 
 def check_root_folder(root: str | Path, expected: str) -> Path:
     """Refuse a root that is not a folder on disk.
 
     Args:
-        root: What was given as ``data.root``; ``~`` is the home folder.
+        root: What was given as ``root``; ``~`` is the home folder.
         expected: What the folder should hold, for the message.
 
     Returns:
@@ -89,16 +94,16 @@ def check_root_folder(root: str | Path, expected: str) -> Path:
     Example:
         >>> check_root_folder("no/such/folder", "train/")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: root='no/such/folder' is not a folder: ...
     """
-    path = expand("data.root", root, "a folder")
+    path = expand("root", root, "a folder")
     if not is_folder(path):
-        raise UserError(f"data.root={str(root)!r} is not a folder: give a folder that holds {expected}")
+        raise UserError(f"root={str(root)!r} is not a folder: give a folder that holds {expected}")
     return path
 
 
 def list_classes(root: Path, part: str) -> tuple[str, ...]:
-    """The classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
+    """Return the classes of a part, sorted by name; see :func:`~layermatch.data.sources.class_names.class_folders`.
 
     Args:
         root: The data set's folder.
@@ -124,7 +129,7 @@ def list_classes(root: Path, part: str) -> tuple[str, ...]:
 
 
 def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
-    """The images of every class of a part.
+    """Return the images of every class of a part.
 
     Args:
         root: The data set's folder.
@@ -159,13 +164,13 @@ def list_labelled(root: Path, part: str, classes: Sequence[str]) -> Listing:
 
 
 def _legal(unused: Sequence[Unused]) -> str:
-    """What an image file may be, and what was found instead."""
+    """Return what an image file may be, and what was found instead."""
     instead = f"; not used there: {unused_text(unused)}" if unused else ""
     return f"(.jpg, .png, .webp or another format that is read, whatever it is called){instead}"
 
 
 def list_unlabelled(root: Path, part: str) -> Listing:
-    """All images of a part without labels.
+    """Return all images of a part without labels.
 
     Args:
         root: The data set's folder.
@@ -218,7 +223,7 @@ def load_folders(
     parts: Mapping[str, str],
     classes: Sequence[str],
     *,
-    image_size: int,
+    image_size: int | None,
     channels: int,
     names_others: bool = True,
 ) -> SourceData:
@@ -226,10 +231,11 @@ def load_folders(
 
     Args:
         root: The data set's folder.
-        parts: The places of its parts: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``
-            and ``"test"``.
+        parts: The places of its parts: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``,
+            ``"validation"`` and ``"test"``.
         classes: The class folders to read in labelled and test parts, in the order of their labels.
-        image_size: The height and width in pixels that images are decoded to.
+        image_size: The height and width in pixels that images are decoded to; None chooses them by the files, see
+            :func:`~layermatch.data.sources.image_size.choose_size`.
         channels: 1 or 3.
         names_others: Whether what lies beside the parts is told to the user.
 
@@ -250,14 +256,55 @@ def load_folders(
         name: list_unlabelled(root, part) if name == "unlabelled" else list_labelled(root, part, classes)
         for name, part in parts.items()
     }
+    notes = _notes(root, parts, listings, names_others=names_others)
+    return of_listings(root, listings, classes, image_size=image_size, channels=channels, notes=notes)
+
+
+def of_listings(
+    root: Path,
+    listings: Mapping[str, Listing],
+    classes: Sequence[str],
+    *,
+    image_size: int | None,
+    channels: int,
+    notes: Mapping[str, str],
+    are_labels_in_names: bool = True,
+) -> SourceData:
+    """Return the data set of files that are listed.
+
+    Args:
+        root: The data set's folder.
+        listings: The files of each part.
+        classes: The names of the classes.
+        image_size: See :func:`load_folders`.
+        channels: 1 or 3.
+        notes: What the user should know.
+        are_labels_in_names: See :class:`~layermatch.data.sources.base.SourceData`.
+
+    Raises:
+        UserError: The size is to be chosen, and no file can be read.
+
+    Example:
+        >>> listing = Listing(("train/cat/1.png", "train/dog/1.png"), np.array([0, 1]))
+        >>> of_listings(Path("x"), {"labelled": listing}, ["cat", "dog"], image_size=8, channels=3, notes={}).image_ids
+        {'labelled': ('train/cat/1.png', 'train/dog/1.png')}
+    """
+    measured: dict[str, Any] = {}
+    if image_size is None:
+        training = [*listings["labelled"].paths, *(listings["unlabelled"].paths if "unlabelled" in listings else ())]
+        image_size, reason = choose_size([f"{root}/{path}" for path in training])
+        measured, notes = {"image_size": image_size}, {"image size": reason, **notes}
     sets = {name: found.image_set(root, image_size=image_size, channels=channels) for name, found in listings.items()}
     return SourceData(
         classes=tuple(classes),
         labelled=sets["labelled"],
         unlabelled=sets.get("unlabelled"),
+        validation=sets.get("validation"),
         test=sets.get("test"),
         image_ids={name: found.paths for name, found in listings.items()},
-        notes=_notes(root, parts, listings, names_others=names_others),
+        notes=notes,
+        measured=measured,
+        are_labels_in_names=are_labels_in_names,
     )
 
 

@@ -55,13 +55,13 @@ class PublishedSource:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        check_path("data.root", self.root, "a folder")
-        check_bool("data.download", self.download)
-        check_bool("data.verify", self.verify)
+        check_path("root", self.root, "a folder")
+        check_bool("download", self.download)
+        check_bool("verify", self.verify)
 
     def provide(self, name: str, downloads: tuple[Download, ...]) -> Path:
         """Make sure that the files are there and, with ``verify``, the published ones; returns the root."""
-        root = expand("data.root", self.root, "a folder")
+        root = expand("root", self.root, "a folder")
         provide_files(name, root, downloads, download=self.download, verify=self.verify)
         return root
 
@@ -94,7 +94,7 @@ class Download:
         return self.filename not in self.files
 
     def missing(self, root: Path) -> list[str]:
-        """The data files that are not in ``root``."""
+        """Return the data files that are not in ``root``."""
         return [name for name in self.files if not is_file(root / self.folder / name)]
 
 
@@ -126,11 +126,11 @@ def _check_present(name: str, root: Path, item: Download, reason: str) -> None:
     missing = item.missing(root)
     if not missing:
         return
-    help_text = f"they come from {item.url} and data.download=true fetches them"
+    help_text = f"they come from {item.url} and download=true fetches them"
     if reason:
         help_text += f", but that was tried and failed: {reason}"
     if not is_folder(root):
-        raise UserError(f"{name}: data.root={str(root)!r} is not a folder: give the folder of the files; {help_text}")
+        raise UserError(f"{name}: root={str(root)!r} is not a folder: give the folder of the files; {help_text}")
     raise UserError(f"{name}: {shorten(missing, 8)} not found in {root / item.folder}: {help_text}")
 
 
@@ -140,7 +140,7 @@ def _check_sums(name: str, root: Path, item: Download) -> None:
         if not check_integrity(path, md5):
             raise UserError(
                 f"{name}: {path} is not the published file (another MD5 checksum): move it away and fetch it "
-                f"again from {item.url}, or data.verify=false skips this check"
+                f"again from {item.url}, or verify=false skips this check"
             )
 
 

@@ -42,7 +42,7 @@ class STL10(PublishedSource):
     Example:
         >>> STL10(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: STL-10: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: STL-10: root='no/such/folder' is not a folder: ...
     """
 
     def load(self) -> SourceData:

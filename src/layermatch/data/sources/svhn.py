@@ -41,14 +41,14 @@ class SVHN(PublishedSource):
     Example:
         >>> SVHN(root="no/such/folder", extra=False).load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: SVHN: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: SVHN: root='no/such/folder' is not a folder: ...
     """
 
     extra: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bool("data.extra", self.extra)
+        check_bool("extra", self.extra)
 
     def load(self) -> SourceData:
         """Read the MATLAB files (decompressing the extra part takes a while)."""
