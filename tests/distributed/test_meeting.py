@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from tests.processes import Process
 from torch.distributed import TCPStore
 
 from layermatch.errors import RunError
@@ -27,11 +28,8 @@ SMALL = (
 HERE = "127.0.0.1"
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
-    )  # fmt: skip
+def start(folder: Path, *arguments: str, **variables: str) -> Process:
+    return Process([sys.executable, *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)
 
 
 def test_the_first_machine_says_whom_it_waits_for_and_gives_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,12 +118,15 @@ def test_two_machines_are_one_run(tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize("devices", [1, 2])
 def test_torchrun(devices: int, tmp_path: Path) -> None:
-    process = start(
-        tmp_path, "-m", "torch.distributed.run", "--nproc_per_node=2", *SMALL, f"trainer.devices={devices}",
+    # It starts Python itself, and looks for its name among the parents of a process.
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *SMALL, f"trainer.devices={devices}"],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        check=False,
     )  # fmt: skip
-    _, errors = process.communicate(timeout=300)
+    errors = done.stderr
     if devices == 2:
-        assert process.returncode == 0, errors[-2000:]
+        assert done.returncode == 0, errors[-2000:]
         assert json.loads((tmp_path / "out/results.json").read_text())["steps"] == 1
         return
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
