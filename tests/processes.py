@@ -197,7 +197,8 @@ def _become(
     if not pictures:
         draw_nothing()
     count = _num_ranks(words) if ranks is None else ranks
-    _Started.spare = [_Spare(pictures=pictures) for _ in range(count - 1)]
+    for _ in range(count - 1):
+        _Started.spare.append(_Spare(pictures=pictures))
     subprocess.Popen = _Started  # type: ignore[misc]
     status = _status_of(words)
     for spare in _Started.spare:
@@ -214,6 +215,8 @@ def _take_rank() -> None:
 
 def _num_ranks(words: Sequence[str]) -> int:
     """How many processes a run will start, itself included; one that is not foreseen starts as it does for users."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 1  # it is one of them
     devices = [int(word.partition("=")[2]) for word in words if word.startswith("trainer.devices=")]
     return devices[-1] if devices else 2 if "trainer=ddp_cpu" in words else 1
 
@@ -269,7 +272,9 @@ class _Spare:
             return
         status = 1
         try:
-            os.close(self._writer)
+            for spare in (self, *_Started.spare):
+                os.close(spare._writer)  # each ends where its own run, and nobody else, holds the other end
+            _Started.spare.clear()
             with os.fdopen(reader, "rb") as file:
                 given = file.read()
             if given:

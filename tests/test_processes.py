@@ -18,7 +18,7 @@ from layermatch.cli import config_dir
 TELL = """
 import os, sys, threading, time
 sys.stderr.write("an error\\n")
-print(sys.argv[1:], __name__, __spec__ and __spec__.name, os.getcwd(), os.environ.get("RANK"), sys.path[0], __package__)
+print(sys.argv[1:], __name__, __spec__ and __spec__.name, os.getcwd(), os.environ.get("RANK"), sys.path[0])
 import beside
 threading.Timer(0.2, lambda: print("to the end")).start()
 if len(sys.argv) > 2:
