@@ -27,6 +27,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from tests.shortcuts import compose_once, draw_nothing
+from torchmetrics.utilities import prints
 
 #: Everything that a command imports on its way; what it looks at as it is imported is set again in :func:`_become`.
 PRELOADED = (
@@ -209,8 +210,9 @@ def _become(
 
 
 def _take_rank() -> None:
-    """Lightning looks at the environment as it is imported."""
+    """Lightning and torchmetrics look at the environment as they are imported."""
     rank_zero_only.rank = _get_rank() or 0  # type: ignore[attr-defined]
+    prints.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # type: ignore[attr-defined]
 
 
 def _num_ranks(words: Sequence[str]) -> int:
