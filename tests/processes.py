@@ -212,7 +212,7 @@ def _become(
 def _take_rank() -> None:
     """Lightning and torchmetrics look at the environment as they are imported."""
     rank_zero_only.rank = _get_rank() or 0  # type: ignore[attr-defined]
-    prints.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # type: ignore[attr-defined]
+    prints.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", "0"))  # type: ignore[attr-defined]
 
 
 def _num_ranks(words: Sequence[str]) -> int:

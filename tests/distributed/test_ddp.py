@@ -18,7 +18,7 @@ from tests import processes
 from tests.conftest import digits_data
 from tests.dashboards.offline_file import wandb_files
 from tests.distributed.script import RULES
-from tests.faults.runs import finish, newest_step, wait_for
+from tests.faults.runs import finish, newest_name, newest_step, wait_for
 from tests.faults.runs import start as run_start
 
 from layermatch.data.steps import RawBatch, TrainingSteps
@@ -155,7 +155,7 @@ def test_a_stop_signal_to_either_process(tmp_path: Path, fault: Callable[..., No
     for to_child, resume in ((False, ()), (True, ("ckpt_path=last",))):
         process = run_start(tmp_path, *options, "trainer.max_steps=100000", *resume)
         before = newest_step(tmp_path / "out")
-        wait_for(lambda before=before: newest_step(tmp_path / "out") > before, process)
+        wait_for(lambda before=before: newest_name(tmp_path / "out") > before, process)
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
         os.kill(child if to_child else process.pid, signal.SIGTERM)
         status, text = finish(process)
