@@ -153,7 +153,7 @@ def run(
     *,
     cwd: Path | str | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 300,
+    timeout: float = 550,
     ranks: int | None = None,
     pictures: bool = False,
 ) -> subprocess.CompletedProcess[str]:

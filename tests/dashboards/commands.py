@@ -61,7 +61,7 @@ def do_runs(
     folder: Path,
     environment: dict[str, str] | None = None,
     each: list[dict[str, str]] | None = None,
-    timeout: float = 300,
+    timeout: float = 550,
     pictures: bool = False,
 ) -> tuple[str, str]:
     """As :func:`start_runs`, to the end; gives standard output and standard error."""

@@ -57,7 +57,7 @@ class Pair:
 
 
 def end(process: Process) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=550)
     return process.returncode, errors
 
 

@@ -98,7 +98,7 @@ def test_a_port_in_use_is_one_line() -> None:
 @pytest.mark.distributed
 def test_a_run_gives_up_where_the_second_machine_never_comes(tmp_path: Path) -> None:
     process = start(tmp_path, *SMALL, "trainer.num_nodes=2", "trainer.wait=4")
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=550)
     assert process.returncode == 1, errors[-2000:]
     waiting, given_up = errors.splitlines()
     assert "waiting for machine 1 of 2" in waiting
@@ -110,7 +110,7 @@ def test_two_machines_are_one_run(tmp_path: Path) -> None:
     place = {"MASTER_ADDR": HERE, "MASTER_PORT": str(find_free_network_port())}
     machines = [start(tmp_path, *SMALL, "trainer.num_nodes=2", **place, NODE_RANK=str(node)) for node in range(2)]
     for machine in machines:
-        _, errors = machine.communicate(timeout=300)
+        _, errors = machine.communicate(timeout=550)
         assert machine.returncode == 0, errors[-2000:]
     assert "8 labelled + 8 unlabelled (2 devices x 1 accumulated)" in (tmp_path / "out/run.log").read_text()
 
@@ -121,7 +121,7 @@ def test_torchrun(devices: int, tmp_path: Path) -> None:
     # It starts Python itself, and looks for its name among the parents of a process.
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *SMALL, f"trainer.devices={devices}"],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=550,
         check=False,
     )  # fmt: skip
     errors = done.stderr

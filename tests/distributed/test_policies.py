@@ -22,7 +22,7 @@ def test_two_processes_decide_as_one(tmp_path: Path) -> None:
         Process([sys.executable, str(SCRIPT), str(rank), str(tmp_path), port], cwd=tmp_path) for rank in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=550)
         assert process.returncode == 0, errors[-3000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = decide(0, 1)

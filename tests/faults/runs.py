@@ -41,7 +41,7 @@ def finish(process: Process, *, timeout: float = 600) -> tuple[int, str]:
     return process.wait(), "\n".join(line for line in text.splitlines() if not line.startswith("[W"))
 
 
-def wait_for(condition: Callable[[], bool], process: Process, *, timeout: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: Process, *, timeout: float = 550) -> None:
     """Wait until something is there, while the process lives."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -140,7 +140,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_for_end(pid: int, *, timeout: float = 60) -> None:
+def wait_for_end(pid: int, *, timeout: float = 300) -> None:
     """The other process ends by itself, not as an orphan that holds a GPU."""
     deadline = time.monotonic() + timeout
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:

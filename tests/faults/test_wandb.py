@@ -178,7 +178,7 @@ def test_a_server_that_fails_in_the_middle(kind: str, name: str, tmp_path: Path,
         process = start_runs((*LONG, "logger.offline=false"), folder=tmp_path, environment=environment_for(server.url))
         assert it_failed.wait(120)
         steps_before = logged_steps(tmp_path / "out") if (tmp_path / "out" / "metrics.csv").exists() else []
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=550)
         now = time.time()
         over.set()
     assert process.returncode == 0, errors[-3000:]
@@ -217,7 +217,7 @@ def test_its_own_process_is_killed_in_the_middle(tmp_path: Path, fault: Fault) -
     wait_for_record(tmp_path / "out", process)
     os.kill(child_of(process.pid, "wandb-core"), signal.SIGKILL)
     killed_at = logged_steps(tmp_path / "out")[-1]
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=550)
     assert process.returncode == 0, errors[-3000:]
     (line,) = said_by_us(errors)
     assert "the run goes on offline" in line

@@ -147,7 +147,7 @@ def test_two_ranks_hold_what_one_does(tmp_path: Path) -> None:
         for bank in (ring, labelled):
             bank.after_step(step_of())
     ranks = [Process([sys.executable, "-c", RANKS, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.communicate(timeout=300)[1] for process in ranks] == ["", ""]
+    assert [process.communicate(timeout=550)[1] for process in ranks] == ["", ""]
     assert [process.returncode for process in ranks] == [0, 0]
     for rank in range(2):
         for found, expected in zip(torch.load(tmp_path / f"{rank}.pt"), (ring, labelled), strict=True):
