@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn
 
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from tests.shortcuts import compose_once, draw_nothing
@@ -93,12 +93,6 @@ class Process:
         assert self._process.pid is not None
         self.pid = self._process.pid
         _started.append(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wait()
 
     @property
     def returncode(self) -> int | None:
@@ -219,8 +213,10 @@ def _num_ranks(words: Sequence[str]) -> int:
     """How many processes a run will start, itself included; one that is not foreseen starts as it does for users."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 1  # it is one of them
-    devices = [int(word.partition("=")[2]) for word in words if word.startswith("trainer.devices=")]
-    return devices[-1] if devices else 2 if "trainer=ddp_cpu" in words else 1
+    devices = [word.partition("=")[2] for word in words if word.startswith("trainer.devices=")]
+    if devices and devices[-1].isdecimal():
+        return int(devices[-1])
+    return 2 if "trainer=ddp_cpu" in words else 1
 
 
 def _status_of(words: list[str]) -> int:
