@@ -184,6 +184,8 @@ def _become(
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As at the start of Python; else that of its own start, for the workers of a loader too.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
