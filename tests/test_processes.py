@@ -18,7 +18,8 @@ from layermatch.cli import config_dir
 TELL = """
 import multiprocessing, os, sys, threading
 sys.stderr.write("an error\\n")
-print(sys.argv[1:], __name__, __spec__ and __spec__.name, os.getcwd(), os.environ.get("RANK"), sys.path[0], multiprocessing.get_start_method())
+print(sys.argv[1:], __name__, __spec__ and __spec__.name, os.getcwd())
+print(os.environ.get("RANK"), sys.path[0], multiprocessing.get_start_method())
 import beside
 threading.Timer(0.2, lambda: print("to the end")).start()
 if len(sys.argv) > 2:
