@@ -19,7 +19,7 @@ def test_a_process_that_ended_is_one_line(is_over: bool, caplog: pytest.LogCaptu
         if not is_over:
             logging.getLogger(OBSERVER).info(SAID)
     if is_over:
-        logging.getLogger(OBSERVER).warning(SAID)
+        logging.getLogger(OBSERVER).info(SAID)
     assert caplog.messages == ([] if is_over else [
         "error: another process of this run has ended (Child process with PID 7 terminated with code -9): go on with "
         "ckpt_path=last"
