@@ -7,10 +7,15 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Each test process computes on one thread, so that two of them share two cores without getting in each other's way.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
-# One test at a time: dealt in chunks, the slow ones, which stand together, all go to one process.
-PARALLEL := -n auto --maxprocesses 2 --maxschedchunk 1
+# One test at a time; those of a group go to one process, which makes what they share once.
+PARALLEL := -n auto --maxprocesses 2 --dist loadgroup
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-DISTRIBUTED_REPORT := .pytest_cache/distributed.xml
+REPORT := .pytest_cache/tests.xml
+# pytest fails by itself if it finds no test (status 5), but not if every test of several processes was skipped.
+CHECK_DISTRIBUTED = $(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
+  found = e.parse('$(REPORT)').findall('.//property[@name=\"distributed\"]/../..'); \
+  sys.exit(all(test.find('skipped') is not None for test in found))" \
+  || { echo "make $@: every distributed test was skipped" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo test test-fast test-distributed faults fault-page metrics-page lint format bench \
@@ -28,19 +33,15 @@ demo: require-run $(VENV)/.installed ## Train a small LayerMatch model on this m
 	$(BIN)/python -m layermatch.run $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run every test: slow and distributed ones too
-	$(PYTEST) -m "not distributed" $(PARALLEL)
-	@$(MAKE) --no-print-directory test-distributed
+	$(PYTEST) $(PARALLEL) --junitxml=$(REPORT)
+	@$(CHECK_DISTRIBUTED)
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that are neither slow nor distributed
 	$(PYTEST) -m "not slow and not distributed" $(PARALLEL)
 
-# Not in parallel: each of these tests starts processes of its own. pytest fails by itself if it finds no test (status
-# 5), but not if every test was skipped.
 test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; fail if none of them ran
-	$(PYTEST) -m distributed -n 0 --junitxml=$(DISTRIBUTED_REPORT)
-	@$(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
-	s = e.parse('$(DISTRIBUTED_REPORT)').find('testsuite'); sys.exit(s.get('tests') == s.get('skipped'))" \
-	|| { echo "make $@: every distributed test was skipped" >&2; exit 1; }
+	$(PYTEST) -m distributed $(PARALLEL) --junitxml=$(REPORT)
+	@$(CHECK_DISTRIBUTED)
 
 faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be survived; print what was lost
 	$(PYTEST) -n 0 --kills 20 --faults tests

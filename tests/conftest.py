@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tests.faults.runs import end_those_left
+from tests.processes import end_those_left
+from tests.shortcuts import blank, compose_once
 from tests.tables import (
     cell,
     fault,
@@ -40,6 +42,20 @@ __all__ = [
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _composed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        compose_once(patch.setattr)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs draw their pictures only where a test looks at these."""
+    with nullcontext() if request.node.get_closest_marker("pictures") else blank():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,13 @@ def function_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--faults``, keep the tests that the catalogue names, and those of the folders of faults."""
+    """With ``--faults``, keep the tests that the catalogue names, and those of the folders of faults.
+
+    What the report of a run says of its tests of several processes is looked at by ``make test``.
+    """
+    for item in items:
+        if item.get_closest_marker("distributed"):
+            item.user_properties.append(("distributed", "yes"))
     if not config.getoption("--faults"):
         return
     named = {name for fault in catalogue_of(config) for name in fault.tests}

@@ -23,6 +23,8 @@ from layermatch.figure_text import fonts_for, names_in_figure
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
 from layermatch.loggers import MetricsCsv
 
+pytestmark = pytest.mark.pictures
+
 #: Three names each.
 ODD = {
     "formula": ("$x_$", "5$ to 6$", "$\\frac$"), "backslash": ("\\$", "\\alpha", "a\\"),

@@ -17,6 +17,8 @@ from layermatch.data.sources import Digits, ImageSet
 from layermatch.figures import Curves, _curve_panels, _figures, _pairs, draw_curves, draw_mistakes, read_metrics
 from layermatch.metrics import CATALOGUE
 
+pytestmark = pytest.mark.pictures
+
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:
     columns = sorted({name for row in rows for name in row})

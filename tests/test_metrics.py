@@ -317,6 +317,7 @@ def rows_in(run_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("own_metrics")
 class TestAMethodFromOutside:
     def test_csv_and_results(self, out: Path) -> None:
         rows = rows_in(out)
@@ -327,6 +328,7 @@ class TestAMethodFromOutside:
         assert results["loss"]["entropy_bonus"] == pytest.approx(float(rows[-1]["loss/entropy_bonus"]))
         assert results["balance"] == {"largest": pytest.approx(0.25)}
 
+    @pytest.mark.pictures
     def test_figures(self, out: Path, tmp_path: Path) -> None:
         assert (out / "figures" / "balance.png").is_file()
         with (out / "metrics.csv").open() as file:
@@ -379,6 +381,7 @@ class TestAMethodFromOutside:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("own_metrics")
 def test_a_run_that_goes_on_without_own_metrics_leaves_none_behind(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loads((out / OWN_METRICS).read_text())[0].kind == SHARE
     start, end = PLUGIN.index("    metrics = ("), PLUGIN.index("    def losses")

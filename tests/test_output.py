@@ -148,7 +148,7 @@ def test_the_process_ends_with_its_own_status_and_without_a_word() -> None:
         assert process.stdout.readline() == b"first\n"
         process.stdout.close()
         process.stdin.close()
-        assert (process.wait(timeout=60), process.stderr.read()) == (3, b"")
+        assert (process.wait(timeout=300), process.stderr.read()) == (3, b"")
 
 
 def test_a_report_is_written_for_a_reader_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ def one_line_failures() -> Iterator[None]:
     handler, level = _ProcessEnded(), observer.level
     observer.addHandler(handler)
     observer.setLevel(logging.INFO)
+    # What it says itself is a second line; to the end, as it looks every five seconds, which may be after our own line.
+    observer.propagate = False
     try:
         yield
     except StoppedError:

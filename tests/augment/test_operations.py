@@ -48,7 +48,7 @@ def compare(name: str, images: Tensor, magnitudes: Tensor) -> tuple[int, float]:
 @pytest.mark.parametrize("name", list(OPERATIONS))
 @pytest.mark.parametrize("channels", [3, 1])
 def test_is_the_function_of_pil(name, channels, colour_images, grey_images, record_property):
-    images = colour_images if channels == 3 else grey_images
+    images = (colour_images if channels == 3 else grey_images)[700:1300]  # of both kinds
     figures = [compare(name, images, torch.full((len(images),), v)) for v in grid(name)]
     worst, equal = max(f[0] for f in figures), min(f[1] for f in figures)
     record_property("worst_difference", worst)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.distributed.test_ddp import SMALL
 
 import layermatch
@@ -28,9 +29,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def do(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words, cwd=cwd, env=ENVIRONMENT, timeout=240, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    return processes.run(words, cwd=cwd, env=ENVIRONMENT)
 
 
 def given(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import wandb
+from tests import processes
 from tests.cli.test_wrong_input import refused
 from tests.data import stand_ins
 
@@ -56,14 +56,23 @@ def test_what_wandb_does_not_take(
     assert list(in_empty_folder.iterdir()) == []
 
 
+#: As after ``ulimit -n 64``.
+LIMITED = """
+import resource
+from layermatch.run import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+main()
+"""
+
+
 @pytest.mark.slow
 def test_too_few_open_files_for_the_readers(tmp_path: Path) -> None:
     stand_ins.write_folder(tmp_path / "pictures")
-    command = (
-        f"ulimit -n 64; exec {sys.executable} -m layermatch.run run_dir=out experiment=folder data.root=pictures "
-        "data.num_workers=4 data.storage=lazy trainer.accelerator=cpu"
-    )
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = (
+        "run_dir=out", "experiment=folder", "data.root=pictures", "data.num_workers=4", "data.storage=lazy",
+        "trainer.accelerator=cpu",
+    )  # fmt: skip
+    done = processes.run([sys.executable, "-c", LIMITED, *words], cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert "data.num_workers=4 needs about" in line

@@ -46,6 +46,7 @@ def write_pictures(root: Path) -> None:
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
+@pytest.mark.pictures
 def test_a_run_and_its_report_take_every_name(
     cli: Callable[..., None], in_empty_folder: Path, capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture,

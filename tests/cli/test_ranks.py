@@ -68,13 +68,18 @@ def test_lightning_is_imported_whatever_the_shell_has_left_over(tmp_path: Path) 
     assert (tmp_path / "out" / "results.json").exists()
 
 
-#: Starts two processes as a launcher does; each writes what it takes itself for.
+#: Starts two processes as a launcher does; each writes what it takes itself for. They are forks, to import once.
 STAND_IN = """
-import os, subprocess, sys
-python, program, names, rest = sys.argv[1], sys.argv[2], sys.argv[3].split(","), sys.argv[4:]
+import os, sys
+import layermatch.launch
+program, names, rest = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
 for rank in range(2):
-    values = dict(zip(names, ("2", str(rank), str(rank), "2")))
-    subprocess.run([python, "-c", program], env=os.environ | values | dict(pair.split("=") for pair in rest))
+    if not os.fork():
+        os.environ.update(zip(names, ("2", str(rank), str(rank), "2")))
+        os.environ.update(pair.split("=") for pair in rest)
+        exec(program)
+        sys.exit()
+    os.wait()
 """
 TELL = """
 from layermatch import UserError
@@ -105,7 +110,7 @@ def test_processes_that_a_launcher_started_know_their_place(
     names = ",".join((launcher.size, launcher.rank, launcher.local_rank, launcher.local_size))
     given = ["SLURM_STEP_ID=0", *([more] if more else [])]
     done = subprocess.run(
-        [command, "-c", STAND_IN, sys.executable, TELL, names, *given], executable=sys.executable, cwd=tmp_path,
+        [command, "-c", STAND_IN, TELL, names, *given], executable=sys.executable, cwd=tmp_path,
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     lines = done.stdout.splitlines()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests import processes
 from tests.data import stand_ins
 
 from layermatch.checkpoints import read_checkpoint
@@ -34,6 +34,7 @@ def results_of(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "results.json").read_text())
 
 
+@pytest.mark.pictures
 def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli("run_dir=out", "trainer.max_steps=7", *SMALL)
     out = in_empty_folder / "out"
@@ -305,7 +306,7 @@ def test_wandb_goes_offline_with_one_line(in_empty_folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(in_empty_folder), "NETRC": str(in_empty_folder / "none"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "layermatch.run", "logger=wandb", "run_dir=out", "trainer.max_steps=3", *SMALL]
-    done = subprocess.run(command, cwd=in_empty_folder, env=environment, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=in_empty_folder, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stderr.splitlines() if line.startswith("W&B: no API key is configured")]
     assert "WARNING" not in done.stderr

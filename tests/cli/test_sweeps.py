@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.cli.test_wrong_input import refused
 from tests.data import stand_ins
-from tests.faults.runs import SMALL, finish, newest_step, same_training, start, wait_for
+from tests.faults.runs import SMALL, finish, newest_name, newest_step, same_training, start, wait_for
 from tests.test_config import settings_of
 
 Cli = Callable[..., None]
@@ -145,7 +145,7 @@ def test_jobs_that_change_the_working_directory(
 def test_a_sweep_that_is_asked_to_stop_goes_on(tmp_path: Path, fault: Callable[..., None]) -> None:
     command = ("-m", "run_dir=sw", "seed=0,1", *SMALL)
     process = start(tmp_path, *command, "trainer.max_steps=100000")
-    wait_for(lambda: newest_step(tmp_path / "sw" / "0") >= 10, process, timeout=200)
+    wait_for(lambda: newest_name(tmp_path / "sw" / "0") >= 10, process)
     process.terminate()
     status, text = finish(process)
     assert status == 75

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.processes import Process
 
 SMALL = (
     "data.batch_size=8", "data.mu=2", "data.num_val=50", "trainer.log_every=2", "eval_every=3",
@@ -45,13 +46,13 @@ def start_runs(
     folder: Path,
     environment: dict[str, str] | None = None,
     each: list[dict[str, str]] | None = None,
-) -> subprocess.Popen[str]:
+    pictures: bool = False,
+) -> Process:
     """Start the runs, one after the other in one process, in the same environment or ``each`` in its own."""
     jobs = list(zip(command_lines, each or [{}] * len(command_lines), strict=True))
-    return subprocess.Popen(
+    return Process(
         [sys.executable, "-c", SCRIPT, json.dumps(jobs)],
-        cwd=folder, env=clean_environment(folder) | (environment or {}), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, env=clean_environment(folder) | (environment or {}), pictures=pictures,
     )  # fmt: skip
 
 
@@ -60,10 +61,11 @@ def do_runs(
     folder: Path,
     environment: dict[str, str] | None = None,
     each: list[dict[str, str]] | None = None,
-    timeout: float = 300,
+    timeout: float = 550,
+    pictures: bool = False,
 ) -> tuple[str, str]:
     """As :func:`start_runs`, to the end; gives standard output and standard error."""
-    process = start_runs(*command_lines, folder=folder, environment=environment, each=each)
+    process = start_runs(*command_lines, folder=folder, environment=environment, each=each, pictures=pictures)
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors[-3000:]
     return output, errors

@@ -48,7 +48,7 @@ def test_the_search_is_one_that_wandb_knows() -> None:
 def wandb_command(*arguments: str, folder: Path, server: Server) -> str:
     done = subprocess.run(
         [str(Path(sys.executable).parent / "wandb"), *arguments], cwd=folder, capture_output=True, text=True,
-        env=clean_environment(folder) | environment_for(server.url), timeout=240, check=False,
+        env=clean_environment(folder) | environment_for(server.url), timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout + done.stderr

@@ -24,6 +24,7 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventAccumulator:
     return accumulator
 
 
+@pytest.mark.pictures
 def test_numbers_pictures_settings_and_results(events: EventAccumulator, tmp_path: Path) -> None:
     tags = events.Tags()
     with (tmp_path / "out" / "metrics.csv").open() as file:

@@ -6,13 +6,13 @@ import csv
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests import processes
 from tests.dashboards.commands import SMALL, clean_environment, do_runs
 from tests.dashboards.offline_file import WandbFile, wandb_files
 from tests.dashboards.servers import Server, environment_for
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
          *OFFLINE),
         ("run_dir=plain", "algorithm=supervised", "trainer.max_steps=2", "logger.log_checkpoint=last",
          *(setting for setting in OFFLINE if not setting.startswith("pseudo_labels"))),
-        folder=folder,
+        folder=folder, pictures=True,
     )  # fmt: skip
     return folder
 
@@ -54,7 +54,7 @@ def second(folder: Path) -> WandbFile:
     return read
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wandb_run")]
 
 
 def test_every_job_of_a_sweep_is_a_run_that_ended(folder: Path, second: WandbFile) -> None:
@@ -197,9 +197,7 @@ def test_one_run_for_all_processes(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "layermatch.run", "trainer=ddp_cpu", "run_dir=out", "trainer.max_steps=3", *OFFLINE
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True, timeout=240, check=False
-    )
+    done = processes.run(command, cwd=tmp_path, env=clean_environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     (read,) = wandb_files(tmp_path / "out")
     assert read.exit_code == 0
@@ -243,10 +241,7 @@ def test_what_wandb_refuses_is_said_once_and_a_failed_run_is_marked(tmp_path: Pa
         dashboard.log_metrics({"x": 3}, step=3)
         assert dashboard.experiment.anything_at_all is not None
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("W&B:")]
     assert "something was not logged" in line
@@ -271,10 +266,7 @@ dashboard.close(failed=False)
 
 
 def test_wandb_that_is_killed_before_it_wrote_leaves_nothing_that_sync_stops_at(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_ONCE], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "-c", KILLED_AT_ONCE], cwd=tmp_path, env=clean_environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("W&B:")]
     assert "the run goes on offline" in line
@@ -303,10 +295,7 @@ def test_curves_of_classes_with_odd_names_arrive(tmp_path: Path) -> None:
         dashboard.show_results({{"steps": 2, "classes": names, "confusion": confusion}})
         dashboard.close(failed=False)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "W&B:" not in done.stderr
     (read,) = wandb_files(tmp_path / "out")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from typing import Any
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from tests import processes
 from tests.data import stand_ins
+from tests.processes import Process
 
 from layermatch.agreement import Agreement
 from layermatch.errors import RunError, UserError
@@ -40,14 +41,13 @@ class Pair:
             "MASTER_PORT": str(find_free_network_port()), "XDG_CACHE_HOME": str(folder / "cache"),
         }  # fmt: skip
 
-    def start(self, rank: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.folder), *self.words], cwd=self.folder, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    def start(self, rank: int) -> Process:
+        return Process(
+            [sys.executable, str(SCRIPT), str(self.folder), *self.words], cwd=self.folder, ranks=1,
             env=self.environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )  # fmt: skip
 
-    def found(self, rank: int, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def found(self, rank: int, process: Process) -> dict[str, Any]:
         """What a process reports; waits for it."""
         path = self.folder / f"{rank}.json"
         while not path.exists():
@@ -56,8 +56,8 @@ class Pair:
         return json.loads(path.read_text())
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=300)
+def end(process: Process) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=550)
     return process.returncode, errors
 
 
@@ -80,10 +80,7 @@ def test_a_directory_that_is_named_by_the_time_is_one_for_both(tmp_path: Path) -
 def test_a_checkpoint_that_appears_meanwhile_is_nobodys(word: str, tmp_path: Path) -> None:
     steps = ("run_dir=out", "checkpoint.every_n_steps=1", "checkpoint.keep=2", "trainer.max_steps=2", "eval_every=9")
     alone = ("data.batch_size=4", "data.mu=1", "trainer.accelerator=cpu")
-    done = subprocess.run(
-        [sys.executable, "-m", "layermatch.run", *steps, *alone], cwd=tmp_path, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "-m", "layermatch.run", *steps, *alone], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     (tmp_path / "out" / "results.json").unlink()
     newest = tmp_path / "out" / "checkpoints" / "step-0000002.ckpt"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests import processes
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from layermatch.parts import ClassQueue, PeriodicShares, Step
 
@@ -42,7 +43,8 @@ def rank_main(rank: int, folder: str) -> None:
 
 @pytest.mark.distributed
 def test_two_processes_keep_what_one_does(tmp_path: Path) -> None:
-    spawn(rank_main, args=(str(tmp_path),), nprocs=2)
+    processes.stand_by()
+    start_processes(rank_main, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     expected = keep(slice(None))
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import processes
 from tests.conftest import digits_data
 from tests.dashboards.offline_file import wandb_files
 from tests.distributed.script import RULES
-from tests.faults.runs import finish, newest_step, wait_for
+from tests.faults.runs import finish, newest_name, newest_step, wait_for
 from tests.faults.runs import start as run_start
 
 from layermatch.data.steps import RawBatch, TrainingSteps
@@ -25,17 +26,14 @@ from layermatch.data.steps import RawBatch, TrainingSteps
 pytestmark = pytest.mark.distributed
 
 SCRIPT = Path(__file__).parent / "script.py"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SMALL = (
     "data.batch_size=4", "data.mu=1", "data.num_val=49", "eval_every=2", "trainer.max_steps=3",
     "trainer.precision=32-true",
 )  # fmt: skip
 
 
-def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=ENVIRONMENT, timeout=240, capture_output=True, text=True, check=False
-    )
+def start(*command: str, cwd: Path, ranks: int | None = None) -> subprocess.CompletedProcess[str]:
+    return processes.run([sys.executable, *command], cwd=cwd, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every rule, trained by one process with 8 labelled images a step and by two with 4 each."""
     out = tmp_path_factory.mktemp("runs")
     for devices, batch_size in ((1, 8), (2, 4)):
-        done = start(str(SCRIPT), str(devices), str(batch_size), str(out), cwd=out)
+        done = start(str(SCRIPT), str(devices), str(batch_size), str(out), cwd=out, ranks=devices)
         assert done.returncode == 0, done.stderr[-3000:]
     return out
 
@@ -52,6 +50,7 @@ TABLE = "two processes with half the batch each"
 BATCHES = "batches of two processes are those of one"
 
 
+@pytest.mark.xdist_group("ddp")
 @pytest.mark.parametrize("rule", RULES)
 def test_two_processes_are_one(rule: str, runs: Path, cell: Callable[..., None]) -> None:
     one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
@@ -77,6 +76,7 @@ LOGGED = {
 }  # fmt: skip
 
 
+@pytest.mark.xdist_group("ddp")
 @pytest.mark.parametrize("rule", RULES)
 def test_two_processes_log_what_one_does(rule: str, runs: Path) -> None:
     one, first, second = (torch.load(runs / f"{rule}-{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
@@ -98,6 +98,7 @@ def test_two_processes_log_what_one_does(rule: str, runs: Path) -> None:
     assert (one["predictions"]["prediction"] == first["predictions"]["prediction"]).sum() >= 358
 
 
+@pytest.mark.xdist_group("ddp")
 def test_to_measure_gradients_changes_no_bit_of_two_processes(runs: Path) -> None:
     for rank in range(2):
         measured, without = (
@@ -154,7 +155,7 @@ def test_a_stop_signal_to_either_process(tmp_path: Path, fault: Callable[..., No
     for to_child, resume in ((False, ()), (True, ("ckpt_path=last",))):
         process = run_start(tmp_path, *options, "trainer.max_steps=100000", *resume)
         before = newest_step(tmp_path / "out")
-        wait_for(lambda before=before: newest_step(tmp_path / "out") > before, process)
+        wait_for(lambda before=before: newest_name(tmp_path / "out") > before, process)
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
         os.kill(child if to_child else process.pid, signal.SIGTERM)
         status, text = finish(process)
@@ -221,7 +222,7 @@ def test_two_processes_go_on_in_the_middle_of_an_interval(tmp_path: Path) -> Non
 
 def test_a_sweep_of_two_process_jobs_does_not_hang(tmp_path: Path) -> None:
     options = ("seed=0,1", "trainer=ddp_cpu", "run_dir=sweep (1)", "logger=wandb", "logger.offline=true", *SMALL)
-    done = start("-m", "layermatch.run", "-m", *options, cwd=tmp_path)
+    done = start("-m", "layermatch.run", "-m", *options, cwd=tmp_path, ranks=3)  # one a job
     assert done.returncode == 0, done.stderr[-3000:]
     assert [results_of(tmp_path / "sweep (1)" / str(job))["seed"] for job in range(2)] == [0, 1]
     first, second = (shown for job in range(2) for shown in wandb_files(tmp_path / "sweep (1)" / str(job)))

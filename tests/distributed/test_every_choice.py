@@ -5,8 +5,6 @@ The choices are those of the configuration: a new file there is found here.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 from tests.distributed.every_choice import RUNS, train
+from tests.processes import Process
 from torch import Tensor
 
 # The first of them waits for all runs, which take some minutes where others use the cores.
-pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(1500), pytest.mark.xdist_group("every_choice"),
+]  # fmt: skip
 
 SCRIPT = Path(__file__).with_name("every_choice.py")
 
@@ -36,15 +37,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """By choice: one process with 8 labelled images a step, and both of two with 4 each."""
     out = tmp_path_factory.mktemp("runs")
     command = [sys.executable, str(SCRIPT), "2", "4", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=out, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as two:
-        try:
-            for choice in RUNS:  # meanwhile
-                train(choice, devices=1, batch_size=8, out=out)
-            _, errors = two.communicate(timeout=1200)
-        finally:
-            two.terminate()
-    assert two.returncode == 0, errors.decode()[-3000:]
+    two = Process(command, cwd=out, ranks=2)
+    try:
+        for choice in RUNS:  # meanwhile
+            train(choice, devices=1, batch_size=8, out=out)
+        _, errors = two.communicate(timeout=1200)
+    finally:
+        two.terminate()
+    assert two.returncode == 0, errors[-3000:]
     return {choice: tuple(torch.load(out / f"{choice}-{n}.pt") for n in ("1-0", "2-0", "2-1")) for choice in RUNS}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from tests.processes import Process
 from torch.distributed import TCPStore
 
 from layermatch.errors import RunError
@@ -27,11 +28,8 @@ SMALL = (
 HERE = "127.0.0.1"
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
-    )  # fmt: skip
+def start(folder: Path, *arguments: str, **variables: str) -> Process:
+    return Process([sys.executable, *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)
 
 
 def test_the_first_machine_says_whom_it_waits_for_and_gives_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -100,7 +98,7 @@ def test_a_port_in_use_is_one_line() -> None:
 @pytest.mark.distributed
 def test_a_run_gives_up_where_the_second_machine_never_comes(tmp_path: Path) -> None:
     process = start(tmp_path, *SMALL, "trainer.num_nodes=2", "trainer.wait=4")
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=550)
     assert process.returncode == 1, errors[-2000:]
     waiting, given_up = errors.splitlines()
     assert "waiting for machine 1 of 2" in waiting
@@ -112,7 +110,7 @@ def test_two_machines_are_one_run(tmp_path: Path) -> None:
     place = {"MASTER_ADDR": HERE, "MASTER_PORT": str(find_free_network_port())}
     machines = [start(tmp_path, *SMALL, "trainer.num_nodes=2", **place, NODE_RANK=str(node)) for node in range(2)]
     for machine in machines:
-        _, errors = machine.communicate(timeout=300)
+        _, errors = machine.communicate(timeout=550)
         assert machine.returncode == 0, errors[-2000:]
     assert "8 labelled + 8 unlabelled (2 devices x 1 accumulated)" in (tmp_path / "out/run.log").read_text()
 
@@ -120,12 +118,15 @@ def test_two_machines_are_one_run(tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize("devices", [1, 2])
 def test_torchrun(devices: int, tmp_path: Path) -> None:
-    process = start(
-        tmp_path, "-m", "torch.distributed.run", "--nproc_per_node=2", *SMALL, f"trainer.devices={devices}",
+    # It starts Python itself, and looks for its name among the parents of a process.
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *SMALL, f"trainer.devices={devices}"],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=550,
+        check=False,
     )  # fmt: skip
-    _, errors = process.communicate(timeout=300)
+    errors = done.stderr
     if devices == 2:
-        assert process.returncode == 0, errors[-2000:]
+        assert done.returncode == 0, errors[-2000:]
         assert json.loads((tmp_path / "out/results.json").read_text())["steps"] == 1
         return
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]

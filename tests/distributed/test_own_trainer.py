@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import processes
 
 from layermatch import SemiSupervisedData
 from layermatch.data.sources import Digits
@@ -17,9 +17,7 @@ SCRIPT = Path(__file__).with_name("own_trainer.py")
 
 @pytest.mark.distributed
 def test_each_process_gets_its_own_images_and_all_are_counted_once(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=400, check=False
-    )
+    done = processes.run([sys.executable, str(SCRIPT), str(tmp_path)], ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     one = SemiSupervisedData(Digits(), num_labels=10, num_val=49, batch_size=8, mu=2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from tests.distributed.policies_script import decide
+from tests.processes import Process
 
 SCRIPT = Path(__file__).parent / "policies_script.py"
 
@@ -20,14 +19,10 @@ SCRIPT = Path(__file__).parent / "policies_script.py"
 def test_two_processes_decide_as_one(tmp_path: Path) -> None:
     port = str(find_free_network_port())
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(tmp_path), port], text=True, stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+        Process([sys.executable, str(SCRIPT), str(rank), str(tmp_path), port], cwd=tmp_path) for rank in range(2)
+    ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=550)
         assert process.returncode == 0, errors[-3000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = decide(0, 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import processes
 
 from layermatch.data.batch import EvalBatch
 from layermatch.data.steps import EvalSteps
@@ -58,9 +57,7 @@ def test_three_processes_evaluate_two_images(tmp_path: Path) -> None:
         "data.image_size=8", "data.num_labels=2", "data.num_val=2", "data.batch_size=2", "data.mu=1", "eval_every=1",
         "trainer.max_steps=2", "trainer=ddp_cpu", "trainer.devices=3", "trainer.precision=32-true", "model=wrn_small",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
     results = json.loads((tmp_path / "out/results.json").read_text())

@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
         def chosen(settings: Settings, *, run_dir: Path, ckpt_path: Path | None, **_: Any) -> dict[str, Any]:
             report(folder, run_dir=str(run_dir), set_to=settings.run_dir, ckpt_path=ckpt_path and str(ckpt_path))
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 400
             while not (folder / "1.json").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             return {}

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
+from tests.processes import Process
 
 from layermatch.checkpoints import newest_checkpoint, read_checkpoint
 
@@ -22,34 +22,15 @@ SMALL = (
     "trainer.accelerator=cpu",
 )  # fmt: skip
 
-_started: list[subprocess.Popen[str]] = []
 
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, pictures: bool = False) -> Process:
     """``python -m layermatch.run ARGUMENTS`` in ``folder``; its processes are a group of their own."""
-    # A suite that nohup has started ignores SIGHUP, and what it starts would too.
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "layermatch.run", *arguments], cwd=folder, text=True, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    finally:
-        signal.signal(signal.SIGHUP, hangup)
-    _started.append(process)
-    return process
+    return Process(
+        [sys.executable, "-m", "layermatch.run", *arguments], cwd=folder, start_new_session=True, pictures=pictures
+    )
 
 
-def end_those_left() -> None:
-    """End what a test that failed has left running, and the processes that it started in turn."""
-    while _started:
-        process = _started.pop()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:
+def finish(process: Process, *, timeout: float = 600) -> tuple[int, str]:
     """Status and standard error of a process, once it has ended."""
     try:
         _, text = process.communicate(timeout=timeout)
@@ -57,14 +38,14 @@ def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int
         os.killpg(process.pid, signal.SIGKILL)
         _, text = process.communicate()
         raise AssertionError(f"it hung; its standard error was:\n{text}") from None
-    return process.returncode, "\n".join(line for line in text.splitlines() if not line.startswith("[W"))
+    return process.wait(), "\n".join(line for line in text.splitlines() if not line.startswith("[W"))
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: Process, *, timeout: float = 550) -> None:
     """Wait until something is there, while the process lives."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, process.written()[1]
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.005)
 
@@ -74,6 +55,11 @@ def newest_step(run_dir: Path) -> int:
     if not list((run_dir / "checkpoints").glob("*.ckpt")):
         return -1
     return int(read_checkpoint(newest_checkpoint(run_dir))["global_step"])
+
+
+def newest_name(run_dir: Path) -> int:
+    """The step of the newest checkpoint by its name: cheap enough to be asked all the time."""
+    return max((int(path.stem[5:]) for path in (run_dir / "checkpoints").glob("step-*.ckpt")), default=-1)
 
 
 def same_training(first: Path, second: Path) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.data import stand_ins
 from tests.faults.runs import finish, newest_step, start, wait_for
+from tests.processes import Process
 
 from layermatch import run as run_module
 from layermatch.augment import StrongView, WeakView
@@ -48,7 +48,7 @@ def settings(folder: Path, storage: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def endless_run(folder: Path, storage: str) -> Iterator[subprocess.Popen[str]]:
+def endless_run(folder: Path, storage: str) -> Iterator[Process]:
     """A run that only a fault will end, once it has written its first checkpoints."""
     process = start(folder, *settings(folder, storage), "trainer.max_steps=1000000")
     try:
@@ -63,7 +63,7 @@ def last_step(folder: Path) -> int:
     return max((int(path.stem.partition("-")[2]) for path in folder.glob("out/checkpoints/step-*.ckpt")), default=0)
 
 
-def one_line_of(process: subprocess.Popen[str]) -> str:
+def one_line_of(process: Process) -> str:
     """What a run said that ended by itself, and for something that happened to it."""
     status, text = finish(process)
     assert status == 1, text

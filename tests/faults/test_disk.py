@@ -167,7 +167,7 @@ def test_a_full_disk_costs_rows_of_the_metrics_and_no_more(
 @pytest.mark.slow
 def test_a_full_disk_costs_figures_and_not_the_results(small_disk: Path, fault: Callable[..., None]) -> None:
     out = small_disk / "out"
-    process = start(small_disk, "run_dir=out", "trainer.max_steps=20", *SMALL)
+    process = start(small_disk, "run_dir=out", "trainer.max_steps=20", *SMALL, pictures=True)
     wait_for((out / "figures/views.png").exists, process)
     shutil.rmtree(out / "figures")
     (out / "figures").mkdir()

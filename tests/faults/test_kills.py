@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.runs import SMALL, finish, newest_step, same_training, start, wait_for
+from tests.faults.runs import SMALL, finish, newest_name, newest_step, same_training, start, wait_for
 
 from layermatch.checkpoints import newest_checkpoint, read_checkpoint
 
@@ -55,11 +55,6 @@ def test_the_process_at_random_moments(
         survived += newest_step(out) > before
     assert resume_and_compare(tmp_path, whole_run)
     fault("kill -9 of the process at random moments", tried=kills, survived=survived, lost="< 10 steps (one interval)")
-
-
-def newest_name(run_dir: Path) -> int:
-    """The step of the newest checkpoint by its name: cheap enough to be asked all the time."""
-    return max((int(path.stem[5:]) for path in (run_dir / "checkpoints").glob("step-*.ckpt")), default=-1)
 
 
 def test_the_process_while_it_writes_a_checkpoint(
@@ -145,7 +140,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_for_end(pid: int, *, timeout: float = 60) -> None:
+def wait_for_end(pid: int, *, timeout: float = 300) -> None:
     """The other process ends by itself, not as an orphan that holds a GPU."""
     deadline = time.monotonic() + timeout
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:

@@ -62,7 +62,7 @@ def send_to_this_process(number: int, sign: Path) -> threading.Thread:
     """Send this process a signal once a file is there."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not sign.exists() and time.monotonic() < deadline:
             time.sleep(0.002)
         os.kill(os.getpid(), number)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.runs import SMALL, finish, newest_step, start, wait_for
+from tests.faults.runs import SMALL, finish, newest_name, newest_step, start, wait_for
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_second_run_in_a_directory_in_use(tmp_path: Path, fault: Callable[..., None]) -> None:
     first = start(tmp_path, "run_dir=out", "trainer.max_steps=100000", *SMALL)
-    wait_for(lambda: newest_step(tmp_path / "out") >= 10, first)
+    wait_for(lambda: newest_name(tmp_path / "out") >= 10, first)
     second = start(tmp_path, "run_dir=out", "trainer.max_steps=100000", *SMALL, "ckpt_path=last")
     status, text = finish(second)
     assert (status, text) == (

@@ -22,6 +22,7 @@ import pytest
 from tests.dashboards.commands import SMALL, clean_environment, do_runs, start_runs
 from tests.dashboards.offline_file import WandbFile, wandb_files
 from tests.dashboards.servers import KEY, Server, closed_port, environment_for, silent_server
+from tests.processes import Process
 
 from layermatch.dashboards.reachable import CHECK_SECONDS
 from layermatch.dashboards.wandb_run import EMPTY_RECORD
@@ -124,6 +125,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
     return Starts(runs, now - took["ended"])
 
 
+@pytest.mark.xdist_group("starts")
 @pytest.mark.parametrize(
     ("kind", "name", "said", "waiting"),
     [
@@ -150,6 +152,7 @@ def test_a_server_that_is_not_there_makes_an_offline_run(
     fault(f"W&B: {name}", tried=1, survived=1, lost="nothing")
 
 
+@pytest.mark.xdist_group("starts")
 def test_no_server_holds_up_the_exit(starts: Starts) -> None:
     assert starts.seconds_at_exit < 8
 
@@ -157,6 +160,7 @@ def test_no_server_holds_up_the_exit(starts: Starts) -> None:
 # -------------------------------------------------------------------------------------------------------- in the middle
 
 
+@pytest.mark.xdist_group("starts")
 @pytest.mark.parametrize(("kind", "name"), [("dies", "the server dies"), ("stalls", "the server stops answering")])
 def test_a_server_that_fails_in_the_middle(kind: str, name: str, tmp_path: Path, starts: Starts, fault: Fault) -> None:
     it_failed, over = threading.Event(), threading.Event()
@@ -174,7 +178,7 @@ def test_a_server_that_fails_in_the_middle(kind: str, name: str, tmp_path: Path,
         process = start_runs((*LONG, "logger.offline=false"), folder=tmp_path, environment=environment_for(server.url))
         assert it_failed.wait(120)
         steps_before = logged_steps(tmp_path / "out") if (tmp_path / "out" / "metrics.csv").exists() else []
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=550)
         now = time.time()
         over.set()
     assert process.returncode == 0, errors[-3000:]
@@ -213,7 +217,7 @@ def test_its_own_process_is_killed_in_the_middle(tmp_path: Path, fault: Fault) -
     wait_for_record(tmp_path / "out", process)
     os.kill(child_of(process.pid, "wandb-core"), signal.SIGKILL)
     killed_at = logged_steps(tmp_path / "out")[-1]
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=550)
     assert process.returncode == 0, errors[-3000:]
     (line,) = said_by_us(errors)
     assert "the run goes on offline" in line
@@ -228,7 +232,7 @@ def test_its_own_process_is_killed_in_the_middle(tmp_path: Path, fault: Fault) -
     fault("W&B: its own process is killed", tried=1, survived=1, lost="up to 15 s of W&B's copy of the curves")
 
 
-def wait_for_step(run_dir: Path, process: subprocess.Popen[str], step: int) -> None:
+def wait_for_step(run_dir: Path, process: Process, step: int) -> None:
     while process.poll() is None:
         if (run_dir / "metrics.csv").exists() and logged_steps(run_dir)[-1:] >= [step]:
             return
@@ -236,7 +240,7 @@ def wait_for_step(run_dir: Path, process: subprocess.Popen[str], step: int) -> N
     raise AssertionError(process.communicate()[1][-3000:])
 
 
-def wait_for_record(run_dir: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_record(run_dir: Path, process: Process) -> None:
     """Until W&B has written its file for the first time, which it does every 15 seconds."""
     while process.poll() is None:
         if any(path.stat().st_size > EMPTY_RECORD for path in run_dir.glob("wandb/offline-run-*/run-*.wandb")):

@@ -83,7 +83,8 @@ def gradients(loss: Tensor, module: SemiSupervisedModule, group: str) -> dict[st
 def refusal(method: str, rule: str) -> str:
     """Why a pair does not build; empty where it does."""
     try:
-        build(compose_settings(f"algorithm={method}", f"layerwise={rule}"))
+        raw = compose_settings(f"algorithm={method}").raw
+        build(Settings.parse(raw | {"layerwise": composed(f"layerwise={rule}")["layerwise"]}))
     except UserError as error:
         return str(error)
     return ""

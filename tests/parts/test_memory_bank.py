@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests import given
+from tests.processes import Process
 from torch import Tensor, nn
 
 from layermatch.errors import UserError
@@ -146,8 +146,9 @@ def test_two_ranks_hold_what_one_does(tmp_path: Path) -> None:
         labelled.see(keys, label=label, indices=indices)
         for bank in (ring, labelled):
             bank.after_step(step_of())
-    ranks = [subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    ranks = [Process([sys.executable, "-c", RANKS, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.communicate(timeout=550)[1] for process in ranks] == ["", ""]
+    assert [process.returncode for process in ranks] == [0, 0]
     for rank in range(2):
         for found, expected in zip(torch.load(tmp_path / f"{rank}.pt"), (ring, labelled), strict=True):
             assert all(torch.equal(value, found[name]) for name, value in expected.state_dict().items())

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import processes
 from tests.policies import two_processes
+from torch.multiprocessing.spawn import start_processes
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(two_processes.run, args=(tmp_path,), nprocs=2)
+    processes.stand_by()
+    start_processes(two_processes.run, args=(tmp_path,), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, policy in two_processes.policies().items():
         whole = two_processes.train(policy, slice(None))

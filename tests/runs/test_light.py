@@ -31,7 +31,7 @@ SCRIPT = """if True:
 def imported_by(run_dir: Path, *modules: str) -> set[str]:
     """The packages that are imported after modules, and all in them, were, and a run was read."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(run_dir), *modules], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", SCRIPT, str(run_dir), *modules], capture_output=True, text=True, check=True, timeout=300
     )
     is_finished, kind, names = json.loads(done.stdout)
     assert is_finished

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests import processes
 from tests.report.made_runs import make_run
 
 from layermatch.runs.layout import LOCK
@@ -214,14 +215,14 @@ class Terminal:
         """Without colours; what switches the screen stays."""
         return re.sub(r"\x1b\[[0-9;]*m", "", self.written)
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while text not in self.text:
             assert time.monotonic() < end, f"{text!r} did not come: {self.text[-2000:]}"
             assert self.process.poll() is None or text in self.text, self.text[-2000:]
             time.sleep(0.05)
 
-    def ended(self, seconds: float = 60) -> int:
+    def ended(self, seconds: float = 300) -> int:
         status = self.process.wait(timeout=seconds)
         self._reader.join(timeout=5)
         return status
@@ -280,9 +281,9 @@ def test_a_real_run_is_followed_to_its_end(tmp_path: Path) -> None:
     ):
         terminal.wait_for("empty: waiting for a run")
         command = [sys.executable, "-m", "layermatch.run", *settings, f"run_dir={path}"]
-        subprocess.run(command, capture_output=True, check=True, timeout=300)
+        assert processes.run(command).returncode == 0
         assert terminal.ended() == 0
-        assert pipe.wait(timeout=60) == 0
+        assert pipe.wait(timeout=300) == 0
     assert (tmp_path / "err").read_text() == ""
     output = (tmp_path / "out").read_text()
     for word in ("running", "ETA ", "steps/s", "Loss of the extractor", "Pseudo-labels that count"):

@@ -33,7 +33,7 @@ def test_every_kind_is_written_and_read(tmp_path: Path, kind: str) -> None:
 
 def test_the_script_runs_on_its_own(tmp_path: Path) -> None:
     arguments = ["stl10", str(tmp_path), "--num-unlabelled", "7", "--num-labelled", "20"]
-    subprocess.run([sys.executable, str(Path(stand_ins.__file__)), *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, str(Path(stand_ins.__file__)), *arguments], check=True, timeout=300)
     data = STL10(root=tmp_path, verify=False).load()
     assert data.unlabelled is not None
     assert (len(data.labelled), len(data.unlabelled)) == (20, 7)

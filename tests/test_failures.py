@@ -1,0 +1,26 @@
+"""What happens to the processes of a run is one line."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from layermatch.failures import one_line_failures
+
+OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
+SAID = "[rank: 1] Child process with PID 7 terminated with code -9. Forcefully terminating all other processes"
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_process_that_ended_is_one_line(is_over: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Lightning looks every five seconds: where the machine is slow, the run has said its own line before."""
+    with one_line_failures():
+        if not is_over:
+            logging.getLogger(OBSERVER).info(SAID)
+    if is_over:
+        logging.getLogger(OBSERVER).info(SAID)
+    assert caplog.messages == ([] if is_over else [
+        "error: another process of this run has ended (Child process with PID 7 terminated with code -9): go on with "
+        "ckpt_path=last"
+    ])  # fmt: skip
