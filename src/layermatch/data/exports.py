@@ -1,8 +1,8 @@
 """Image classifications as other tools export them: Label Studio, CVAT, FiftyOne.
 
-Written by the tools' own descriptions of their formats: Label Studio 1.x (``JSON``, which are its raw tasks,
-``JSON_MIN``, ``CSV`` and ``TSV``), "CVAT for images 1.1" (tags in ``annotations.xml``, alone or in the ZIP file), and FiftyOne's
-``FiftyOneImageClassificationDataset`` (``labels.json`` beside ``data/``).
+Written by the tools' own descriptions of their formats: Label Studio 1.x (``JSON``, which are its raw tasks, and
+``JSON_MIN``, ``CSV`` and ``TSV``), "CVAT for images 1.1" (tags in ``annotations.xml``, alone or in the ZIP file), and
+FiftyOne's ``FiftyOneImageClassificationDataset`` (``labels.json`` beside ``data/``).
 """
 
 from __future__ import annotations
