@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA, Metric
+from layermatch.catalogue import Metric
+from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import METRICS, RESULTS, checkpoints_in, step_of
 from layermatch.runs.metrics_file import MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
