@@ -392,7 +392,9 @@ def _evaluation(
     try:
         method.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"ckpt_path={path} is of another method than {type(method).__name__}: {_first(error)}") from error
+        raise UserError(
+            f"ckpt_path={path} is of another method than {type(method).__name__}: {_first(error)}"
+        ) from error
     return method.outputs
 
 
@@ -442,9 +444,7 @@ def _computing(device: str | torch.device, settings: Settings | None, recipe: Re
         return place, recipe.precision, recipe.channels_last
     trainer = settings.trainer
     accelerator = {"cuda": "gpu"}.get(place.type, place.type)
-    chosen = choose_device(
-        accelerator=accelerator, precision=trainer.precision, channels_last=trainer.channels_last
-    )
+    chosen = choose_device(accelerator=accelerator, precision=trainer.precision, channels_last=trainer.channels_last)
     return place, chosen.precision, chosen.channels_last
 
 
