@@ -113,7 +113,7 @@ def test_a_device_that_is_not_there(tiny_run: TinyRun, device: str) -> None:
         Predictor.load(tiny_run.ckpt_path, device=device)
 
 
-# -------------------------------------------------------------------------------------------------- scripts of one's own
+# ------------------------------------------------------------------------------------------------- scripts of ones own
 
 
 def extractor() -> nn.Module:

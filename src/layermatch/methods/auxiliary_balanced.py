@@ -130,4 +130,4 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
     @property
     def evaluated_head(self) -> str | None:
         """The auxiliary head; see :class:`Method`."""
-        return BALANCED if type(self).outputs is AuxiliaryBalanced.outputs else None
+        return BALANCED if type(self).outputs is AuxiliaryBalancedClassifier.outputs else None
