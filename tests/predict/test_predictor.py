@@ -113,7 +113,7 @@ def test_a_device_that_is_not_there(tiny_run: TinyRun, device: str) -> None:
         Predictor.load(tiny_run.ckpt_path, device=device)
 
 
-# ------------------------------------------------------------------------------------------------- scripts of ones own
+# ------------------------------------------------------------------------------------------- scripts of one's own
 
 
 def extractor() -> nn.Module:
