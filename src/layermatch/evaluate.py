@@ -22,7 +22,7 @@ from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
-__all__ = ["evaluate", "main"]
+__all__ = ["check_debug", "evaluate", "main"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
@@ -94,15 +94,22 @@ def _settings(
     return settings
 
 
-def _check_debug(choice: str | None) -> None:
-    """Refuse a choice that changes what a run does, which is over."""
+def check_debug(choice: str | None) -> None:
+    """Refuse a choice that changes what a run does, which is over.
+
+    Args:
+        choice: The file of conf/debug.
+
+    Raises:
+        UserError: It changes a run.
+    """
     if choice not in {None, *DEBUG}:
         raise UserError(f"debug={choice} changes a run, and this is none: choose one of {', '.join(DEBUG)}")
 
 
 def _evaluate(config: DictConfig) -> None:
     settings = plain(config)
-    _check_debug(HydraConfig.get().runtime.choices.get("debug"))
+    check_debug(HydraConfig.get().runtime.choices.get("debug"))
     names = ("ckpt_path", "split", "plugins", *SECTIONS_GIVEN)
     check_keys("", settings, names)
     for name in names:

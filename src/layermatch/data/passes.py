@@ -23,7 +23,7 @@ from layermatch.data.loader import BatchLoader, loader_errors
 from layermatch.data.wording import printable
 from layermatch.errors import UserError
 
-__all__ = ["BadFiles", "check_all", "folder_of", "read_all"]
+__all__ = ["BadFiles", "check_all", "folder_of", "progress", "read_all"]
 
 #: Fewer image files than this are decoded in this process: it takes less time than to start others.
 _FEW_FILES = 500
@@ -139,7 +139,7 @@ def _pass(
         workers = min(os.cpu_count() or 1, _MAX_WORKERS) if num_workers is None else num_workers
     # Its own generator: else the loader would draw from torch's, and whether there is a cache would change that.
     loader = BatchLoader(chunks, batch_size=None, num_workers=workers, generator=torch.Generator())
-    with loader_errors(), _progress(what, len(images)) as advance:
+    with loader_errors(), progress(what, len(images)) as advance:
         for rows, (pixels, found) in zip(chunks.rows, loader, strict=True):
             bad.add((path, why) for path, why in found)
             yield pixels.numpy(), rows
@@ -167,8 +167,16 @@ class _Chunks(Dataset[Any]):
 
 
 @contextmanager
-def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line now and then, so that short work has none."""
+def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere a line now and then, so that short work has none.
+
+    Args:
+        text: What is being done.
+        total: The number of images.
+
+    Yields:
+        What to call with a number of images that are done.
+    """
     reporter = Reporter()
     if reporter.is_interactive:
         columns = (TextColumn(text), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
