@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
+from layermatch.runs.directory import replace_text
 
-__all__ = ["calibration_path", "digest_of", "read_calibration"]
+__all__ = ["calibration_path", "digest_of", "read_calibration", "write_calibration"]
 
 #: What the name of the file ends with, in the place of the checkpoint's ``.ckpt``.
 ENDING = ".calibration.json"
@@ -74,3 +76,30 @@ def read_calibration(ckpt_path: Path, *, digest: str, weights: str) -> dict[str,
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no calibration ({type(error).__name__}: {error}): remove it") from error
     return dict(found) | {"temperature": temperature}
+
+
+def write_calibration(ckpt_path: Path, *, digest: str, weights: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write the calibration of a checkpoint beside it; the checkpoint stays as it is.
+
+    Args:
+        ckpt_path: The path of the checkpoint.
+        digest: The digest of its bytes.
+        weights: ``ema`` and ``live``, each with a ``temperature`` and whatever else is known.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: A file of that name is there, and is no calibration.
+        RunError: It cannot be written.
+    """
+    path = calibration_path(ckpt_path)
+    if path.exists():
+        read_calibration(ckpt_path, digest=digest, weights=next(iter(weights)))  # refuses what is none
+    try:
+        replace_text(path, json.dumps({"checkpoint": digest, "weights": weights}, indent=1) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}: make room, then give the command again"
+        ) from error
+    return path

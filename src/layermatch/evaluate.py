@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from layermatch.build import build_parts, build_trainer
+from layermatch.build import RunParts, build_parts, build_trainer
 from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
@@ -22,7 +22,7 @@ from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
-__all__ = ["check_debug", "evaluate", "main"]
+__all__ = ["check_debug", "evaluate", "main", "rebuild"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
@@ -55,6 +55,32 @@ def evaluate(
     Raises:
         UserError: The checkpoint cannot be read or does not fit, or there are no such images.
     """
+    settings, parts = rebuild(ckpt_path, split=split, overrides=overrides, plugins=plugins)
+    ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
+    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
+    run = trainer.test if split == "test" else trainer.validate
+    run(parts.algorithm, datamodule=parts.data, verbose=False)
+    return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
+
+
+def rebuild(
+    ckpt_path: str | Path,
+    *,
+    split: str = "test",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    plugins: tuple[str, ...] = (),
+) -> tuple[Settings, RunParts]:
+    """What the run of a checkpoint was made of, with its weights and the images to evaluate on.
+
+    Args:
+        ckpt_path: A ``.ckpt`` file of a run.
+        split: The images: ``test`` or ``val``.
+        overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
+        plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.
+
+    Raises:
+        UserError: The checkpoint cannot be read or does not fit, or there are no such images.
+    """
     check_choice("split", split, ("test", "val"))
     take_rank(find_launch(devices=1, num_nodes=1, is_fixed=True))
     ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
@@ -72,10 +98,7 @@ def evaluate(
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:
         raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
-    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
-    run = trainer.test if split == "test" else trainer.validate
-    run(parts.algorithm, datamodule=parts.data, verbose=False)
-    return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
+    return settings, parts
 
 
 def _settings(
