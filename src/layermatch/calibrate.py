@@ -15,13 +15,12 @@ from torch import Tensor
 from layermatch.build import build_trainer
 from layermatch.calibration import digest_of, write_calibration
 from layermatch.callbacks.validation_logits import ValidationLogits
-from layermatch.checkpoints import CHECKPOINT_KEY, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
 from layermatch.console import Reporter, table
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError
-from layermatch.evaluate import SECTIONS_GIVEN, check_debug, rebuild
+from layermatch.evaluate import SECTIONS_GIVEN, NoImagesError, check_debug, rebuild
 from layermatch.functional.calibration import Reliability, fit_temperature, reliability
 from layermatch.predictor import resolve_checkpoint_file
 from layermatch.quiet import quiet_libraries
@@ -55,31 +54,19 @@ def calibrate(
             fits.
     """
     path = resolve_checkpoint_file(ckpt_path)
-    _check_validation(path)
-    settings, parts = rebuild(path, split="val", overrides=overrides, plugins=plugins)
+    try:
+        settings, parts = rebuild(path, split="val", overrides=overrides, plugins=plugins)
+    except NoImagesError as error:
+        raise UserError(
+            f"ckpt_path={path}: its run had no validation images, which a temperature is fitted on: train with "
+            f"data.num_val=NUMBER"
+        ) from error
     seen = ValidationLogits()
     trainer = build_trainer(settings, run_dir=path.parent, callbacks=[seen], loggers=[])
     trainer.validate(parts.algorithm, datamodule=parts.data, verbose=False)
     label = torch.cat(seen.label)
     found = {weights: _fitted(torch.cat(logits), label) for weights, logits in seen.of.items()}
     return write_calibration(path, digest=digest_of(path), weights=found), found
-
-
-def _check_validation(path: Path) -> None:
-    """Refuse a run without validation images before its data are read."""
-    saved = read_checkpoint(path)
-    data = saved[CHECKPOINT_KEY]["settings"].get("data", {})
-    # A folder or a manifest may have validation images of its own, which no split holds out.
-    has_own = isinstance(data, Mapping) and data.get("root") is not None
-    if not stored_split(saved, path).validation and not has_own:
-        raise UserError(_no_validation(path))
-
-
-def _no_validation(path: Path) -> str:
-    return (
-        f"ckpt_path={path}: its run held out no validation images, which a temperature is fitted on: train with "
-        f"data.num_val=NUMBER"
-    )
 
 
 def _fitted(logits: Tensor, label: Tensor) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
-__all__ = ["check_debug", "evaluate", "main", "rebuild"]
+__all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
@@ -32,6 +32,10 @@ SECTIONS_GIVEN = ("data", "trainer")
 
 #: The files of conf/debug that change no setting.
 DEBUG = ("none", "tracebacks")
+
+
+class NoImagesError(UserError):
+    """The run of a checkpoint had no images of the part that is asked for."""
 
 
 def evaluate(
@@ -97,7 +101,7 @@ def rebuild(
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:
-        raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
+        raise NoImagesError(f"split={split}: the run that wrote {ckpt_path} had no such images")
     return settings, parts
 
 

@@ -101,9 +101,14 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return float(F.cross_entropy(logits / math.exp(log_temperature), label))
 
+    if bool((logits.argmax(dim=1) == label).all()):  # the likelihood grows for ever as T falls
+        raise _no_fit(label, "every image is right, with any confidence")
     low, high = math.log(LOWEST), math.log(HIGHEST)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    if not low + 1e-3 < found.x < high - 1e-3:
-        what = "every image is right, with any confidence" if found.x < 0 else "the logits tell nothing of the classes"
-        raise UserError(f"no temperature fits {len(label):,} images: {what}: give more validation images")
+    if found.x > high - 1e-3:
+        raise _no_fit(label, "the logits tell nothing of the classes")
     return math.exp(found.x)
+
+
+def _no_fit(label: Tensor, why: str) -> UserError:
+    return UserError(f"no temperature fits {len(label):,} images: {why}: give more validation images")

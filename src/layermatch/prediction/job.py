@@ -275,7 +275,7 @@ class Job:
         Args:
             number: The number of the chunk.
         """
-        with np.load(self.chunk_path(number), allow_pickle=False) as arrays:
+        with self.chunk_path(number).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def write_chunk(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
