@@ -94,8 +94,8 @@ class Predictor:
     """A trained network, with all that is done to an image before it: what ``evaluate`` computes, for any image.
 
     Made by :meth:`load`. Called with images it gives class probabilities and features. With the images, the batches
-    and the device of an evaluation, the numbers are those of the evaluation to the bit, unless the weights were
-    calibrated (then divide by ``temperature=1``, see :meth:`load`) or the run had ``compile=true``.
+    and the device of an evaluation, the numbers are those of the evaluation to the bit; but for calibrated weights,
+    unless ``load(..., temperature=1)`` asks for it, and for runs with ``compile=true``, as nothing is compiled here.
 
     Attributes:
         network: The network, in evaluation mode; by default with the averaged weights.
@@ -194,7 +194,7 @@ class Predictor:
         _put_weights(made, saved["state_dict"], prefix=WEIGHTS[weights], path=path)
         place, precision, channels_last = _computing(device, parsed, recipe)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        made = made.to(place, memory_format=layout).requires_grad_(False).eval()
+        made = made.to(place).to(memory_format=layout).requires_grad_(False).eval()
         if temperature is None:
             temperature = 1.0 if calibration is None else calibration["temperature"]
         return cls(
@@ -267,7 +267,7 @@ class Predictor:
         """
         if isinstance(images, Tensor):
             self._check(images)
-            parts = [self._predict(part) for part in images.split(self.batch_size)]
+            parts = [self._predict(part) for part in torch.split(images, self.batch_size)]
         else:
             pictures = [images] if isinstance(images, str | Path | Image.Image) else list(images)
             firsts = range(0, len(pictures), self.batch_size)

@@ -303,7 +303,7 @@ class FeatureFile:
 
     def _write_header(self) -> None:
         """The header has room for the number of rows, which is known at the end alone."""
-        np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+        np.lib.format.write_array_header_1_0(
             self._file, {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._width)}
         )
 

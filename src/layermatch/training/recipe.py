@@ -92,8 +92,9 @@ class Recipe:
         Raises:
             KeyError: One is missing.
         """
-        given = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        listed = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**{**given, **listed})
 
     @property
     def problem(self) -> Problem:
