@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from layermatch.build import build_parts, build_trainer
+from layermatch.build import RunParts, build_parts, build_trainer
 from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, read_checkpoint, stored_split
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
@@ -22,7 +22,7 @@ from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
-__all__ = ["evaluate", "main"]
+__all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
@@ -32,6 +32,10 @@ SECTIONS_GIVEN = ("data", "trainer")
 
 #: The files of conf/debug that change no setting.
 DEBUG = ("none", "tracebacks")
+
+
+class NoImagesError(UserError):
+    """The run of a checkpoint had no images of the part that is asked for."""
 
 
 def evaluate(
@@ -55,6 +59,33 @@ def evaluate(
     Raises:
         UserError: The checkpoint cannot be read or does not fit, or there are no such images.
     """
+    settings, parts = rebuild(ckpt_path, split=split, overrides=overrides, plugins=plugins)
+    ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
+    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
+    run = trainer.test if split == "test" else trainer.validate
+    with settings.data.named_in_errors(), loader_errors():
+        run(parts.algorithm, datamodule=parts.data, verbose=False)
+    return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
+
+
+def rebuild(
+    ckpt_path: str | Path,
+    *,
+    split: str = "test",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    plugins: tuple[str, ...] = (),
+) -> tuple[Settings, RunParts]:
+    """What the run of a checkpoint was made of, with its weights and the images to evaluate on.
+
+    Args:
+        ckpt_path: A ``.ckpt`` file of a run.
+        split: The images: ``test`` or ``val``.
+        overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
+        plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.
+
+    Raises:
+        UserError: The checkpoint cannot be read or does not fit, or there are no such images.
+    """
     check_choice("split", split, ("test", "val"))
     take_rank(find_launch(devices=1, num_nodes=1, is_fixed=True))
     ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
@@ -71,12 +102,8 @@ def evaluate(
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:
-        raise UserError(f"split={split}: the run that wrote {ckpt_path} had no such images")
-    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
-    run = trainer.test if split == "test" else trainer.validate
-    with settings.data.named_in_errors(), loader_errors():
-        run(parts.algorithm, datamodule=parts.data, verbose=False)
-    return {metric.path[-1]: parts.algorithm.latest[metric.name] for metric in accuracies(split).values()}
+        raise NoImagesError(f"split={split}: the run that wrote {ckpt_path} had no such images")
+    return settings, parts
 
 
 def _settings(
@@ -95,15 +122,22 @@ def _settings(
     return settings
 
 
-def _check_debug(choice: str | None) -> None:
-    """Refuse a choice that changes what a run does, which is over."""
+def check_debug(choice: str | None) -> None:
+    """Refuse a choice that changes what a run does, which is over.
+
+    Args:
+        choice: The file of conf/debug.
+
+    Raises:
+        UserError: It changes a run.
+    """
     if choice not in {None, *DEBUG}:
         raise UserError(f"debug={choice} changes a run, and this is none: choose one of {', '.join(DEBUG)}")
 
 
 def _evaluate(config: DictConfig) -> None:
     settings = plain(config)
-    _check_debug(HydraConfig.get().runtime.choices.get("debug"))
+    check_debug(HydraConfig.get().runtime.choices.get("debug"))
     names = ("ckpt_path", "split", "plugins", *SECTIONS_GIVEN)
     check_keys("", settings, names)
     for name in names:

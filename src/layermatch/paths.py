@@ -21,6 +21,13 @@ PATHS = {
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
     "data.manifest": "a CSV or Parquet file",
+    "input": "a folder, a manifest, a list of files or an image",
+    "root": "a folder",
+    "output": "a .csv or .parquet file",
+    "features": "a .npy file",
+    "gallery": "an .html file",
+    "copy_to": "a folder",
+    "link_to": "a folder",
 }
 
 #: Values of ``ckpt_path`` that name no file.

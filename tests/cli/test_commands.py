@@ -48,7 +48,7 @@ def test_all_commands_are_listed(
     given(monkeypatch, *words)
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert {"run", "evaluate", "report", "watch", "bench"} <= set(commands())
+    assert {"run", "evaluate", "predict", "calibrate", "report", "watch", "bench"} <= set(commands())
     for name, summary in commands().items():
         assert len(summary.split()) >= 3, name
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]

@@ -16,7 +16,16 @@ from layermatch.data.decoding import is_image
 from layermatch.data.wording import printable
 from layermatch.errors import UserError
 
-__all__ = ["Found", "Unused", "find_images", "is_no_class", "list_entries", "unused_beside", "unused_text"]
+__all__ = [
+    "Found",
+    "Unused",
+    "find_images",
+    "is_no_class",
+    "list_entries",
+    "unused_beside",
+    "unused_text",
+    "walk_images",
+]
 
 #: What is an image file without a look into it: if it is none, the user meant it to be one, and hears of it.
 _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif", ".jp2")
@@ -83,13 +92,34 @@ def find_images(folder: Path) -> Found:
         []
     """
     found = Found()
+    for one in walk_images(folder):
+        if isinstance(one, Unused):
+            found.unused.append(one)
+        else:
+            found.images.append(one)
+    return found
+
+
+def walk_images(folder: Path) -> Iterator[str | Unused]:
+    """What :func:`find_images` finds, one after another, sorted by path: one folder's names are in memory at a time.
+
+    Args:
+        folder: The folder in which to look, at any depth.
+
+    Yields:
+        The path of an image relative to the folder, with ``/``; or what is not used.
+
+    Raises:
+        UserError: A folder cannot be read.
+
+    Example:
+        >>> next(one.path for one in walk_images(Path(__file__).parent) if isinstance(one, Unused))
+        '__init__.py'
+    """
     try:
-        _walk(str(folder), "", _identities_above(folder), found)
+        yield from _walk(str(folder), "", _identities_above(folder))
     except OSError as error:
         raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
-    found.images.sort()
-    found.unused.sort()
-    return found
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -103,24 +133,26 @@ def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
     return frozenset(_identity(place) for place in above if place.exists())
 
 
-def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]], found: Found) -> None:
+def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str | Unused]:
     identity = _identity(Path(folder))
     if identity in ancestors:
         return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            # scandir knows the kind of everything but links, so a file costs no call to the file system.
-            if entry.name.startswith("."):
-                found.unused.extend(_hidden(entry, prefix))
-            elif entry.is_dir() and entry.name in _SYSTEM_FOLDERS:
-                found.unused.append(Unused(f"{name}/", SYSTEM))
-            elif entry.is_dir():
-                _walk(entry.path, f"{name}/", ancestors | {identity}, found)
-            elif _is_named_as_image(entry.name) or is_image(entry.path):
-                found.images.append(name)  # whether it is whole, or a link to nothing, is found when it is decoded
-            else:
-                found.unused.append(Unused(name, kind_of(entry.name)))
+    with os.scandir(folder) as found:
+        # A folder stands where its files will: paths come out sorted as a whole.
+        entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    for entry in entries:
+        name = prefix + entry.name
+        # scandir knows the kind of everything but links, so a file costs no call to the file system.
+        if entry.name.startswith("."):
+            yield from _hidden(entry, prefix)
+        elif entry.is_dir() and entry.name in _SYSTEM_FOLDERS:
+            yield Unused(f"{name}/", SYSTEM)
+        elif entry.is_dir():
+            yield from _walk(entry.path, f"{name}/", ancestors | {identity})
+        elif _is_named_as_image(entry.name) or is_image(entry.path):
+            yield name  # whether it is whole, or a link to nothing, is found when it is decoded
+        else:
+            yield Unused(name, kind_of(entry.name))
 
 
 def _is_named_as_image(name: str) -> bool:

@@ -1,0 +1,128 @@
+"""``python -m layermatch.calibrate ckpt_path=FILE``: make confidences frequencies, on a run's validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch import Tensor
+
+from layermatch.build import build_trainer
+from layermatch.calibration import digest_of, write_calibration
+from layermatch.callbacks.validation_logits import ValidationLogits
+from layermatch.cli import plain, run_app
+from layermatch.components import check_keys
+from layermatch.console import Reporter, table
+from layermatch.data.loader import loader_errors
+from layermatch.errors import UserError
+from layermatch.evaluate import SECTIONS_GIVEN, NoImagesError, check_debug, rebuild
+from layermatch.functional.calibration import Reliability, fit_temperature, reliability
+from layermatch.predictor import resolve_checkpoint_file
+from layermatch.quiet import quiet_libraries
+from layermatch.settings import parse_plugins
+
+__all__ = ["calibrate", "main"]
+
+
+def calibrate(
+    ckpt_path: str | Path,
+    *,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    plugins: tuple[str, ...] = (),
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Fit the temperature of a checkpoint's weights on the validation images of its run.
+
+    The values are written beside the checkpoint, where :class:`~layermatch.Predictor` finds them. The reliability after
+    is measured on the images that the one number was fitted on.
+
+    Args:
+        ckpt_path: A ``.ckpt`` file of a run, or a run directory.
+        overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
+        plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.
+
+    Returns:
+        The file that was written; and for ``ema`` and ``live`` the ``temperature``, ``num_images``, and reliability
+        ``before`` and ``after``.
+
+    Raises:
+        UserError: The checkpoint cannot be read or does not fit, its run had no validation images, or no temperature
+            fits.
+    """
+    path = resolve_checkpoint_file(ckpt_path)
+    try:
+        settings, parts = rebuild(path, split="val", overrides=overrides, plugins=plugins)
+    except NoImagesError as error:
+        raise UserError(
+            f"ckpt_path={path}: its run had no validation images, which a temperature is fitted on: train with "
+            f"data.num_val=NUMBER"
+        ) from error
+    seen = ValidationLogits()
+    trainer = build_trainer(settings, run_dir=path.parent, callbacks=[seen], loggers=[])
+    with settings.data.named_in_errors():
+        trainer.validate(parts.algorithm, datamodule=parts.data, verbose=False)
+    label = torch.cat(seen.label)
+    found = {weights: _fitted(torch.cat(logits), label) for weights, logits in seen.of.items()}
+    return write_calibration(path, digest=digest_of(path), weights=found), found
+
+
+def _fitted(logits: Tensor, label: Tensor) -> dict[str, Any]:
+    temperature = fit_temperature(logits, label)
+    return {
+        "temperature": temperature,
+        "num_images": len(label),
+        "before": asdict(reliability(logits, label)),
+        "after": asdict(reliability(logits, label, temperature=temperature)),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def _calibrate(config: DictConfig) -> None:
+    settings = plain(config)
+    check_debug(HydraConfig.get().runtime.choices.get("debug"))
+    names = ("ckpt_path", "plugins", *SECTIONS_GIVEN)
+    check_keys("", settings, names)
+    for name in names:
+        if name not in settings:
+            raise UserError(f"{name} is missing: give {name}=VALUE; ~{name} takes it away")
+    for section in SECTIONS_GIVEN:
+        if not isinstance(settings[section], Mapping):
+            raise UserError(f"{section}={settings[section]!r} is not legal: give {section}.KEY=VALUE")
+    with quiet_libraries(), loader_errors():
+        path, found = calibrate(
+            settings["ckpt_path"],
+            overrides={section: settings[section] for section in SECTIONS_GIVEN},
+            plugins=parse_plugins(settings["plugins"]),
+        )
+    reporter = Reporter()
+    count = found["ema"]["num_images"]
+    rows = [row for weights in found for row in _rows(weights, found[weights])]
+    header = ("weights", "temperature", "accuracy", "ECE", "NLL", "Brier")
+    reporter.show(table(f"Reliability on {count:,} validation images", rows, header=header))
+    reporter.show(f"written to {path}")
+
+
+def _rows(weights: str, values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    title = {"ema": "EMA", "live": "live"}[weights]
+    before, after = (Reliability(**values[name]) for name in ("before", "after"))
+    return [_row(title, 1.0, before), _row(f"{title}, calibrated", values["temperature"], after)]
+
+
+def _row(title: str, temperature: float, found: Reliability) -> tuple[str, ...]:
+    numbers = (f"{found.ece:.4f}", f"{found.nll:.4f}", f"{found.brier:.4f}")
+    return (title, f"{temperature:.4g}", f"{found.accuracy:.4%}", *numbers)
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    run_app(_calibrate, "calibrate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The images to predict: below a folder, in a manifest, in a list of files, or one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from layermatch.data.manifest import is_parquet, read_manifest
+from layermatch.data.sources.files import Unused, walk_images
+from layermatch.data.wording import printable
+from layermatch.errors import UserError
+from layermatch.paths import is_file, is_folder
+
+__all__ = ["Entry", "Listing", "list_input"]
+
+#: What a list of files is called.
+LISTS = (".txt", ".lst")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image.
+
+    Args:
+        path: The file relative to the root, with ``/``; absolute where a list says so and it is not below the root.
+        label: The class that a manifest says; empty where nothing does.
+        split: What a manifest says that the image is for; ``train``, which is a manifest's default, elsewhere.
+    """
+
+    path: str
+    label: str = ""
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images in their order; nothing is opened yet.
+
+    Args:
+        root: The folder that paths are relative to.
+        entries: The images, and what lies between them and is not used. It can be gone through once.
+    """
+
+    root: Path
+    entries: Iterator[Entry | Unused]
+
+
+def list_input(given: Path, root: Path | None) -> Listing:
+    """What the settings ``input`` and ``root`` mean.
+
+    Args:
+        given: A folder (all images below it, sorted by path), a manifest (``.csv``, ``.parquet``), a list of files
+            (``.txt``, a path a line) or an image.
+        root: The folder that paths are relative to; None is the folder itself, that of the manifest or of the image,
+            and for a list the working directory.
+
+    Raises:
+        UserError: There is no such thing, or a folder is not below ``root``; while it is gone through, a manifest or a
+            list cannot be read.
+
+    Example:
+        >>> [entry.path for entry in list_input(Path("no/such"), None).entries]
+        Traceback (most recent call last):
+        layermatch.errors.UserError: input=no/such: there is no such file or folder
+    """
+    if root is not None and not is_folder(root):
+        raise UserError(f"root={printable(str(root))} is not a folder: give the folder that paths are relative to")
+    if is_folder(given):
+        return _below(given, root)
+    if not is_file(given):
+        raise UserError(f"input={printable(str(given))}: there is no such file or folder")
+    if given.suffix.lower() == ".csv" or is_parquet(given):
+        rows = (Entry(row.path, row.label, row.split) for row in read_manifest(given))
+        return Listing(root or given.parent, rows)
+    if given.suffix.lower() in LISTS:
+        return Listing(root or Path(), _of_list(given, root or Path()))
+    place = root or given.parent
+    return Listing(place, iter([Entry(_relative(str(given), place))]))
+
+
+def _below(folder: Path, root: Path | None) -> Listing:
+    if root is None:
+        return Listing(folder, _named(folder, ""))
+    prefix = os.path.relpath(folder.resolve(), root.resolve()).replace(os.sep, "/")
+    if prefix == ".." or prefix.startswith("../"):
+        raise UserError(f"input={folder} is not below root={root}: give a folder that it is in, or root=null")
+    return Listing(root, _named(folder, "" if prefix == "." else f"{prefix}/"))
+
+
+def _named(folder: Path, prefix: str) -> Iterator[Entry | Unused]:
+    for one in walk_images(folder):
+        yield one._replace(path=prefix + one.path) if isinstance(one, Unused) else Entry(prefix + one)
+
+
+def _of_list(file: Path, root: Path) -> Iterator[Entry]:
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+            for line in lines:
+                path = line.rstrip("\r\n")
+                if path.strip():
+                    yield Entry(_relative(path, root))
+    except OSError as error:
+        raise UserError(f"input={printable(str(file))} cannot be read: {error.strerror or error}") from error
+
+
+def _relative(path: str, root: Path) -> str:
+    """A path relative to the root, where it is below it."""
+    if not os.path.isabs(path) and root == Path():  # noqa: PTH117 -- one for each image
+        return os.path.normpath(path).replace(os.sep, "/")
+    if not os.path.isabs(path):  # noqa: PTH117
+        inside = os.path.relpath(path, root)
+        # As it was typed where that is meant relative to the root, which is what a list is.
+        return path.replace(os.sep, "/") if inside.startswith("..") else inside.replace(os.sep, "/")
+    inside = os.path.relpath(path, root.absolute()).replace(os.sep, "/")
+    return path if inside == ".." or inside.startswith("../") else inside

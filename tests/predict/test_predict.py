@@ -1,0 +1,433 @@
+"""``python -m layermatch.predict``: what it writes, what it goes on with, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.odd_images import REFUSED
+from tests.predict.conftest import TinyRun
+
+from layermatch import Predictor
+from layermatch.data.manifest import Row, read_manifest, write_manifest
+from layermatch.prediction.job import Job
+from layermatch.prediction.sorting import FolderNames, SortedPictures
+
+Command = Callable[..., int]
+
+#: Files that cannot be read, of each kind that is quickly made.
+BAD = ("empty.png", "text.jpg", "cut_off.jpg", "floats.tif", "pipe.png", "link_to_nothing.png", "line\nbreak.png")
+
+
+def rows_of(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def pictures(tiny_run: TinyRun, tmp_path: Path) -> Path:
+    """A copy of the test pictures that a test may change."""
+    return Path(shutil.copytree(tiny_run.test, tmp_path / "pictures", symlinks=True))
+
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+def test_the_labels_of_an_evaluation(tiny_run: TinyRun, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row for row what the run's own predictions.csv says of its test set."""
+    given = (f"ckpt_path={tiny_run.run_dir}", f"input={tiny_run.test}", f"root={tiny_run.root}", "device=cpu")
+    assert command("predict", *given) == 0
+    classes = Predictor.load(tiny_run.run_dir).class_names
+    theirs = rows_of(tiny_run.run_dir / "predictions.csv")
+    ours = rows_of("labels.csv")
+    assert [row["path"] for row in ours] == [row["path"] for row in theirs]
+    assert [row["label"] for row in ours] == [classes[int(row["prediction"])] for row in theirs]
+    assert [row["confidence"] for row in ours] == [row["confidence"] for row in theirs]
+    said = capsys.readouterr().out
+    assert f"images │ {len(ours)}" in " ".join(said.split())
+    assert sorted(path.name for path in Path().iterdir()) == ["labels.csv"]
+    manifest = read_manifest("labels.csv")
+    assert [(row.path, row.label, row.split) for row in manifest] == [
+        (row["path"], row["label"], "train") for row in ours
+    ]
+
+
+def test_every_class_and_features_beside_bad_files(
+    tiny_run: TinyRun, command: Command, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in BAD:
+        REFUSED[name][0](pictures / "cat" / name)
+    (pictures / "notes.md").write_text("no picture")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "top_k=2", "probabilities=true")
+    assert command("predict", *given, "features=f.npy", "threshold=0.9") == 3
+    output = capsys.readouterr()
+    total = len(rows_of(tiny_run.run_dir / "predictions.csv")) + len(BAD)
+    assert output.err == (
+        f"error: {len(BAD)} of {total} files cannot be read: labels.errors.csv has the reasons; the others are in "
+        "labels.csv\n"
+    )
+    assert "not used" in output.out
+    assert "notes.md" in output.out
+    reasons = {row["path"]: row["reason"] for row in rows_of("labels.errors.csv")}
+    assert reasons.keys() == {f"cat/{name}" for name in BAD}
+    assert all(reasons[f"cat/{name}"].startswith(REFUSED[name][1]) for name in BAD)
+
+    rows = rows_of("labels.csv")
+    assert len(rows) == total - len(BAD)
+    predictor = Predictor.load(tiny_run.ckpt_path, device="cpu")
+    said = predictor([pictures / row["path"] for row in rows])
+    columns = [f"probability:{name}" for name in predictor.class_names]
+    written = np.array([[float(row[name]) for name in columns] for row in rows])
+    assert np.allclose(written, said.probabilities, atol=1e-5)
+    assert np.allclose(np.load("f.npy", mmap_mode="r"), said.features, atol=1e-4)
+    assert any(not row["label"] for row in rows)
+    for row in rows:
+        ordered = sorted(((float(row[name]), name) for name in columns), reverse=True)
+        assert [row["confidence"], row["confidence_2"]] == [f"{value:.6f}" for value, _ in ordered[:2]]
+        is_sure = float(row["confidence"]) >= 0.9
+        assert (row["label"], row["labelled_by"]) == ((row["prediction"], "prediction") if is_sure else ("", ""))
+
+
+def test_parquet_holds_the_same(tiny_run: TinyRun, command: Command) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "threshold=0.9")
+    assert command("predict", *given) == 0
+    assert command("predict", *given, "output=labels.parquet") == 0
+    table = parquet.read_table("labels.parquet").to_pylist()
+    rows = rows_of("labels.csv")
+    assert [row["confidence"] for row in rows] == [f"{row['confidence']:.6f}" for row in table]
+    assert [row | {"confidence": ""} for row in rows] == [row | {"confidence": ""} for row in table]
+    assert [row.label for row in read_manifest("labels.parquet")] == [row["label"] for row in rows]
+
+
+def test_a_manifest_keeps_its_labels(
+    tiny_run: TinyRun, command: Command, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are a person's; the network's word stands beside them."""
+    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.glob("*/0*.png"))
+    manifest = [Row(path, "cat" if number % 2 else "", "val") for number, path in enumerate(files)]
+    write_manifest("own.csv", manifest)
+    assert command("predict", f"ckpt_path={tiny_run.ckpt_path}", "input=own.csv", "root=pictures", "device=cpu") == 0
+    rows = rows_of("labels.csv")
+    assert [(row["path"], row["split"]) for row in rows] == [(row.path, "val") for row in manifest]
+    right = 0
+    for row, given in zip(rows, manifest, strict=True):
+        assert row["label"] == (given.label or row["prediction"])
+        assert row["labelled_by"] == ("manifest" if given.label else "prediction")
+        right += bool(given.label) and row["prediction"] == given.label
+    assert f"6, predicted {right / 6:.4%}" in capsys.readouterr().out
+
+
+def test_a_list_and_one_picture(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
+    outside = pictures.parent / "outside.png"
+    shutil.copy(pictures / "cat" / "00000.png", outside)
+    Path("list.txt").write_text(f"cat/00001.png\n\n{outside}\ndog/00000.png\n")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "device=cpu")
+    assert command("predict", *given, "input=list.txt", "root=pictures") == 0
+    assert [row["path"] for row in rows_of("labels.csv")] == ["cat/00001.png", str(outside), "dog/00000.png"]
+    assert command("predict", *given, "input=outside.png", "output=one.csv") == 0
+    assert [row["path"] for row in rows_of("one.csv")] == ["outside.png"]
+
+
+# -------------------------------------------------------------------------------------------------------- what goes on
+
+
+def stopping_after(count: int) -> Callable[..., None]:
+    """Writes so many chunks, and is then interrupted."""
+    write, written = Job.write_chunk, []
+
+    def stop(job: Job, number: int, arrays: Any) -> None:
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(number)
+        write(job, number, arrays)
+
+    return stop
+
+
+def test_stopped_work_goes_on(
+    tiny_run: TinyRun,
+    command: Command,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """To the same bytes, whatever is damaged of what was done; another command is refused meanwhile."""
+    REFUSED["empty.png"][0](pictures / "fox" / "empty.png")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "batch_size=5", "features={}.npy")
+
+    def call(name: str, *more: str) -> int:
+        return command("predict", *(word.format(name) for word in given), f"output={name}.csv", *more)
+
+    assert call("whole") == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "write_chunk", stopping_after(6))
+        assert call("parts") == 75
+    assert capsys.readouterr().err.endswith("stopped: what is done is kept: start the same command again to go on\n")
+    assert not Path("parts.csv").exists()
+    chunks = sorted(Path("parts.csv.unfinished/chunks").iterdir())
+    assert len(chunks) == 6
+    assert call("parts", "top_k=2") == 2
+    assert "is unfinished work of another command (top_k was 1, now 2)" in capsys.readouterr().err
+    chunks[0].write_bytes(chunks[0].read_bytes()[:-30])
+    content = bytearray(chunks[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    chunks[1].write_bytes(bytes(content))
+    chunks[2].unlink()
+    written: list[int] = []
+    write = Job.write_chunk
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Job, "write_chunk", lambda job, number, arrays: (written.append(number), write(job, number, arrays))
+        )
+        assert call("parts") == 3
+    assert written[:3] == [0, 1, 2]
+    assert not set(written) & {3, 4, 5}
+    for name in ("{}.csv", "{}.errors.csv", "{}.npy"):
+        assert Path(name.format("parts")).read_bytes() == Path(name.format("whole")).read_bytes()
+    assert not Path("parts.csv.unfinished").exists()
+
+
+def test_files_that_change_meanwhile(
+    tiny_run: TinyRun,
+    command: Command,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A picture that is another one now is looked at again; one that is new is not in this output, which is said."""
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "batch_size=5")
+    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "write_chunk", stopping_after(3))
+        assert command("predict", *given) == 75
+    Image.new("RGB", (16, 16), "red").save(files[0])
+    shutil.copy(files[1], pictures / "cat" / "new.png")
+    capsys.readouterr()
+    assert command("predict", *given) == 0
+    assert "have changed since this work began" in capsys.readouterr().out
+    rows = rows_of("labels.csv")
+    assert len(rows) == len(files)
+    confidence = Predictor.load(tiny_run.ckpt_path, device="cpu")([files[0]]).confidence
+    assert float(rows[0]["confidence"]) == pytest.approx(float(confidence), abs=1e-4)
+
+
+def test_an_output_that_was_in_its_place_when_it_was_killed(
+    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "gallery=g.html")
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "remove", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command("predict", *given) == 75
+    before = Path("labels.csv").read_bytes()
+    assert command("predict", *given) == 0
+    assert Path("labels.csv").read_bytes() == before
+    assert sorted(path.name for path in Path().iterdir()) == ["g.html", "labels.csv"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_and_several_of_them(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """SIGKILL in the middle; then two processes with readers of their own do the rest."""
+    words = [sys.executable, "-m", "layermatch.predict", f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}"]
+    words += ["device=cpu", "batch_size=2"]
+
+    def start(output: str, *more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*words, f"output={output}", *more], cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+    process = start("killed.csv")
+    chunks = tmp_path / "killed.csv.unfinished" / "chunks"
+    while not (chunks.exists() and len(list(chunks.glob("*.npz"))) >= 5):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.csv").exists()
+    assert start("killed.csv", "devices=2", "num_workers=1").wait() == 0
+    assert start("whole.csv").wait() == 0
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.csv", "whole.csv"]
+
+
+# ------------------------------------------------------------------------------------------------------ class folders
+
+
+def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
+    """Nothing is overwritten, names that collide are numbered, and what is uncertain has a folder of its own."""
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "threshold=0.9")
+    there = Path("sorted/cat/00000.png")
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    assert command("predict", *given, "copy_to=sorted") == 0
+    assert there.read_text() == "mine"
+    rows = rows_of("labels.csv")
+    copied = {path for path in Path("sorted").rglob("*") if path.is_file() and path != there}
+    assert len(copied) == len(rows)
+    expected: dict[str, list[bytes]] = {}
+    for row in rows:
+        expected.setdefault(row["label"] or "_uncertain", []).append((pictures / row["path"]).read_bytes())
+    found: dict[str, list[bytes]] = {}
+    for path in copied:
+        found.setdefault(path.parent.name, []).append(path.read_bytes())
+    assert {name: sorted(contents) for name, contents in found.items()} == {
+        name: sorted(contents) for name, contents in expected.items()
+    }
+    assert "_uncertain" in found
+    assert command("predict", *given, "link_to=linked", "output=again.csv") == 0
+    links = {path for path in Path("linked").rglob("*") if path.is_symlink()}
+    assert {path.readlink() for path in links} == {(pictures / row["path"]).absolute() for row in rows}
+
+
+def test_a_picture_that_was_being_copied_when_it_was_killed(
+    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a copy, and killed with the copy in its place: each picture is there once."""
+    given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "copy_to=sorted")
+    copy, note = shutil.copy2, SortedPictures._note
+    count = 0
+
+    def half(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        copy(source, target)
+        if count == 4:
+            target.write_bytes(target.read_bytes()[:20])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("layermatch.prediction.sorting.shutil.copy2", half)
+        assert command("predict", *given) == 75
+
+    def silent(pictures: SortedPictures, line: str) -> None:
+        if line == "done" and pictures.count == 9:
+            raise KeyboardInterrupt
+        note(pictures, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SortedPictures, "_note", silent)
+        assert command("predict", *given) == 75
+    assert not Path("labels.csv").exists()
+    assert command("predict", *given) == 0
+    copied = sorted(path.read_bytes() for path in Path("sorted").rglob("*") if path.is_file())
+    assert copied == sorted(path.read_bytes() for path in tiny_run.test.rglob("*") if path.is_file())
+
+
+def test_names_of_folders() -> None:
+    names = ["cat", "Cat", "a/b", "..", ".hidden", "con", "x" * 400, "\udcff", "tail. ", "_uncertain", "\N{CAT FACE}"]
+    folders = FolderNames(names)
+    made = [folders.of(name) for name in (*names, "")]
+    assert made == [folders.of(name) for name in (*names, "")]
+    assert len({name.casefold() for name in made}) == len(made)
+    assert made[:6] == ["cat", "Cat (2)", "a_b", "_", "_hidden", "_con"]
+    assert made[-1] == "_uncertain (2)"
+    assert all(len(name.encode()) < 255 and not set(name) & set('/\\:*?"<>|\0') for name in made)
+
+
+# ------------------------------------------------------------------------------------------------------------ gallery
+
+
+def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
+    shutil.copy(pictures / "cat" / "00000.png", pictures / "<script>alert(1)<.png")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "gallery=g.html", "gallery_per_class=5")
+    assert command("predict", *given) == 0
+    page = Path("g.html").read_text(encoding="utf-8")
+    rows = rows_of("labels.csv")
+    shown = sum(min(5, sum(row["label"] == name for row in rows)) for name in ("cat", "dog", "fox"))
+    assert page.count("data:image/jpeg;base64,") == shown
+    assert "<script" not in page
+    fox = sorted((row for row in rows if row["label"] == "fox"), key=lambda row: float(row["confidence"]))
+    for row in (fox[0], fox[-1]):
+        assert f'alt="{row["path"]}"' in page
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["input=nowhere"], "input=nowhere: there is no such file or folder"),
+        (["input=empty"], "input=empty has no images: nothing to predict"),
+        (["top_k=0"], "top_k=0 is not legal: give a whole number, at least 1"),
+        (["threshold=2"], "threshold=2 is not legal: give a number, at least 0 and at most 1"),
+        (["weights=best"], "weights='best' is not legal: choose one of ema, live"),
+        (["output=labels.xlsx"], "output=labels.xlsx is not legal: give a file that ends with .csv or .parquet"),
+        (["output=no/labels.csv"], "no/labels.csv: there is no folder no: give a file in a folder that exists"),
+        (["output=there.csv"], "there.csv is there already, and nothing is overwritten: give another name, or remove"),
+        (["gallery=there.html"], "there.html is there already"),
+        (["features=f.txt"], "features=f.txt is not legal: give a file that ends with .npy"),
+        (["copy_to=a", "link_to=b"], "copy_to and link_to both say where pictures go: give one of them"),
+        (["root=elsewhere"], "root=elsewhere is not a folder"),
+        (["root=empty"], "is not below root=empty"),
+        (["device=tpu"], "device='tpu' is not legal"),
+        (["devices=0"], "devices=0 is not legal: give a whole number, at least 1"),
+        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: there is no such file"),
+        (["classes=3"], "unknown setting classes: choose one of batch_size, ckpt_path"),
+        (["~weights"], "weights is missing: give weights=VALUE; ~weights takes it away"),
+        (["input=null"], "input=null is not legal: give the path of a folder, a manifest, a list of files or an image"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_nothing_is_left(
+    tiny_run: TinyRun, command: Command, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    for name in ("there.csv", "there.html"):
+        Path(name).write_text("mine")
+    before = sorted(Path().rglob("*"))
+    given = {"ckpt_path": str(tiny_run.ckpt_path), "input": str(tiny_run.test)}
+    given |= dict(word.split("=", 1) for word in words if "=" in word)
+    assert (
+        command("predict", *(f"{key}={value}" for key, value in given.items()), *(w for w in words if "=" not in w))
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    assert Path("there.csv").read_text() == "mine"
+
+
+def test_a_checkpoint_is_not_asked_for_twice(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("predict") == 2
+    assert capsys.readouterr().err == "error: ckpt_path is not given: give ckpt_path=VALUE\n"
+
+
+def test_another_process_at_work(tiny_run: TinyRun, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with Job(Path("labels.csv"), identity={}, chunk_size=1).held([]):
+        assert command("predict", f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}") == 2
+    assert "output=labels.csv is being written by another process" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_is_done(
+    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "batch_size=5")
+    write, count = Path.write_bytes, 0
+
+    def full(path: Path, content: bytes) -> int:
+        nonlocal count
+        count += 1
+        if count > 4:
+            raise OSError(28, os.strerror(28), str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert command("predict", *given) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device: what is done is kept: make room, then start the same command again" in error
+    assert len(list(Path("labels.csv.unfinished/chunks").iterdir())) == 4
+    assert command("predict", *given) == 0
+    assert json.dumps(len(rows_of("labels.csv"))) == str(len(rows_of(tiny_run.run_dir / "predictions.csv")))
