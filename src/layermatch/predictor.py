@@ -208,6 +208,11 @@ class Predictor:
         )
 
     @property
+    def outputs(self) -> Callable[[Network, Tensor], Output]:
+        """What computes features and the logits that are evaluated, of the network and of images made ready for it."""
+        return self._outputs
+
+    @property
     def channels(self) -> int:
         """C: 1 (grey) or 3 (RGB)."""
         return self.image_shape[0]

@@ -1,0 +1,196 @@
+"""Exported networks compute what ``evaluate`` computes, and say what they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
+from tests.predict.conftest import TinyRun
+
+from layermatch import Predictor
+from layermatch.errors import RunError, UserError
+from layermatch.export import export, push
+from layermatch.exporting import formats
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+def program(name: str) -> str:
+    """One of the programs of the page, which is run as it stands there."""
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- The program for {name} begins. -->", f"<!-- The program for {name} ends. -->"
+    return text.partition(begin)[2].partition(end)[0].strip().removeprefix("```python\n").removesuffix("```")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny run in each format."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("a.onnx", "b.pt2", "c.safetensors"):
+        made = export(tiny_run.run_dir, folder / name, hub_folder=folder / f"hub_{name[0]}")
+        assert (made.difference is None) == (name[0] == "c")
+        assert made.size == (folder / name).stat().st_size
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "closeness"), [("a.onnx", "onnxruntime", 1e-4), ("b.pt2", "PyTorch", 0.05)]
+)
+def test_the_program_of_the_page_predicts_what_an_evaluation_did(
+    name: str, library: str, closeness: float, exported: Path, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    with (tiny_run.run_dir / "predictions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if Path(row["path"]).stem.isdecimal()]  # plain pictures
+    assert len(rows) == 12
+    (tmp_path / "serve.py").write_text(program(library) + "\nassert 'layermatch' not in sys.modules\n")
+    done = subprocess.run(
+        [sys.executable, "serve.py", exported / name, *(tiny_run.root / row["path"] for row in rows)],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = [line.split("\t") for line in done.stdout.splitlines()]
+    classes = Predictor.load(tiny_run.run_dir).class_names
+    if library == "onnxruntime":
+        assert [label for _, label, _ in said] == [classes[int(row["prediction"])] for row in rows]
+    found = [float(confidence) for _, _, confidence in said]
+    np.testing.assert_allclose(found, [float(row["confidence"]) for row in rows], atol=closeness)
+
+
+def test_any_number_of_images_is_a_batch(exported: Path, tiny_run: TinyRun) -> None:
+    predictor = Predictor.load(tiny_run.run_dir)
+    generator = torch.Generator().manual_seed(3)
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, *predictor.image_shape), dtype=torch.uint8, generator=generator)
+        expected = predictor(images)
+        for name in ("onnx", "torch_export"):
+            compute = formats.FORMATS[name].compute
+            assert compute is not None
+            found = compute(exported / {"onnx": "a.onnx", "torch_export": "b.pt2"}[name], images)
+            for ours, theirs in zip(expected, found, strict=True):
+                torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+def test_the_weights_alone_are_those_of_the_average(exported: Path, tiny_run: TinyRun) -> None:
+    saved = torch.load(tiny_run.ckpt_path, weights_only=False)["state_dict"]
+    found = load_file(exported / "c.safetensors")
+    assert found
+    for name, value in found.items():
+        assert torch.equal(value, saved[f"ema.network.{name}"])
+
+
+def test_the_description_says_what_a_program_has_to_know(exported: Path, tiny_run: TinyRun) -> None:
+    said = json.loads((exported / "a.json").read_text())
+    results = json.loads((tiny_run.run_dir / "results.json").read_text())
+    assert said["classes"] == results["classes"]
+    assert said["input"]["shape"] == ["N", 3, 16, 16]
+    assert said["results"]["test_accuracy"] == results["test"]["accuracy_ema"]
+    assert said["results"]["selection"] == "last step"
+    assert said["checkpoint"]["step"] == 12
+    assert "16 x 16" in said["input"]["made_of_a_file_by"][-1]
+
+
+def test_the_hub_reads_the_card(exported: Path, tiny_run: TinyRun) -> None:
+    folder = exported / "hub_a"
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.onnx"]
+    card = ModelCard.load(folder / "README.md")
+    results = json.loads((tiny_run.run_dir / "results.json").read_text())
+    assert card.data.pipeline_tag == "image-classification"
+    (result,) = card.data.eval_results
+    assert result.metric_value == pytest.approx(results["test"]["accuracy_ema"], abs=1e-4)
+    for name in results["classes"]:
+        assert f"- `{name}`" in card.text
+
+
+def test_a_push_is_the_hubs_own_call(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[dict[str, object]] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **how: called.append({"repo_id": repo_id, **how}))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **how: called.append(how) or SimpleNamespace())
+    push(exported / "hub_a", "me/ants")
+    assert called[0] == {"repo_id": "me/ants", "private": True, "exist_ok": True}
+    assert called[1]["folder_path"] == exported / "hub_a"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match=r"push_to_hub=me/ants: .*: .*hub_a is whole, and can be pushed later"):
+        push(exported / "hub_a", "me/ants")
+    with pytest.raises(UserError, match="push_to_hub=me/ants/x is not legal: give USER/NAME"):
+        push(exported / "hub_a", "me/ants/x")
+
+
+MISTAKES = {
+    "no such ending": (
+        ["output=model.txt"],
+        "output=model.txt is not legal: give a file that ends with .onnx, .pt2",
+    ),
+    "another ending": (["format=onnx", "output=m.pt2"], "output=m.pt2 is not legal: give a file that ends with .onnx"),
+    "no such format": (["format=tflite"], "format='tflite' is not legal: choose one of onnx, torch_export, safetens"),
+    "there already": (["output=there.onnx"], "there.onnx is there already: give another name, or remove it"),
+    "description there": (["output=taken.onnx"], "taken.json is there already"),
+    "no folder": (["output=no/model.onnx"], "output=no/model.onnx: there is no folder no"),
+    "folder there": (["hub_folder=hub"], "hub is there already"),
+    "push what": (["push_to_hub=me/ants"], "push_to_hub=me/ants uploads a folder: give hub_folder=DIR too"),
+    "weights": (["weights=best"], "weights='best' is not legal: choose one of ema, live"),
+    "unknown": (["opset=17"], "opset"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(
+    name: str,
+    tiny_run: TinyRun,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, line = MISTAKES[name]
+    for file in ("there.onnx", "taken.json"):
+        (tmp_path / file).write_text("mine")
+    (tmp_path / "hub").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert command("export", f"ckpt_path={tiny_run.run_dir}", *arguments) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_says_what_it_wrote(
+    tiny_run: TinyRun,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command("export", f"ckpt_path={tiny_run.run_dir}", "output=ants.pt2") == 0
+    said = capsys.readouterr().out
+    assert "ants.pt2" in said
+    assert "probabilities differ by at most" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ants.json", "ants.md", "ants.pt2"]
+
+
+def test_a_file_that_computes_something_else_is_not_left(
+    tiny_run: TinyRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = formats.FORMATS["torch_export"].write
+
+    def spoil(deployed: torch.nn.Module, description: dict[str, object], path: Path) -> None:
+        write(deployed, description, path)  # type: ignore[arg-type]
+        with torch.no_grad():
+            deployed.scale.mul_(2)  # type: ignore[union-attr, operator]
+
+    spoilt = formats.Format(".pt2", "", spoil, formats.FORMATS["torch_export"].compute)
+    monkeypatch.setattr("layermatch.export.FORMATS", {"torch_export": spoilt})
+    with pytest.raises(RunError, match=r"probabilities differ by .*: nothing was exported"):
+        export(tiny_run.run_dir, tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []
