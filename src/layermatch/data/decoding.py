@@ -19,7 +19,7 @@ from layermatch.data.png_files import SIGNATURE, give_deep_transparency, without
 from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
-__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "is_image"]
+__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "decode_whole", "image_endings", "is_image"]
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -123,6 +123,46 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def decode_whole(path: str, *, size: int) -> Image.Image:
+    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
+
+    Args:
+        path: The path of the file. JPEG files are reduced while they are decoded, as far as ``size`` allows.
+        size: The longer side is at most so many pixels, at least 1; a smaller picture stays as it is.
+
+    Returns:
+        The picture in RGB.
+
+    Raises:
+        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
+
+    Example:
+        >>> decode_whole("no/such/file.png", size=32)
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _decoded(path, size=size, mode="RGB", is_draft=True)
+        image.thumbnail((size, size), Image.Resampling.BICUBIC)
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error)) from error
+    return image
+
+
+def image_endings() -> frozenset[str]:
+    """The endings that files of the formats which are read have, in lower case.
+
+    Example:
+        >>> {".jpg", ".png", ".webp"} <= image_endings(), ".txt" in image_endings()
+        (True, False)
+    """
+    formats = _formats()
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
 def _check_file(path: str) -> None:
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
@@ -162,9 +202,9 @@ def _is_png(path: str) -> bool:
         return False
 
 
-def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
+def _decoded(path: str, *, size: int, mode: str, is_draft: bool = False) -> Image.Image:
     try:
-        return _picture(path, size=size, mode=mode)
+        return _picture(path, size=size, mode=mode, is_draft=is_draft)
     except (UnidentifiedImageError, SyntaxError, ValueError):
         lean = without_extras(path)
         if lean is None:
@@ -172,9 +212,11 @@ def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
     return _picture(lean, size=size, mode=mode)
 
 
-def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
+def _picture(source: str | BytesIO, *, size: int, mode: str, is_draft: bool = False) -> Image.Image:
     """What a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
     with _open(source) as file:
+        if is_draft and isinstance(file, JpegImageFile) and not file.decoderconfig:  # not reduced so far
+            file.draft(mode, (_FINE_ENOUGH * size, _FINE_ENOUGH * size))
         image = give_deep_transparency(file, lambda: _open(source))
         shown = _reduced(image, file.format, size=size, mode=mode)
         _put_upright(shown, file)
