@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from layermatch.data import Split
-from layermatch.data.sources.class_names import composed
+from layermatch.data.wording import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
 from layermatch.paths import expand, is_file

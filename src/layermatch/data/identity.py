@@ -17,9 +17,8 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.images import Images
 from layermatch.data.sources import SourceData
 from layermatch.data.sources.base import shorten
-from layermatch.data.sources.class_names import composed
 from layermatch.data.splits import Split
-from layermatch.data.wording import printable
+from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 
 __all__ = ["MOST_LOOKED_INTO", "identify", "place"]

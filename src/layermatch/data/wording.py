@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
-__all__ = ["gone_text", "name_text", "one_line", "printable"]
+__all__ = ["composed", "gone_text", "name_text", "one_line", "printable"]
 
 #: How Python keeps a byte of a file's name that is not UTF-8.
 _BYTE = re.compile("[\udc80-\udcff]")
+
+
+def composed(name: str) -> str:
+    r"""A name with each accented letter as one character (NFC), as most systems and keyboards write it.
+
+    Args:
+        name: The name of a class, as its folder is called or a table writes it.
+
+    Example:
+        >>> composed("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def one_line(error: Exception) -> str:

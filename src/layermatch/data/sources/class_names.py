@@ -7,30 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from layermatch.data.sources.files import is_no_class, list_entries
-from layermatch.data.wording import printable
+from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 
-__all__ = ["class_folders", "composed", "forms_text", "look_alikes_text"]
-
-
-def composed(name: str) -> str:
-    r"""A name with each accented letter as one character (NFC), as most systems and keyboards write it.
-
-    Args:
-        name: The name of a class, as its folder is called.
-
-    Example:
-        >>> composed("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
-        True
-    """
-    return unicodedata.normalize("NFC", name)
+__all__ = ["class_folders", "forms_text", "look_alikes_text"]
 
 
 def class_folders(folder: Path) -> dict[str, str]:
     """The class folders of a part.
 
-    Names that start with a dot and folders that systems make for themselves are none. A class has the
-    :func:`composed` name of its folder, so that a copy of the data on another system has the same classes.
+    Names that start with a dot and folders that systems make for themselves are none. A class has the name of its
+    folder, :func:`~layermatch.data.wording.composed`, so that a copy of the data on another system has the same
+    classes.
 
     Args:
         folder: The folder of the part.
