@@ -29,6 +29,7 @@ from layermatch.rank_variables import drop_unreadable_ranks
 if TYPE_CHECKING:
     from layermatch.data import SemiSupervisedData
     from layermatch.networks import Network
+    from layermatch.predictor import Predictor
     from layermatch.presets import FixMatch, LayerMatch, MeanTeacher, Supervised, create
     from layermatch.training import SemiSupervisedModule
 
@@ -37,6 +38,7 @@ __all__ = [
     "LayerMatch",
     "MeanTeacher",
     "Network",
+    "Predictor",
     "SemiSupervisedData",
     "SemiSupervisedModule",
     "Supervised",
@@ -51,6 +53,7 @@ _LAZY = {
     "LayerMatch": "layermatch.presets",
     "MeanTeacher": "layermatch.presets",
     "Network": "layermatch.networks",
+    "Predictor": "layermatch.predictor",
     "SemiSupervisedData": "layermatch.data",
     "SemiSupervisedModule": "layermatch.training",
     "Supervised": "layermatch.presets",

@@ -36,6 +36,7 @@ __all__ = [
     "newest_checkpoint",
     "newest_run",
     "read_checkpoint",
+    "read_plain",
     "stored_split",
     "write_checkpoint",
 ]
@@ -152,6 +153,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
     """
+    checkpoint = read_plain(path)
+    if not _is_ours(checkpoint):
+        raise UserError(f"ckpt_path={path} is not a checkpoint of layermatch: give a .ckpt file of a run")
+    return checkpoint
+
+
+def read_plain(path: str | Path) -> object:
+    """What a file of torch's holds, if that is tensors and plain values. Pickled code in it is not run.
+
+    Args:
+        path: The path of the file.
+
+    Raises:
+        UserError: There is no such file, or it is damaged, or holds anything else.
+    """
     path = expand("ckpt_path", path, "a checkpoint file")
     if not is_file(path):
         raise UserError(f"ckpt_path={path}: there is no such file: give a .ckpt file of a run")
@@ -159,7 +175,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's age; what follows says all that matters
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch advises to load it without protection. We do not.
         raise UserError(
@@ -168,9 +184,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except UNREADABLE as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise UserError(f"ckpt_path={path} cannot be read as a checkpoint: {reason}") from error
-    if not _is_ours(checkpoint):
-        raise UserError(f"ckpt_path={path} is not a checkpoint of layermatch: give a .ckpt file of a run")
-    return checkpoint
 
 
 def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import warnings
@@ -19,7 +20,9 @@ from layermatch.data.png_files import SIGNATURE, give_deep_transparency, without
 from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
-__all__ = ["MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "decode_whole", "image_endings", "is_image"]
+__all__ = [
+    "MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "decode_picture", "decode_whole", "image_endings", "is_image",
+]  # fmt: skip
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -163,6 +166,40 @@ def image_endings() -> frozenset[str]:
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
+def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray[np.uint8]:
+    """What :func:`decode_image` makes of a picture that is open already.
+
+    Args:
+        picture: The picture. One that was opened from a file and not loaded yet gives the same pixels as its file.
+            It is left as it is.
+        size: The height and width in pixels, at least 1.
+        channels: 1 or 3.
+
+    Returns:
+        ``(channels, size, size)``.
+
+    Raises:
+        ImageFileError: It is damaged, or its pixels have no range that is known (floating point, 32 bits).
+
+    Example:
+        >>> decode_picture(Image.new("RGBA", (40, 30)), size=8, channels=1).shape
+        (1, 8, 8)
+    """
+    name = str(getattr(picture, "filename", ""))
+    if name and getattr(picture, "tile", None) and os.path.isfile(name):  # noqa: PTH113 -- Path's own may raise
+        return decode_image(name, size=size, channels=channels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mode = PIL_MODES[channels]
+            shown = _reduced(picture, picture.format, size=size, mode=mode)
+            _put_upright(shown, picture)
+        pixels = np.asarray(_resize_and_crop(shown, size))
+    except _BROKEN as error:
+        raise ImageFileError(name or "that was given", _reason(error)) from error
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
 def _check_file(path: str) -> None:
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
@@ -256,7 +293,7 @@ def _open_large_jpeg(source: str | BytesIO, error: Image.DecompressionBombError)
     return image
 
 
-def _put_upright(image: Image.Image, file: ImageFile) -> None:
+def _put_upright(image: Image.Image, file: Image.Image) -> None:
     """Turn an image as the tags of the loaded file say; here and not there, as it may be much smaller."""
     image.info = {}  # of the tags the orientation alone, whatever is wrong with others
     try:

@@ -283,11 +283,11 @@ class Labels:
         lines = self._all_lines()
         rows = {path: self._with(path, each) for path, each in changed.items()}
         old = {self._place[path]: lines[self._place[path]] for path in rows}
-        for (path, row), line in zip(rows.items(), _lines(rows.values(), self._others), strict=True):
+        for path, line in zip(rows, _lines(rows.values(), self._others), strict=True):
             lines[self._place[path]] = line
         try:
             header = _line([*COLUMNS, *self._others])
-            self._state = _replace(self.manifest, header + "".join(lines), lambda: self._check_unchanged())
+            self._state = _replace(self.manifest, header + "".join(lines), self._check_unchanged)
         except OSError as error:
             for place, line in old.items():
                 lines[place] = line

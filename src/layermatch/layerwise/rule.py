@@ -133,6 +133,11 @@ class LayerwiseRule(StepState, ABC):
         """Logits ``(N, K)`` of the head that is evaluated."""
         return linear_float32(features, network.classifier.weight, network.classifier.bias)
 
+    @property
+    def evaluated_head(self) -> str | None:
+        """The head whose logits are evaluated; None where a rule computes them in a way of its own."""
+        return CLASSIFIER if type(self).evaluation_logits is LayerwiseRule.evaluation_logits else None
+
 
 class Uniform(LayerwiseRule):
     r"""Every layer learns from the same loss.

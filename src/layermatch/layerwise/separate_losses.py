@@ -195,6 +195,11 @@ class SeparateLosses(LayerwiseRule):
 
     def evaluation_logits(self, network: Network, features: Tensor) -> Tensor:
         """Logits of the head that is evaluated."""
-        is_second = self.decoupled and self.evaluate_head == "pseudo"
-        head = cast("nn.Linear", network.heads[PSEUDO_CLASSIFIER if is_second else CLASSIFIER])
+        head = cast("nn.Linear", network.heads[self.evaluated_head])
         return linear_float32(features, head.weight, head.bias)
+
+    @property
+    def evaluated_head(self) -> str:
+        """The head whose logits are evaluated; see :class:`LayerwiseRule`."""
+        is_second = self.decoupled and self.evaluate_head == "pseudo"
+        return PSEUDO_CLASSIFIER if is_second else CLASSIFIER

@@ -126,3 +126,8 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
         """Features, and logits of the auxiliary head; see :class:`Method`."""
         out: Output = network(images, heads=(BALANCED,))
         return Output(out.features, {CLASSIFIER: out.heads[BALANCED]})
+
+    @property
+    def evaluated_head(self) -> str | None:
+        """The auxiliary head; see :class:`Method`."""
+        return BALANCED if type(self).outputs is AuxiliaryBalanced.outputs else None

@@ -86,6 +86,11 @@ class Method(StepState, ABC):
         out: Output = network(images, heads=(CLASSIFIER,))
         return out
 
+    @property
+    def evaluated_head(self) -> str | None:
+        """The head whose logits :meth:`outputs` gives; None where a method computes them in a way of its own."""
+        return CLASSIFIER if type(self).outputs is Method.outputs else None
+
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002 -- for those that have some
         """Ratios for the log that need gradients of their own, asked for where ``layers/*`` are measured.
 

@@ -281,6 +281,11 @@ class PseudoLabelling(Method):
         features = network(images, heads=()).features
         return Output(features, {CLASSIFIER: self.rule.evaluation_logits(network, features)})
 
+    @property
+    def evaluated_head(self) -> str | None:
+        """The head that the rule evaluates; see :class:`Method`."""
+        return self.rule.evaluated_head if type(self).outputs is PseudoLabelling.outputs else None
+
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:
         """The rule's ratios; see :class:`Method`."""
         return self.rule.diagnose(losses, self._strong) if self._strong is not None else {}

@@ -37,6 +37,7 @@ from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_
 from layermatch.training.log_lines import LogLines
 from layermatch.training.own_line import OwnLine
 from layermatch.training.pool import predict_in_order
+from layermatch.training.recipe import RECIPE_KEY, Recipe
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
 
@@ -460,7 +461,7 @@ class SemiSupervisedModule(LightningModule):
     # ------------------------------------------------------------------------------------------------------ checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the means and the centres since the last log line, and the last evaluations."""
+        """Add the means and the centres since the last log line, the last evaluations, and what predicting needs."""
         checkpoint["lines"] = self.lines.state_dict()
         checkpoint["guard"] = self.guard.state_dict()
         checkpoint["noise_seed"] = self.noise_seed
@@ -468,6 +469,10 @@ class SemiSupervisedModule(LightningModule):
         if self.episodes is not None:
             checkpoint["imwa"] = self.episodes.state_dict()
         checkpoint["evaluations"] = list(self.evaluations)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SemiSupervisedData) and self.problem is not None:
+            recipe = Recipe.of(data, self.method, self.problem, precision=str(self.trainer.precision))
+            checkpoint[RECIPE_KEY] = recipe.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the means and the centres since the last log line, and the last evaluations."""
