@@ -156,6 +156,7 @@ class _Reader:
         self.task, self.folder, self.say = task, folder, say
         self.order = np.random.default_rng(task.seed).permutation(len(task.paths)).astype(np.int32)
         self._eye: _Pixels | _Model | None = None
+        self._said = 0
         self._axes = _load(folder / "axes.npz", ("mean", "components"))
 
     @property
@@ -179,7 +180,9 @@ class _Reader:
             elif kept is None:
                 parts[-1] = self._reduced(parts[-1])
                 _save(path, parts[-1]._asdict())
-            self.say({"looked": end, "total": len(self.order)})
+            if end > self._said:
+                self._said = end
+                self.say({"looked": end, "total": len(self.order)})
         if fresh:
             self._find_axes(np.concatenate([parts[place].features[parts[place].is_read] for place in fresh]))
         for place, path in fresh.items():

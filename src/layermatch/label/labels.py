@@ -151,6 +151,11 @@ class Labels:
         with self._lock:
             return [self.given(path) for path in self._paths]
 
+    def rows(self) -> list[Row]:
+        """Every row, as the manifest has it or would have it."""
+        with self._lock:
+            return list(self._rows)
+
     def counts(self) -> tuple[Counter[str], Counter[str]]:
         """How many of the pictures each class has, and how many each split; of ``train``, those without a label."""
         with self._lock:

@@ -98,8 +98,8 @@ def typical(found: Found, is_open: Bool, is_labelled: Bool) -> Int:
     """Pictures without a label, the most typical one of each cluster first.
 
     Clusters with the fewest labels come first, and the larger one of two with as many; so labels are spread over what
-    there is (Hacohen et al., Active learning on a budget, 2022; there a picture is typical by its neighbours, here by its
-    distance to the centre of its cluster).
+    there is (Hacohen et al., Active learning on a budget, 2022; there a picture is typical by its neighbours, here by
+    its distance to the centre of its cluster).
 
     Args:
         found: What is known.
@@ -110,8 +110,8 @@ def typical(found: Found, is_open: Bool, is_labelled: Bool) -> Int:
         Their numbers.
 
     Example:
-        >>> three = np.arange(3)
-        >>> found = Found(three, np.array([0, 0, 1]), np.array([2.0, 1.0, 5.0]), (), np.zeros((3, 0)), three, three, three)
+        >>> three, none = np.arange(3), np.zeros((3, 0))
+        >>> found = Found(three, np.array([0, 0, 1]), np.array([2.0, 1.0, 5.0]), (), none, three, three, three)
         >>> typical(found, np.ones(3, bool), np.zeros(3, bool)).tolist()
         [1, 2, 0]
     """
