@@ -63,6 +63,9 @@ def evaluate(
     raw = _settings(stored["settings"], overrides or {}, plugins)
     if split == "test":  # which needs no split: its training images may be others by now, or gone
         raw["data"] |= EVERY_LABEL
+        # What the run chose by its training images, it has to be once more.
+        measured = stored["split"].get("measured") or {}
+        raw["data"] |= {name: value for name, value in measured.items() if raw["data"].get(name, 0) is None}
     settings = Settings.parse(raw)
     parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)

@@ -20,6 +20,7 @@ PATHS = {
     "data.split": "a split.json",
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
+    "data.manifest": "a CSV or Parquet file",
 }
 
 #: Values of ``ckpt_path`` that name no file.

@@ -41,6 +41,8 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     channels, height, width = data.image_shape
     num_val = 0 if data.validation is None else len(data.validation)
     held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
+    if data.content.validation is not None:
+        held_out = ", the data set's own"
     pool = f"{len(data.unlabelled):,}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {len(data.classes)} classes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class SemiSupervisedData(LightningDataModule):
             and a strong one without a trainer.
         num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
             or what ``split`` or ``fold`` say, which it must agree with otherwise.
-        num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has.
+        num_val: The number of images held out for validation; beside ``split``, 0 or as many as it has. It is 0 where
+            the source has validation images of its own.
         val_from: The part that they come from, ``labelled`` or ``pool``; see
             :func:`~layermatch.data.splits.make_split`.
         split: A split, or the path of a ``split.json``, to use again; None draws one. Its images are looked for, by
@@ -77,7 +79,8 @@ class SemiSupervisedData(LightningDataModule):
             :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
         cache_dir: The folder of decoded image files, an absolute path; None is the user's cache directory.
         overfit: Whether every step trains on the batch of step 0, for debugging.
-        mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images.
+        mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images, or
+            takes what ``split`` says of it.
         std: The standard deviation of each channel, above 0; None measures it as well.
         seed: The seed of the split, the order and the views.
         channels_last: Whether images are laid out channels last.
@@ -220,11 +223,12 @@ class SemiSupervisedData(LightningDataModule):
         self.views.check(self.kinds)
         if self._loaded is not None:
             return
-        content = self.source.load()
+        given = self.given_split
+        if given is not None and not isinstance(given, Split):
+            given = Split.load(given)
+        content = _prepared_as(self.source, given).load()
         channels = content.labelled.images.shape[0]
-        if not (self.mean and self.std):
-            measured = measure_channels(content.labelled.images)
-            self.mean, self.std = self.mean or measured[0], self.std or measured[1]
+        measured = self._measure(content, given)
         if len(self.mean) != channels or len(self.std) != channels:
             raise UserError(
                 f"data.mean has {len(self.mean)} and data.std {len(self.std)} numbers: give one for each of the "
@@ -232,15 +236,36 @@ class SemiSupervisedData(LightningDataModule):
             )
         if self.open_set is not None:
             content = leave_classes_out(content, self.open_set)
-        self.split = self._make_split(content)
+        self.split = replace(self._make_split(content, given), measured=measured)
         self._name_classes_without_labels(content)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self.storage.keep(content)
         self.labelled = _part(content.labelled, self.split.labelled)
-        self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
+        self.validation = content.validation
+        if self.split.validation:
+            self.validation = _part(content.labelled, self.split.validation)
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
+
+    def _measure(self, content: SourceData, given: Split | None) -> dict[str, Any]:
+        """Fill in the mean and the deviation where they are not given; what was not given, by name."""
+        channels = content.labelled.images.shape[0]
+        known = {} if given is None else given.measured
+        measured: dict[str, Any] = dict(content.measured)
+        if given is not None and "image_size" in given.measured and getattr(self.source, "image_size", 0) is None:
+            measured["image_size"] = given.measured["image_size"]
+        computed: tuple[tuple[float, ...], ...] = ()
+        for number, name in enumerate(("mean", "std")):
+            if getattr(self, name):
+                continue
+            numbers = tuple(known.get(name, ()))
+            if len(numbers) != channels:
+                computed = computed or measure_channels(content.labelled.images)
+                numbers = computed[number]
+            setattr(self, name, numbers)
+            measured[name] = list(numbers)
+        return measured
 
     def _check_device(self, content: SourceData) -> None:
         """Refuse a pool that does not fit, before any image is read."""
@@ -252,10 +277,15 @@ class SemiSupervisedData(LightningDataModule):
             count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
 
-    def _make_split(self, content: SourceData) -> Split:
+    def _make_split(self, content: SourceData, given: Split | None) -> Split:
         self._check_imbalance(content)
-        if self.given_split is not None:
-            return self._use_given_split(self.given_split, content)
+        if content.validation is not None and self.num_val:
+            raise UserError(
+                f"data.num_val={self.num_val}: this data set has {len(content.validation):,} validation images of its "
+                "own: give data.num_val=0"
+            )
+        if given is not None:
+            return self._use_given_split(given, content)
         if self.fold is not None:
             return identify(self._fold_split(content), content)
         split = make_split(
@@ -286,12 +316,12 @@ class SemiSupervisedData(LightningDataModule):
                 "data.imbalance.unlabelled=null"
             )
 
-    def _use_given_split(self, given: Split | str | Path, content: SourceData) -> Split:
+    def _use_given_split(self, given: Split, content: SourceData) -> Split:
         if self.fold is not None:
             raise UserError(
                 f"data.split and data.fold={self.fold} both say which images are labelled: give one of them"
             )
-        split, remark = place(given if isinstance(given, Split) else Split.load(given), content)
+        split, remark = place(given, content)
         if remark and is_rank_zero():
             _log.warning("%s", remark)
         self._check_counts(split)
@@ -442,7 +472,8 @@ class SemiSupervisedData(LightningDataModule):
         return min(os.cpu_count() or 1, 8, readers_that_fit() // self._num_loaders(content))
 
     def _num_loaders(self, content: SourceData) -> int:
-        return 1 + bool(self.split.validation) + (content.test is not None)
+        has_validation = bool(self.split.validation) or content.validation is not None
+        return 1 + has_validation + (content.test is not None)
 
     # -------------------------------------------------------------------------------------------------------- views
 
@@ -508,6 +539,14 @@ class SemiSupervisedData(LightningDataModule):
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again by ``data.split``."""
         self.split.save(path)
+
+
+def _prepared_as(source: Source, split: Split | None) -> Source:
+    """The source, with the size that the images of a split had where the source would choose one."""
+    size = None if split is None else split.measured.get("image_size")
+    if size is None or not is_dataclass(source) or getattr(source, "image_size", size) is not None:
+        return source
+    return replace(source, image_size=size)  # type: ignore[return-value]
 
 
 def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:

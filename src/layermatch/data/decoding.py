@@ -7,6 +7,9 @@ import stat
 import struct
 import warnings
 import zlib
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -21,8 +24,16 @@ from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
 __all__ = [
-    "MAX_PIXELS", "PIL_MODES", "ImageFileError", "decode_image", "decode_picture", "decode_whole", "image_endings", "is_image",
-]  # fmt: skip
+    "MAX_PIXELS",
+    "PIL_MODES",
+    "ImageFileError",
+    "decode_image",
+    "decode_picture",
+    "decode_whole",
+    "image_endings",
+    "is_image",
+    "size_of_picture",
+]
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -44,8 +55,11 @@ _FINE_ENOUGH = 2
 #: The only formats that are tried. Pillow knows more: one hands the file to another program, others are not known by
 #: content.
 _FORMATS = (
-    "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
+    "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "PCX", "PSD", "QOI", "SGI",
 )  # fmt: skip
+
+#: The brands of HEIC files and of their sequences.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 #: The formats whose 32-bit mode "I" holds 16-bit pixels.
 _FORMATS_WITH_16_BITS_IN_32 = ("PNG", "PPM")
@@ -122,48 +136,8 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
             image = _decoded(path, size=size, mode=PIL_MODES[channels])
         pixels = np.asarray(_resize_and_crop(image, size))
     except _BROKEN as error:
-        raise ImageFileError(path, _reason(error)) from error
+        raise ImageFileError(path, _reason(error, path)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def decode_whole(path: str, *, size: int) -> Image.Image:
-    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
-
-    Args:
-        path: The path of the file. JPEG files are reduced while they are decoded, as far as ``size`` allows.
-        size: The longer side is at most so many pixels, at least 1; a smaller picture stays as it is.
-
-    Returns:
-        The picture in RGB.
-
-    Raises:
-        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
-
-    Example:
-        >>> decode_whole("no/such/file.png", size=32)
-        Traceback (most recent call last):
-        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
-    """
-    try:
-        _check_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _decoded(path, size=size, mode="RGB", is_draft=True)
-        image.thumbnail((size, size), Image.Resampling.BICUBIC)
-    except _BROKEN as error:
-        raise ImageFileError(path, _reason(error)) from error
-    return image
-
-
-def image_endings() -> frozenset[str]:
-    """The endings that files of the formats which are read have, in lower case.
-
-    Example:
-        >>> {".jpg", ".png", ".webp"} <= image_endings(), ".txt" in image_endings()
-        (True, False)
-    """
-    formats = _formats()
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
 def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray[np.uint8]:
@@ -196,8 +170,72 @@ def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray
             _put_upright(shown, picture)
         pixels = np.asarray(_resize_and_crop(shown, size))
     except _BROKEN as error:
-        raise ImageFileError(name or "that was given", _reason(error)) from error
+        raise ImageFileError(name or "that was given", _reason(error, name)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def decode_whole(path: str, *, size: int) -> Image.Image:
+    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
+
+    Args:
+        path: The path of the file. JPEG files are reduced while they are decoded, as far as ``size`` allows.
+        size: The longer side is at most so many pixels, at least 1; a smaller picture stays as it is.
+
+    Returns:
+        The picture in RGB.
+
+    Raises:
+        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
+
+    Example:
+        >>> decode_whole("no/such/file.png", size=32)
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _decoded(path, size=size, mode="RGB", is_draft=True)
+        image.thumbnail((size, size), Image.Resampling.BICUBIC)
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
+    return image
+
+
+def image_endings() -> frozenset[str]:
+    """The endings that files of the formats which are read have, in lower case.
+
+    Example:
+        >>> {".jpg", ".png", ".webp"} <= image_endings(), ".txt" in image_endings()
+        (True, False)
+    """
+    formats = _formats()
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
+def size_of_picture(path: str) -> tuple[int, int]:
+    """The width and the height of a picture in pixels, as its file stores it; nothing is decoded.
+
+    Args:
+        path: The path of a file.
+
+    Raises:
+        ImageFileError: The file is no image that is read.
+
+    Example:
+        >>> size_of_picture("no/such/file.png")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, reduces=False) as image:
+                return image.size
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
 
 
 def _check_file(path: str) -> None:
@@ -260,22 +298,30 @@ def _picture(source: str | BytesIO, *, size: int, mode: str, is_draft: bool = Fa
     return shown
 
 
-def _open(source: str | BytesIO) -> ImageFile:
+def _open(source: str | BytesIO, *, reduces: bool = True) -> ImageFile:
     if isinstance(source, BytesIO):
         source = BytesIO(source.getbuffer())  # each opened image has a position of its own
     try:
         image: ImageFile = Image.open(source, formats=_formats())
     except Image.DecompressionBombError as error:
         image = _open_large_jpeg(source, error)
-    if isinstance(image, JpegImageFile) and image.width * image.height > _LARGE:
+    if reduces and isinstance(image, JpegImageFile) and image.width * image.height > _LARGE:
         enough = (by for by in _REDUCTIONS if image.width * image.height <= _LARGE * by**2)
         by = next(enough, _REDUCTIONS[-1])
         image.draft(None, (image.width // by, image.height // by))
     return image
 
 
+@cache
+def _register_heif() -> None:
+    """Let Pillow open HEIC files, where the package for it is installed; once in each process."""
+    with suppress(ImportError):  # the extra is not installed: such files are then of no format that is read
+        import_module("pillow_heif").register_heif_opener()
+
+
 def _formats() -> tuple[str, ...]:
     """The formats that this Pillow has."""
+    _register_heif()
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
@@ -357,7 +403,19 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _reason(error: Exception) -> str:
+def _is_heif(path: str) -> bool:
+    """Whether a file says that it is of the family of HEIC (ISO 23008-12), by the brand in its first box."""
+    try:
+        with Path(path).open("rb") as file:
+            begin = file.read(12)
+    except (OSError, ValueError):
+        return False
+    return begin[4:8] == b"ftyp" and begin[8:12] in _HEIF_BRANDS
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, UnidentifiedImageError) and _is_heif(path) and "HEIF" not in Image.OPEN:
+        return "it is a HEIC image, which the extra heif reads: pip install 'layermatch[heif]'"
     if isinstance(error, UnidentifiedImageError):
         return f"it is no image of a format that is read ({', '.join(_FORMATS)})"
     if isinstance(error, OSError) and error.strerror:

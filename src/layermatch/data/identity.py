@@ -47,7 +47,7 @@ def identify(split: Split, content: SourceData) -> Split:
     return replace(
         split,
         names=tuple(names[position] for position in positions) if names else (),
-        contents=_contents(content.labelled.images, positions),
+        contents=_contents(content, positions),
         pool=_training_files(content),
     )
 
@@ -152,20 +152,25 @@ def _count(training_files: str) -> str:
     return training_files.partition(":")[0]
 
 
-def _contents(images: Images, positions: Sequence[int]) -> tuple[str, ...]:
-    """A digest for each image, empty for those that are not looked into."""
+def _contents(content: SourceData, positions: Sequence[int]) -> tuple[str, ...]:
+    """A digest for each image, empty for those that are not looked into.
+
+    Where names do not say it, the class of the image is digested as well: a table may have been corrected meanwhile.
+    """
+    images, labels = content.labelled.images, content.labelled.labels
+    classes = [] if content.are_labels_in_names else [name.encode() for name in content.classes]
     rows = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_LOOKED_INTO)).astype(np.int64))
     found = [""] * len(positions)
     for row in rows.tolist():
-        found[row] = _content(images, positions[row])
+        found[row] = _content(images, positions[row], more=classes[labels[positions[row]]] if classes else b"")
     return tuple(found)
 
 
-def _content(images: Images, position: int) -> str:
+def _content(images: Images, position: int, *, more: bytes) -> str:
     if not isinstance(images, FileImages):
-        return _digest(images.read(np.array([position], np.int64)).tobytes())
+        return _digest(images.read(np.array([position], np.int64)).tobytes() + more)
     try:
-        return _digest(Path(images.paths[position]).read_bytes())
+        return _digest(Path(images.paths[position]).read_bytes() + more)
     except OSError:
         return ""  # the check of all files, which follows, says what is wrong with it
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,16 +57,17 @@ def leave_classes_out(content: SourceData, open_set: int | Sequence[int | str]) 
     names = [content.classes[number] for number in unseen]
     if not len(left):
         raise UserError(f"{NAME}: no training image is of an unseen class ({shorten(names)}): give null, or others")
-    test = content.test
-    of_test = np.flatnonzero(numbers[test.labels] != UNKNOWN) if test is not None else left[:0]
+    of_test, test = _seen(content.test, numbers)
+    of_validation, validation = _seen(content.validation, numbers)
     return replace(
         content,
         classes=tuple(content.classes[number] for number in seen),
         labelled=_part(content.labelled, kept, pool),
         unlabelled=_joined(content, left, numbers),
-        test=_part(test, of_test, numbers[test.labels]) if test is not None and len(of_test) else None,
+        validation=validation,
+        test=test,
         folds=(),
-        image_ids=_ids(content, kept=kept, left=left, of_test=of_test),
+        image_ids=_ids(content, kept=kept, left=left, evaluated={"validation": of_validation, "test": of_test}),
         notes={**content.notes, "unseen classes": _note(content, names, len(left), of_test)},
     )
 
@@ -112,6 +113,14 @@ def _part(images: ImageSet, rows: NDArray[np.int64], labels: NDArray[np.int64]) 
     return ImageSet(take(images.images, rows), labels[rows])
 
 
+def _seen(part: ImageSet | None, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ImageSet | None]:
+    """The rows of an evaluated part that are of seen classes, and what is left of it."""
+    if part is None:
+        return np.empty(0, np.int64), None
+    rows = np.flatnonzero(numbers[part.labels] != UNKNOWN)
+    return rows, _part(part, rows, numbers[part.labels]) if len(rows) else None
+
+
 def _joined(content: SourceData, left: NDArray[np.int64], numbers: NDArray[np.int64]) -> ImageSet:
     """The images of unseen classes in the training pool, then those that had no label before."""
     images, labels = take(content.labelled.images, left), unknown_labels(len(left))
@@ -122,7 +131,11 @@ def _joined(content: SourceData, left: NDArray[np.int64], numbers: NDArray[np.in
 
 
 def _ids(
-    content: SourceData, *, kept: NDArray[np.int64], left: NDArray[np.int64], of_test: NDArray[np.int64]
+    content: SourceData,
+    *,
+    kept: NDArray[np.int64],
+    left: NDArray[np.int64],
+    evaluated: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, tuple[str, ...]]:
     """The names of the images, part by part, where all of a part have some."""
     ids = content.image_ids
@@ -131,8 +144,9 @@ def _ids(
         found["labelled"] = tuple(ids["labelled"][row] for row in kept)
         if content.unlabelled is None or "unlabelled" in ids:
             found["unlabelled"] = (*(ids["labelled"][row] for row in left), *ids.get("unlabelled", ()))
-    if "test" in ids and len(of_test):
-        found["test"] = tuple(ids["test"][row] for row in of_test)
+    for name, rows in evaluated.items():
+        if name in ids and len(rows):
+            found[name] = tuple(ids[name][row] for row in rows)
     return found
 
 

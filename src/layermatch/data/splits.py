@@ -16,7 +16,7 @@ from layermatch.errors import UserError, check_choice, check_number
 from layermatch.paths import expand
 from layermatch.runs.directory import replace_text
 
-__all__ = ["Split", "draw_beside_fold", "make_split"]
+__all__ = ["Split", "check_measured", "draw_beside_fold", "make_split"]
 
 #: The parts that validation images may come from.
 VAL_FROM = ("labelled", "pool")
@@ -38,6 +38,8 @@ class Split:
         pool: The number and digest of the names of all training files; empty where images are no files.
         unlabelled: The positions of a long-tailed unlabelled pool, which the labelled images are in beside these; empty
             where the pool is every image that is not held out.
+        measured: The settings that were not given, and were chosen or measured by the images of the run that drew it:
+            ``image_size``, ``mean`` and ``std`` by name, so that a run which goes on prepares its images as before.
         origin: The setting that it was read from, such as ``data.split=FILE``; empty for one made in this process.
     """
 
@@ -49,6 +51,7 @@ class Split:
     contents: tuple[str, ...] = ()
     pool: str = ""
     unlabelled: tuple[int, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
     origin: str = field(default="", compare=False)
 
     @property
@@ -76,6 +79,8 @@ class Split:
     def plain(self) -> dict[str, Any]:
         """The split as plain containers, for JSON and checkpoints."""
         values = {name: value for name, value in asdict(self).items() if name != "origin"}
+        if not self.measured:
+            del values["measured"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @staticmethod
@@ -98,6 +103,7 @@ class Split:
             contents=tuple(str(content) for content in fields.get("contents", ())),
             pool=str(fields.get("pool", "")),
             unlabelled=tuple(int(i) for i in fields.get("unlabelled", ())),
+            measured=check_measured(fields.get("measured", {})),
             origin=origin,
         )
         count = len(split.positions)
@@ -143,6 +149,33 @@ class Split:
             raise UserError(
                 f"{self.title} has no labelled images: give a split with at least one, mostly one for each class"
             )
+
+
+def check_measured(given: object) -> dict[str, Any]:
+    """What a split says of how images are prepared.
+
+    Args:
+        given: The field ``measured`` of a file.
+
+    Returns:
+        ``image_size`` as a whole number, ``mean`` and ``std`` as lists of numbers: those that are there.
+
+    Raises:
+        ValueError: They are not so.
+
+    Example:
+        >>> check_measured({"image_size": 32, "mean": [0.5]})
+        {'image_size': 32, 'mean': [0.5]}
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError("what it says of the images' preparation is no mapping")
+    known: dict[str, Any] = {}
+    if "image_size" in given:
+        known["image_size"] = int(given["image_size"])
+    for name in ("mean", "std"):
+        if name in given:
+            known[name] = [float(number) for number in given[name]]
+    return known
 
 
 def make_split(

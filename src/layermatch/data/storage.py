@@ -246,8 +246,13 @@ def _replaced(content: SourceData, new: Mapping[int, Images]) -> SourceData:
             return None
         return replace(part, images=replace_leaves(part.images, lambda images: new.get(id(images), images)))
 
-    labelled = exchanged(content.labelled) or content.labelled
-    return replace(content, labelled=labelled, unlabelled=exchanged(content.unlabelled), test=exchanged(content.test))
+    return replace(
+        content,
+        labelled=exchanged(content.labelled) or content.labelled,
+        unlabelled=exchanged(content.unlabelled),
+        validation=exchanged(content.validation),
+        test=exchanged(content.test),
+    )
 
 
 def _is_in_memory(images: Images) -> bool:

@@ -82,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
     "data.num_val": Kind.LABELS,
     "data.val_from": Kind.LABELS,
     "data.imbalance": Kind.LABELS,
+    "data.manifest": Kind.LABELS,
     "data.batch_size": Kind.SPREAD,
     "trainer.devices": Kind.SPREAD,
     "trainer.num_nodes": Kind.SPREAD,

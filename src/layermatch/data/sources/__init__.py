@@ -7,6 +7,7 @@ from layermatch.data.sources.digits import Digits
 from layermatch.data.sources.folder import Folder
 from layermatch.data.sources.image_folder import ImageFolder
 from layermatch.data.sources.imagenet100 import ImageNet100
+from layermatch.data.sources.manifest import Manifest
 from layermatch.data.sources.stl10 import STL10
 from layermatch.data.sources.svhn import SVHN
 
@@ -21,6 +22,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet100",
     "ImageSet",
+    "Manifest",
     "Source",
     "SourceData",
 ]

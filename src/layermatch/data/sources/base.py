@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,16 @@ class SourceData:
             folder in another encoding, is made one.
         labelled: The pool that labels are drawn from: every label is known.
         unlabelled: Further images, or ``None``. Labels are -1, or known and then only for diagnostics.
+        validation: The validation set, where the data set has its own, every label known; ``None`` lets one be held out
+            of the pool.
         test: The test set, every label known, or ``None``.
         folds: Predefined label sets: each int64 ``(n,)``, indices into ``labelled``. Only STL-10 has them.
-        image_ids: Names of images by part (``"labelled"``, ``"unlabelled"``, ``"test"``), in the order of its
-            images: the file of each image relative to the root. Empty where images have no names.
+        image_ids: Names of images by part (``"labelled"``, ``"unlabelled"``, ``"validation"``, ``"test"``), in the
+            order of its images: the file of each image relative to the root. Empty where images have no names.
         notes: What the user should know of how the data set was read, such as files that are not used: text by a
             name of a word or two.
+        measured: Settings that were not given and that the source chose by its images, such as ``image_size``, by name.
+        are_labels_in_names: Whether an image with another label has another name, as in folders of classes.
 
     Raises:
         UserError: There are fewer than two classes, a label out of range, parts of different image shapes, a fold that
@@ -94,6 +98,9 @@ class SourceData:
     folds: tuple[NDArray[np.int64], ...] = ()
     image_ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    validation: ImageSet | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    are_labels_in_names: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(name_text(name) for name in self.classes))
@@ -114,7 +121,12 @@ class SourceData:
 
     def parts(self) -> dict[str, ImageSet]:
         """The parts that there are, by name, ``"labelled"`` first."""
-        named = {"labelled": self.labelled, "unlabelled": self.unlabelled, "test": self.test}
+        named = {
+            "labelled": self.labelled,
+            "unlabelled": self.unlabelled,
+            "validation": self.validation,
+            "test": self.test,
+        }
         return {name: part for name, part in named.items() if part is not None}
 
     def image_id(self, part: str, index: int) -> str:

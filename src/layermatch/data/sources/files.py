@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif", ".jp2")
 _APPLE_DOUBLE = "._"
 #: What is not used, by why. Other kinds are endings.
 NO_ENDING, HIDDEN, LOOSE, FOLDER, SYSTEM = "without an ending", "hidden", "outside a class", "folder", "system folder"
+#: Endings of files that are read where an extra is installed, and its package.
+_HEIF = ((".heic", ".heif"), "pillow_heif")
 #: How many kinds and how many files are spelt out.
 _KINDS, _NAMED = 6, 3
 
@@ -214,7 +217,9 @@ def unused_text(unused: Sequence[Unused]) -> str:
         kinds.append(f"other kinds ({sum(count for _, count in counts[_KINDS:]):,})")
     named = [printable(one.path) for one in _first_of_each(unused)]
     more = f" and {len(unused) - len(named):,} more" if len(unused) > len(named) else ""
-    return f"{', '.join(kinds)}: {', '.join(named)}{more}"
+    is_helped = any(kind in _HEIF[0] for kind, _ in counts) and find_spec(_HEIF[1]) is None
+    hint = "; pip install 'layermatch[heif]' reads HEIC" if is_helped else ""
+    return f"{', '.join(kinds)}: {', '.join(named)}{more}{hint}"
 
 
 def _first_of_each(unused: Sequence[Unused]) -> list[Unused]:

@@ -17,7 +17,13 @@ from layermatch.errors import UserError
 
 __all__ = ["Folder"]
 
-_LAYOUTS = "either train/<class>/ or labeled/<class>/ and unlabeled/ (and, in both, an optional test/<class>/)"
+_LAYOUTS = (
+    "either train/<class>/ or labeled/<class>/ and unlabeled/ (and, in both, an optional val/<class>/ and "
+    "test/<class>/)"
+)
+
+#: Folders of images that nothing is learnt from, and the parts that they are.
+_EVALUATED = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +33,15 @@ class Folder:
     - ``train/<class>/``: every image has a label; the run draws the labels that it may see.
     - ``labeled/<class>/`` and ``unlabeled/`` (any tree of images): few images have a label.
 
-    Both may have a ``test/<class>/`` with the same classes; other folders are not read. Classes are sorted by
-    name. Sub-folders of a class belong to it; names that start with a dot are left out. What is an image is
-    seen by its content, and what is not used is in the ``notes``. Files are decoded when they are read, as
+    Both may have a ``val/<class>/`` and a ``test/<class>/`` with the same classes; other folders are not read.
+    Classes are sorted by name. Sub-folders of a class belong to it; names that start with a dot are left out. What is
+    an image is seen by its content, and what is not used is in the ``notes``. Files are decoded when they are read, as
     :class:`~layermatch.data.file_images.FileImages` says.
 
     Args:
         root: The folder that holds ``train/`` or ``labeled/``.
-        image_size: The height and width in pixels that images are resized and cropped to.
+        image_size: The height and width in pixels that images are resized and cropped to; None chooses them by the
+            sizes of the training images, see :func:`~layermatch.data.sources.image_size.choose_size`.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
@@ -48,28 +55,29 @@ class Folder:
     """
 
     root: str | Path
-    image_size: int = 32
+    image_size: int | None = 32
     channels: int = 3
 
     def __post_init__(self) -> None:
-        check_folder_settings(self.root, self.image_size, self.channels)
+        check_folder_settings(self.root, self.image_size, self.channels, may_choose=True)
 
     def load(self) -> SourceData:
         """List the files; none is opened."""
         root = check_root_folder(self.root, _LAYOUTS)
         parts = _find_parts(root)
         classes = list_classes(root, parts["labelled"])
-        if "test" in parts:
-            check_same_classes(root, parts["labelled"], parts["test"])
+        for name in _EVALUATED.values():
+            if name in parts:
+                check_same_classes(root, parts["labelled"], parts[name])
         return load_folders(root, parts, classes, image_size=self.image_size, channels=self.channels)
 
 
 def _find_parts(root: Path) -> dict[str, str]:
-    there = {name for name in ("train", "labeled", "unlabeled", "test") if (root / name).is_dir()}
-    test = {"test": "test"} if "test" in there else {}
-    if there - {"test"} == {"train"}:
-        return {"labelled": "train"} | test
-    if there - {"test"} == {"labeled", "unlabeled"}:
-        return {"labelled": "labeled", "unlabelled": "unlabeled"} | test
+    there = {name for name in ("train", "labeled", "unlabeled", *_EVALUATED) if (root / name).is_dir()}
+    evaluated = {part: folder for folder, part in _EVALUATED.items() if folder in there}
+    if there - set(_EVALUATED) == {"train"}:
+        return {"labelled": "train"} | evaluated
+    if there - set(_EVALUATED) == {"labeled", "unlabeled"}:
+        return {"labelled": "labeled", "unlabelled": "unlabeled"} | evaluated
     found = ", ".join(f"{name}/" for name in sorted(there)) or "neither train/ nor labeled/ and unlabeled/"
     raise UserError(f"data.root={str(root)!r} holds {found}: give a folder that holds {_LAYOUTS}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from layermatch.data.images import check_channels
 from layermatch.data.sources.base import ImageSet, SourceData, shorten, unknown_labels
 from layermatch.data.sources.class_names import class_folders, forms_text, look_alikes_text
 from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
+from layermatch.data.sources.image_size import choose_size
 from layermatch.errors import UserError, check_number
 from layermatch.paths import check_path, expand, is_folder
 
@@ -26,6 +28,7 @@ __all__ = [
     "list_labelled",
     "list_unlabelled",
     "load_folders",
+    "of_listings",
 ]
 
 
@@ -54,13 +57,14 @@ class Listing:
         return ImageSet(images=FileImages(files, size=image_size, channels=channels), labels=self.labels)
 
 
-def check_folder_settings(root: object, image_size: object, channels: object) -> None:
+def check_folder_settings(root: object, image_size: object, channels: object, *, may_choose: bool = False) -> None:
     """Refuse settings that no source of image files can have.
 
     Args:
         root: What was given as ``data.root``: a path.
         image_size: What was given as ``data.image_size``: pixels, at least 1.
         channels: What was given as ``data.channels``: 1 or 3.
+        may_choose: Whether ``image_size`` may be None, for a source that chooses one.
 
     Raises:
         UserError: One of them is not legal.
@@ -69,7 +73,8 @@ def check_folder_settings(root: object, image_size: object, channels: object) ->
         >>> check_folder_settings("data", 32, 3)
     """
     check_path("data.root", root, "a folder")
-    check_number("data.image_size", image_size, low=1, integer=True)
+    if image_size is not None or not may_choose:
+        check_number("data.image_size", image_size, low=1, integer=True)
     check_channels("data.channels", channels)
 
 
@@ -218,7 +223,7 @@ def load_folders(
     parts: Mapping[str, str],
     classes: Sequence[str],
     *,
-    image_size: int,
+    image_size: int | None,
     channels: int,
     names_others: bool = True,
 ) -> SourceData:
@@ -226,10 +231,11 @@ def load_folders(
 
     Args:
         root: The data set's folder.
-        parts: The places of its parts: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``
-            and ``"test"``.
+        parts: The places of its parts: the folder of ``"labelled"`` and, where there are any, of ``"unlabelled"``,
+            ``"validation"`` and ``"test"``.
         classes: The class folders to read in labelled and test parts, in the order of their labels.
-        image_size: The height and width in pixels that images are decoded to.
+        image_size: The height and width in pixels that images are decoded to; None chooses them by the files, see
+            :func:`~layermatch.data.sources.image_size.choose_size`.
         channels: 1 or 3.
         names_others: Whether what lies beside the parts is told to the user.
 
@@ -250,14 +256,55 @@ def load_folders(
         name: list_unlabelled(root, part) if name == "unlabelled" else list_labelled(root, part, classes)
         for name, part in parts.items()
     }
+    notes = _notes(root, parts, listings, names_others=names_others)
+    return of_listings(root, listings, classes, image_size=image_size, channels=channels, notes=notes)
+
+
+def of_listings(
+    root: Path,
+    listings: Mapping[str, Listing],
+    classes: Sequence[str],
+    *,
+    image_size: int | None,
+    channels: int,
+    notes: Mapping[str, str],
+    are_labels_in_names: bool = True,
+) -> SourceData:
+    """The data set of files that are listed.
+
+    Args:
+        root: The data set's folder.
+        listings: The files of each part.
+        classes: The names of the classes.
+        image_size: See :func:`load_folders`.
+        channels: 1 or 3.
+        notes: What the user should know.
+        are_labels_in_names: See :class:`~layermatch.data.sources.base.SourceData`.
+
+    Raises:
+        UserError: The size is to be chosen, and no file can be read.
+
+    Example:
+        >>> listing = Listing(("train/cat/1.png", "train/dog/1.png"), np.array([0, 1]))
+        >>> of_listings(Path("x"), {"labelled": listing}, ["cat", "dog"], image_size=8, channels=3, notes={}).image_ids
+        {'labelled': ('train/cat/1.png', 'train/dog/1.png')}
+    """
+    measured: dict[str, Any] = {}
+    if image_size is None:
+        training = [*listings["labelled"].paths, *(listings["unlabelled"].paths if "unlabelled" in listings else ())]
+        image_size, reason = choose_size([f"{root}/{path}" for path in training])
+        measured, notes = {"image_size": image_size}, {"image size": reason, **notes}
     sets = {name: found.image_set(root, image_size=image_size, channels=channels) for name, found in listings.items()}
     return SourceData(
         classes=tuple(classes),
         labelled=sets["labelled"],
         unlabelled=sets.get("unlabelled"),
+        validation=sets.get("validation"),
         test=sets.get("test"),
         image_ids={name: found.paths for name, found in listings.items()},
-        notes=_notes(root, parts, listings, names_others=names_others),
+        notes=notes,
+        measured=measured,
+        are_labels_in_names=are_labels_in_names,
     )
 
 
