@@ -123,8 +123,7 @@ class Options:
             train=_texts("train", settings["train"], "[trainer.max_steps=500]"),
             port=settings["port"],
             open=settings["open"],
-            cache=(default_cache_dir() if cache is None else expand("cache_dir", cache, "a folder").absolute())
-            / "label",
+            cache=cache / "label",
             cache_bytes=settings["cache_megabytes"] * 1_000_000,
         )
 

@@ -222,8 +222,10 @@ class _Reader:
         _save(self.folder / "axes.npz", dict(zip(("mean", "components"), self._axes, strict=True)))
 
     def _reduced(self, part: Looked) -> Looked:
-        mean, components = self._axes or (0, 0)
-        features = part.features if part.features.shape[1] else np.zeros((len(part.is_read), len(mean)), np.float32)
+        """The same with few numbers for each picture: their places along the axes."""
+        mean, components = self._axes or (np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+        width = part.features.shape[1]  # 0 where none of them could be read
+        features = part.features if width else np.zeros((len(part.is_read), len(mean)), np.float32)
         return part._replace(features=((features - mean) @ components.T).astype(np.float32))
 
     def write(self, found: Path, seen: Looked) -> None:
@@ -251,7 +253,7 @@ class _Pixels:
             np.asarray(decode_whole(file, size=2 * _SIDE).resize((_SIDE, _SIDE)), np.float32).reshape(-1)
             for file in files
         ]
-        return np.stack(rows) / 255, np.zeros((len(files), 0), np.float32)
+        return np.stack(rows) / np.float32(255), np.zeros((len(files), 0), np.float32)
 
 
 class _Model:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,14 +379,11 @@ def _in_words(changed: Mapping[str, Given]) -> str:
     return f"{what}: {', '.join(sorted(kinds))}"
 
 
-def _lines(rows: Sequence[Row] | Mapping[str, Row] | object, others: Sequence[str]) -> list[str]:
+def _lines(rows: Iterable[Row], others: Sequence[str]) -> list[str]:
     """Each row as its line of CSV, as :func:`~layermatch.data.manifest.write_manifest` writes it."""
     made: list[str] = []
     writer = csv.writer(SimpleNamespace(write=made.append), lineterminator="\n")
-    writer.writerows(
-        [row.path, row.label, row.split, *(row.others.get(name, "") for name in others)]
-        for row in rows  # type: ignore[attr-defined]
-    )
+    writer.writerows([row.path, row.label, row.split, *(row.others.get(name, "") for name in others)] for row in rows)
     return made
 
 

@@ -75,7 +75,7 @@ def find_pictures(root: Path, *, links: bool = False, leave_out: Path | None = N
 
 def _is_inside(path: str, root: str) -> bool:
     true = os.path.realpath(path)
-    return true.startswith(root if root.endswith(os.sep) else root + os.sep)
+    return true == root or true.startswith(root if root.endswith(os.sep) else root + os.sep)
 
 
 class _Walk:

@@ -112,12 +112,9 @@ class Session:
 
     def _use_newest_model(self) -> None:
         """Look at the pictures with the model of a training that has ended."""
-        if self.training.is_running or not self.training.has_news:
-            return
         with self._lock:
-            if not self.training.has_news:
+            if not self.training.has_ended():
                 return
-            self.training.has_news = False
             newest = self.training.checkpoint()
             if newest is not None and str(newest) != self._task.ckpt_path:
                 self._task = replace(self._task, ckpt_path=str(newest))

@@ -98,11 +98,8 @@ class Training:
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: MetricsFile | None = None
         self._is_stopping = False
-        #: Whether a run was at it since somebody asked for its checkpoint.
-        self.has_news = False
         self._start = self._left_over()
-        if self.is_running:
-            self.has_news = True
+        self._is_awaited = self.is_running
 
     # ------------------------------------------------------------------------------------------------------- starting
 
@@ -142,7 +139,7 @@ class Training:
             except OSError as error:
                 raise LabelsError(f"training cannot be started: {error.strerror or error}") from error
             self._start, self._metrics, self._is_stopping = _Start(run_dir, self._child.pid, created), None, False
-            self.has_news = True
+            self._is_awaited = True
 
     def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
         """The settings of a run, as words of the command line.
@@ -196,6 +193,14 @@ class Training:
         if child is not None:
             return child.poll() is None
         return start is not None and start.process() is not None
+
+    def has_ended(self) -> bool:
+        """Whether a run has ended since this was last asked."""
+        with self._lock:
+            if not self._is_awaited or self.is_running:
+                return False
+            self._is_awaited = False
+            return True
 
     def status(self) -> dict[str, Any]:
         """What the page shows of the last start; ``kind`` is ``none``, ``running``, or how it ended."""
