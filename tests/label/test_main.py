@@ -47,7 +47,7 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ("words", "line"),
     [
         ([], "data.root is not given: give data.root=VALUE"),
-        (["data.root=no"], "data.root=no: there is no such folder: give that of the pictures"),
+        (["data.root=no"], "data.root=no: there is no such folder: give the folder of the pictures"),
         (["data.root=empty"], "data.root=empty holds no picture"),
         (["data.root=pictures", "links=1"], "links=1 is not legal: choose true or false"),
         (["data.root=pictures", "open=yes"], "open='yes' is not legal: choose true or false"),

@@ -312,11 +312,11 @@ def _delete_old(cache: Path, *, but: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: the only argument is a JSON file with the fields of a :class:`Task`."""
+    """Entry point: standard input is JSON with the fields of a :class:`Task`."""
     with suppress(OSError, AttributeError):
         os.nice(10)  # the page comes first
     try:
-        task = Task(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        task = Task(**json.load(sys.stdin))
         examine(task, lambda said: print(json.dumps(said), flush=True))  # noqa: T201 -- the page reads it
     except UserError as error:
         sys.stderr.write(f"{error}\n")

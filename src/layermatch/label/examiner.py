@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
@@ -55,17 +54,14 @@ class Examiner:
             task: What to look at, and with what.
         """
         self.close()
-        folder = tempfile.TemporaryDirectory(prefix="layermatch-label-")
-        spec = Path(folder.name) / "task.json"
-        spec.write_text(json.dumps(asdict(task)), encoding="utf-8")
-        process = subprocess.Popen(  # noqa: S603 -- this package's own module
-            [sys.executable, "-m", "layermatch.label.examine", str(spec)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layermatch.label.examine"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
             errors="replace", start_new_session=True,
         )  # fmt: skip
         with self._lock:
             self._process, self.looked, self.problem = process, 0, ""
-        threading.Thread(target=self._listen, args=(process, task, folder), daemon=True).start()
+        threading.Thread(target=self._listen, args=(process, task), daemon=True).start()
 
     def close(self) -> None:
         """Stop looking; what was found stays."""
@@ -75,16 +71,20 @@ class Examiner:
             process.kill()  # it goes on where it was
             process.wait()
 
-    def _listen(self, process: subprocess.Popen[str], task: Task, folder: tempfile.TemporaryDirectory[str]) -> None:
+    def _listen(self, process: subprocess.Popen[str], task: Task) -> None:
         complaints: deque[str] = deque(maxlen=_LINES)
         reading = threading.Thread(target=_read_lines, args=(process, complaints), daemon=True)
         reading.start()
         with process:
+            if process.stdin is not None:
+                with suppress(OSError):  # it has ended already, and says why
+                    process.stdin.write(json.dumps(asdict(task)))
+                with suppress(OSError):
+                    process.stdin.close()
             for line in process.stdout or ():
                 with suppress(ValueError):
                     self._hear(process, json.loads(line), task)
         reading.join()
-        folder.cleanup()
         with self._lock:
             if process.returncode and self._process is process:
                 last = complaints[-1] if complaints else f"it ended with status {process.returncode}"

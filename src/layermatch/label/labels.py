@@ -128,7 +128,6 @@ class Labels:
         self._lock = threading.RLock()
         self._history: dict[str, list[Step]] = defaultdict(list)
         self._classes: list[str] = []
-        self._counts: tuple[int, Counter[str], Counter[str]] | None = None
         self._read()
         for name in (*self._kept_classes(), *classes):
             self._know(checked_name(name))
@@ -158,13 +157,15 @@ class Labels:
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
         """How many of the pictures each class has, and how many each split; of ``train``, those without a label."""
+        classes: Counter[str] = Counter()
+        splits: Counter[str] = Counter()
         with self._lock:
-            if self._counts is None or self._counts[0] != self.revision:
-                given = self.all_given()
-                classes = Counter(each.label for each in given if each.label and each.split != IGNORED)
-                splits = Counter(each.split for each in given if each.split == IGNORED or not each.label)
-                self._counts = (self.revision, classes, splits)
-            return self._counts[1], self._counts[2]
+            for given, count in self._tally.items():
+                if given.label and given.split != IGNORED:
+                    classes[given.label] += count
+                else:
+                    splits[given.split] += count
+        return classes, splits
 
     def look(self) -> None:
         """Read the manifest again if somebody else changed it.
@@ -200,6 +201,7 @@ class Labels:
         self._place = {row.path: place for place, row in enumerate(self._rows)}
         self._others = list(dict.fromkeys(name for row in rows for name in row.others))
         self._lines: list[str] = []  # made when something is written
+        self._tally = Counter(self.all_given())
         self._state = state
 
     # -------------------------------------------------------------------------------------------------------- writing
@@ -302,9 +304,12 @@ class Labels:
             for place, line in old.items():
                 lines[place] = line
             raise
+        self._tally.subtract(self.given(path) for path in rows)
+        self._tally.update(changed.values())
         for path, row in rows.items():
             self._rows[self._place[path]] = row
-        self._know_all()
+            if row.label:
+                self._know(row.label)
         self.revision += 1
         self.notice = ""
 

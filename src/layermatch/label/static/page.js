@@ -6,6 +6,7 @@ const token = document.querySelector('meta[name="layermatch-token"]').content;
 const GAP = 10; // pixels between two cells
 const ROWS_BEYOND = 2; // rows that are there though they cannot be seen
 const MOST_ITEMS = 200; // pictures of one request
+const MOST_ANSWERED = 2000; // pictures of one answer; a confirmation is for any number
 const MOST_KNOWN = 4000; // pictures of which is known what is said of them
 
 // The address had the token: the cookie has it now, and nobody should see it over a shoulder.
@@ -75,7 +76,7 @@ function warn(text) {
 const number = (value) => value.toLocaleString("en");
 const percent = (value) => `${Math.floor(value * 100)} %`;
 
-function take(state) {
+function take(state, { isOwn = false } = {}) {
   const before = server;
   server = state;
   if (before && before.session !== state.session) location.reload();
@@ -88,7 +89,8 @@ function take(state) {
   showClasses(state.classes, before && before.classes);
   showTraining(state.training, before && before.training);
   showProposals(state.proposals);
-  if (before && before.revision !== state.revision) renew();
+  const own = isOwn ? 1 : 0; // one change is this window's, and its pictures are known
+  if (before && before.revision + own < state.revision) renew();
 }
 
 async function poll() {
@@ -429,6 +431,10 @@ const chosen = () => (selected.size ? [...selected] : ids.length ? [ids[current]
 async function answer(label, ignored) {
   const meant = chosen();
   if (!meant.length) return;
+  if (meant.length > MOST_ANSWERED) {
+    say(`Not taken: at most ${number(MOST_ANSWERED)} pictures at a time.`);
+    return;
+  }
   await fetchItems(meant);
   const old = meant.map((id) => items.get(id));
   if (old.some((item) => item === undefined)) return;
@@ -445,7 +451,7 @@ async function answer(label, ignored) {
       keep(done.items);
       steps.push("server");
       meant.forEach((id) => skipped.delete(id));
-      take(done.state);
+      take(done.state, { isOwn: true });
       const others = done.left.map((id) => items.get(id)).filter(Boolean).map((item) => `${item.path} is ${words(item) || "without a label"}`);
       say(others.length ? `Changed elsewhere, so left as it is: ${others.slice(0, 3).join("; ")}` : `${what}: ${which}. ${number(server.labelled)} labelled.`);
     } catch (error) {
@@ -468,7 +474,7 @@ async function confirmAll() {
     const done = await ask("/api/label", { ids: meant, label, ignored: false, seen: null });
     meant.forEach((id) => items.delete(id));
     steps.push("server");
-    take(done.state);
+    take(done.state, { isOwn: true });
     await load({ focus: true });
     say(`${number(server.labelled - before)} pictures are confirmed as ${label}. u takes it back.`);
   } catch (error) {
@@ -499,7 +505,7 @@ async function undo() {
       const done = await ask("/api/undo", {});
       done.ids.forEach((id) => items.delete(id));
       keep(done.items);
-      take(done.state);
+      take(done.state, { isOwn: true });
       say(done.said ? `Taken back: ${done.said}` : "Nothing is left to take back.");
       show(done.ids);
     } catch (error) {
@@ -600,7 +606,7 @@ $("new-class").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
     const done = await ask("/api/class", { name: $("class-name").value });
-    take(done.state);
+    take(done.state, { isOwn: true });
     const key = (server.classes.find((each) => each.name === done.name) || {}).key;
     say(`Class ${done.name}${key ? `, key ${key}` : ""}.`);
     $("class-name").value = "";
