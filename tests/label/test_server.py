@@ -196,6 +196,8 @@ def test_two_windows_do_not_lose_each_others_labels(client: Client) -> None:
     assert answer["left"] == []
     assert client.post("undo")[1]["items"][0]["label"] == "green"  # and that is not this window's to take back
     assert [other.post("undo")[1]["said"] for _ in range(3)] == ["IMG_000.png: green", "IMG_001.png: green", ""]
+    assert client.get("/api/items?ids=0,1")[1]["items"][0]["label"] == "red"  # as before that window's answer
+    assert other.label([0], "", [["red", "train"]])[0] == 200
 
 
 def test_many_are_confirmed_at_once_and_those_with_an_answer_stay(client: Client) -> None:

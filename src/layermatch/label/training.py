@@ -182,7 +182,8 @@ class Training:
             with suppress(psutil.Error):
                 process.terminate()
         if is_first:
-            threading.Thread(target=_end, args=(process,), daemon=True).start()
+            # Popen must wait for its own child: whoever else does takes its exit status away.
+            threading.Thread(target=_end, args=(self._child or process,), daemon=True).start()
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
@@ -274,10 +275,11 @@ def _created(pid: int) -> float:
         return 0.0
 
 
-def _end(process: psutil.Process) -> None:
+def _end(process: subprocess.Popen[bytes] | psutil.Process) -> None:
+    """Kill a process that does not end by itself."""
     try:
         process.wait(_PATIENCE)
-    except psutil.TimeoutExpired:
+    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
         with suppress(psutil.Error):
             process.kill()
 
