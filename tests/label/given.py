@@ -113,7 +113,7 @@ def serving(root: Path, cache: Path, *, ckpt_path: Path | None = None, links: bo
             pictures=pictures,
             labels=Labels(manifest, pictures.paths),
             thumbnails=Thumbnails(cache / "thumbnails", limit=10_000_000),
-            training=Training(root / "labels.runs", root=pictures.root, settings=[]),
+            training=Training(root / "labels.runs", root=pictures.root),
             task=Task(
                 root=str(pictures.root), paths=pictures.paths, cache=str(cache / "features"), sample=6, clusters=3,
                 ckpt_path=None if ckpt_path is None else str(ckpt_path),

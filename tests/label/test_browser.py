@@ -26,9 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 #: A tiny run: what is trained is not the point.
 TINY = (
-    "experiment=folder", "model=wrn_small", "trainer=cpu", "trainer.precision=32-true", "data.image_size=8",
-    "data.storage=ram", "data.batch_size=4", "data.mu=2", "trainer.max_steps=12", "trainer.log_every=4",
-    "algorithm=supervised",
+    "model: wrn_small", "trainer: cpu", "trainer.precision: 32-true", "data.image_size: 8", "data.storage: ram",
+    "data.batch_size: 4", "data.mu: 2", "trainer.max_steps: 12", "trainer.log_every: 4", "algorithm: supervised",
 )  # fmt: skip
 #: Milliseconds that anything may take on a machine with much to do.
 PATIENCE = 240_000
@@ -43,7 +42,7 @@ class Server:
 
     def start(self) -> str:
         """The address of the page."""
-        words = ["data.root=pictures", "port=0", "open=false", "sample=20", "clusters=6", f"train=[{','.join(TINY)}]"]
+        words = ["data.root=pictures", "port=0", "open=false", "sample=20", "clusters=6", f"train={{{','.join(TINY)}}}"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "layermatch.label", *words], cwd=self.folder, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / "cache")},

@@ -20,7 +20,7 @@ ROWS = [Row("a.png", "cat"), Row("b.png", "dog"), Row("c.png")]
 
 
 def test_labels_of_two_classes_are_needed(tmp_path: Path) -> None:
-    training = Training(tmp_path / "labels.runs", root=tmp_path, settings=[])
+    training = Training(tmp_path / "labels.runs", root=tmp_path)
     for rows in ([], ROWS[:1], [ROWS[0], Row("b.png", "dog", "test")], [ROWS[0], ROWS[2]]):
         with pytest.raises(LabelsError, match="training needs labels of two classes"):
             training.start(rows)
@@ -32,9 +32,14 @@ def test_labels_of_two_classes_are_needed(tmp_path: Path) -> None:
 
 def test_paths_of_any_name_are_words_of_the_command_line(tmp_path: Path) -> None:
     root = tmp_path / "Größe [1], $a$ {x}"
-    training = Training(root / "labels.runs", root=root, settings=["experiment=folder", "seed=1"])
+    training = Training(
+        root / "labels.runs", root=root, settings={"algorithm": "fixmatch", "data.mean": [0.5, 1], "name": "a b=1"}
+    )
     words = training.words(root / "labels.runs" / "now", 7)
-    assert words[:4] == ["experiment=folder", "seed=1", "trainer.max_steps=7", "data=manifest"]
+    assert words[:6] == [
+        "experiment=folder", "trainer.max_steps=7", "algorithm=fixmatch", "data.mean=[0.5,1]", 'name="a b=1"',
+        "data=manifest",
+    ]  # fmt: skip
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     read = {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(words)}
@@ -59,7 +64,7 @@ def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(tmp_path: Pat
         created = psutil.Process(sleeper.pid).create_time()
         (runs / "2026-01-02_03-04-05.json").write_text(json.dumps({"pid": sleeper.pid, "created": created}))
         (runs / "2026-01-01_03-04-05.json").write_text("{")
-        training = Training(runs, root=tmp_path, settings=[])
+        training = Training(runs, root=tmp_path)
         assert training.status()["kind"] == "running"
         assert not training.has_ended()
         with pytest.raises(LabelsError, match="a training is running: stop it, or wait until it ends"):
@@ -79,14 +84,14 @@ def test_another_process_of_the_same_number_is_left_alone(tmp_path: Path) -> Non
     runs.mkdir()
     created = psutil.Process(os.getpid()).create_time()
     (runs / "2026-01-02_03-04-05.json").write_text(json.dumps({"pid": os.getpid(), "created": created - 100}))
-    training = Training(runs, root=tmp_path, settings=[])
+    training = Training(runs, root=tmp_path)
     assert not training.is_running
     training.stop()
 
 
 def test_the_model_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) -> None:
     runs = tmp_path / "labels.runs"
-    training = Training(runs, root=tmp_path, settings=[])
+    training = Training(runs, root=tmp_path)
     assert training.checkpoint() is None
     for name, step in (("2026-01-01_00-00-00", 9), ("2026-01-02_00-00-00", 5), ("2026-01-02_00-00-00", 7)):
         path = runs / name / "checkpoints" / f"step-{step:07d}.ckpt"
@@ -104,7 +109,7 @@ def test_the_model_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_why_a_training_failed_is_said(tmp_path: Path) -> None:
-    training = Training(tmp_path / "labels.runs", root=tmp_path, settings=["no_such_setting=1"])
+    training = Training(tmp_path / "labels.runs", root=tmp_path, settings={"no_such_setting": 1})
     training.start(ROWS)
     for _ in range(2400):
         if not training.is_running:

@@ -62,7 +62,7 @@ class Options:
         seed: The seed of the samples.
         sample: The pictures of the first sample.
         clusters: The number of groups.
-        train: Settings of the runs that the page starts.
+        train: Settings of the runs that the page starts, by their names on the command line.
         port: The port; 0 takes a free one.
         open: Whether the page is opened in the browser.
         cache: The folder of small copies and features.
@@ -77,7 +77,7 @@ class Options:
     seed: int
     sample: int
     clusters: int
-    train: tuple[str, ...]
+    train: Mapping[str, Any]
     port: int
     open: bool
     cache: Path
@@ -120,7 +120,7 @@ class Options:
             seed=settings["seed"],
             sample=settings["sample"],
             clusters=settings["clusters"],
-            train=_texts("train", settings["train"], "[trainer.max_steps=500]"),
+            train=_train(settings["train"]),
             port=settings["port"],
             open=settings["open"],
             cache=cache / "label",
@@ -160,6 +160,17 @@ def _texts(name: str, given: object, example: str) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(text, str | int) for text in given):
         raise UserError(f"{name}={given!r} is not legal: give a list, {name}={example}")
     return tuple(str(text) for text in given)
+
+
+def _train(given: object) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"train={given!r} is not legal: give names and values, 'train={{trainer.max_steps: 500}}'")
+    own = next((name for name in ("data", "data.manifest", "data.root", "run_dir") if name in given), None)
+    if own is not None:
+        raise UserError(f"train: {own} is the page's to give: leave it out")
+    return {str(name): value for name, value in given.items()}
 
 
 def serve(options: Options, say: Callable[[str], None]) -> None:

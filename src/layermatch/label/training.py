@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ __all__ = ["Training", "newest_checkpoint_of"]
 _STOPPED = 75
 #: Seconds that a run has to write its checkpoint when it is asked to stop.
 _PATIENCE = 120.0
+#: Settings of a run where none are given.
+DEFAULTS: dict[str, Any] = {"experiment": "folder", "trainer.max_steps": 2000}
+#: A text that Hydra reads as this text.
+_PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z_.]*", re.IGNORECASE)
 #: What a start is called, by its time.
 _NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
 #: Bytes at the end of a log that hold its last line.
@@ -89,11 +93,11 @@ class Training:
     Args:
         folder: The folder of the runs, beside the manifest.
         root: The folder of the pictures.
-        settings: Settings of each run, as on the command line.
+        settings: Settings of each run by their names on the command line, beside :data:`DEFAULTS`.
     """
 
-    def __init__(self, folder: Path, *, root: Path, settings: Sequence[str]) -> None:
-        self.folder, self.root, self.settings = folder, root, list(settings)
+    def __init__(self, folder: Path, *, root: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.root, self.settings = folder, root, DEFAULTS | dict(settings or {})
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: MetricsFile | None = None
@@ -148,14 +152,10 @@ class Training:
             run_dir: The directory of the run; its labels lie beside it.
             max_steps: Its optimizer steps; None leaves them to the settings.
         """
-        steps = [] if max_steps is None else [f"trainer.max_steps={max_steps}"]
+        settings = self.settings if max_steps is None else self.settings | {"trainer.max_steps": max_steps}
         paths = {"data.manifest": run_dir.with_suffix(".csv"), "data.root": self.root, "run_dir": run_dir}
-        return [
-            *self.settings,
-            *steps,
-            "data=manifest",
-            *(f"{name}={quoted(str(path))}" for name, path in paths.items()),
-        ]
+        where = [f"{name}={quoted(str(path))}" for name, path in paths.items()]
+        return [*(f"{name}={_value(value)}" for name, value in settings.items()), "data=manifest", *where]
 
     def command(self) -> str:
         """The command that the last start gave, for people; empty where there is none."""
@@ -266,6 +266,17 @@ class Training:
                     said = json.loads(path.read_text(encoding="utf-8"))
                     return _Start(path.with_suffix(""), int(said["pid"]), float(said["created"]))
         return None
+
+
+def _value(value: object) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_value(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else quoted(value)
+    return json.dumps(value)
 
 
 def _created(pid: int) -> float:
