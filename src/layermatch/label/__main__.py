@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 import socket
@@ -264,6 +265,8 @@ def _listening(port: int) -> Iterator[socket.socket]:
 
 def _run(server: Any, listener: socket.socket) -> None:
     """Serve until a signal; uvicorn gives the signal back to the process when it has ended."""
+    # Requests that are cut off at the end are no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
