@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.label.given import COLOURS, write_pictures
 
-from layermatch.data.manifest import read_manifest
+from layermatch.data.manifest import Row, read_manifest, write_manifest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,7 +30,7 @@ TINY = (
     "data.batch_size: 4", "data.mu: 2", "trainer.max_steps: 12", "trainer.log_every: 4", "algorithm: supervised",
 )  # fmt: skip
 #: Milliseconds that anything may take on a machine with much to do.
-PATIENCE = 240_000
+PATIENCE = 300_000
 
 
 class Server:
@@ -120,7 +120,9 @@ def proposed(page: Any) -> list[str]:
     return titles
 
 
-def test_an_afternoon_by_keyboard(server: Server, open_page: Callable[[str], Any], tmp_path: Path) -> None:
+def test_thirty_labels_by_keyboard_undo_and_a_server_that_is_killed(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
     truth = write_pictures(tmp_path / "pictures", per_class=30)
     keys = {name: str(number) for number, name in enumerate(COLOURS, start=1)}
     page = open_page(server.start())
@@ -171,14 +173,19 @@ def test_an_afternoon_by_keyboard(server: Server, open_page: Callable[[str], Any
     names = page.eval_on_selector_all("#classes span:not(.count)", "all => all.map(each => each.textContent)")
     assert names == [*COLOURS]
 
-    # Training, and proposals of the model.
+
+def test_training_changes_what_is_proposed(server: Server, open_page: Callable[[str], Any], tmp_path: Path) -> None:
+    truth = write_pictures(tmp_path / "pictures", per_class=30)
+    said = dict(list(truth.items())[:27])
+    write_manifest(tmp_path / "pictures" / "labels.csv", [Row(path, said.get(path, "")) for path in truth])
+    page = open_page(server.start())
     wait_for(page, "#model", "90 of 90 looked at")
     page.click("#more")
     before = proposed(page)
     assert "as there is no model yet" in page.inner_text("#said-view")
     page.click("#train-button")
     page.wait_for_selector("#stop:visible")
-    page.wait_for_selector("#train-said:has-text('Finished: 12 steps.')")
+    page.wait_for_selector("#train-said:has-text('Finished: 12 steps.')", timeout=3 * PATIENCE)
     wait_for(page, "#model", r"from \S+\.ckpt\. 90 of 90 looked at")
     page.select_option("#order", "uncertain")
     page.wait_for_selector("#said-view:has-text('by the model')")
