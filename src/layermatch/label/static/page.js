@@ -144,7 +144,7 @@ function showProposals(proposals) {
   const isNew = proposals.version !== version && proposals.is_ready;
   $("more").classList.toggle("news", isNew && ids.length > 0);
   if (isNew && hasBegun && !ids.length && view !== "all") load();
-  else if (isNew && $("more").dataset.said !== String(proposals.version)) {
+  else if (isNew && hasBegun && $("more").dataset.said !== String(proposals.version)) {
     $("more").dataset.said = String(proposals.version);
     say(`New proposals are ready: ${number(proposals.known)} pictures looked at.`);
   }
