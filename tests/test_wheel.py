@@ -27,6 +27,7 @@ def test_a_wheel_runs_in_an_empty_directory(tmp_path: Path) -> None:
     assert {f"layermatch/{name}" for name in configuration} <= set(names)
     assert "layermatch/py.typed" in names
     assert {f"layermatch/report/templates/{name}" for name in ("page.html", "style.css")} <= set(names)
+    assert {f"layermatch/label/static/{name}" for name in ("page.html", "page.css", "page.js")} <= set(names)
 
     empty = tmp_path / "empty"
     empty.mkdir()

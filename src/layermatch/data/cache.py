@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,16 +17,15 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL
-import platformdirs
 from numpy.typing import NDArray
 from rich import filesize
 
+from layermatch.data.cache_place import default_cache_dir
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, image_bytes
 from layermatch.data.passes import folder_of
 from layermatch.data.wording import one_line
 from layermatch.errors import UserError
-from layermatch.paths import is_folder
 
 __all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
@@ -255,30 +253,6 @@ class _Record:
 
 class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
     """An image of a cache could not be decoded."""
-
-
-def default_cache_dir() -> Path:
-    """Find the folder of a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
-
-    In a container there may be no home folder, or one that is not the user's: then one for temporary files.
-    """
-    try:
-        folder = platformdirs.user_cache_path("layermatch", appauthor=False)
-    except RuntimeError:  # no HOME, and a user without an entry
-        return _temporary_cache_dir()
-    is_chosen = Path(os.environ.get("XDG_CACHE_HOME", "")).is_absolute()  # then the user hears of it if it cannot be
-    return folder if is_chosen or _can_hold(folder) else _temporary_cache_dir()
-
-
-def _can_hold(folder: Path) -> bool:
-    """Return whether there is such a folder, or one can be made."""
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    return there == folder or (is_folder(there) and os.access(there, os.W_OK | os.X_OK))
-
-
-def _temporary_cache_dir() -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else "user"  # another user's could not be written to
-    return Path(tempfile.gettempdir()) / f"layermatch-{user}"
 
 
 @contextmanager

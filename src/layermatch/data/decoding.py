@@ -29,6 +29,8 @@ __all__ = [
     "ImageFileError",
     "decode_image",
     "decode_picture",
+    "decode_whole",
+    "image_endings",
     "is_image",
     "open_picture",
     "size_of_picture",
@@ -200,6 +202,46 @@ def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def decode_whole(path: str, *, size: int) -> Image.Image:
+    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
+
+    Args:
+        path: The path of the file. JPEG files are reduced while they are decoded, as far as ``size`` allows.
+        size: The longer side is at most so many pixels, at least 1; a smaller picture stays as it is.
+
+    Returns:
+        The picture in RGB.
+
+    Raises:
+        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
+
+    Example:
+        >>> decode_whole("no/such/file.png", size=32)
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _decoded(path, size=size, mode="RGB", is_draft=True)
+        image.thumbnail((size, size), Image.Resampling.BICUBIC)
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
+    return image
+
+
+def image_endings() -> frozenset[str]:
+    """The endings that files of the formats which are read have, in lower case.
+
+    Example:
+        >>> {".jpg", ".png", ".webp"} <= image_endings(), ".txt" in image_endings()
+        (True, False)
+    """
+    formats = _formats()
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
 def size_of_picture(path: str) -> tuple[int, int]:
     """Return the width and the height of a picture in pixels, as its file stores it; nothing is decoded.
 
@@ -263,9 +305,9 @@ def _is_png(path: str) -> bool:
         return False
 
 
-def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
+def _decoded(path: str, *, size: int, mode: str, is_draft: bool = False) -> Image.Image:
     try:
-        return _picture(path, size=size, mode=mode)
+        return _picture(path, size=size, mode=mode, is_draft=is_draft)
     except (UnidentifiedImageError, SyntaxError, ValueError):
         lean = without_extras(path)
         if lean is None:
@@ -273,9 +315,11 @@ def _decoded(path: str, *, size: int, mode: str) -> Image.Image:
     return _picture(lean, size=size, mode=mode)
 
 
-def _picture(source: str | BytesIO, *, size: int, mode: str) -> Image.Image:
+def _picture(source: str | BytesIO, *, size: int, mode: str, is_draft: bool = False) -> Image.Image:
     """Return what a person sees, in ``mode``; a large image is reduced to what ``size`` needs."""
     with _open(source) as file:
+        if is_draft and isinstance(file, JpegImageFile) and not file.decoderconfig:  # not reduced so far
+            file.draft(mode, (_FINE_ENOUGH * size, _FINE_ENOUGH * size))
         image = give_deep_transparency(file, lambda: _open(source))
         shown = _reduced(image, file.format, size=size, mode=mode)
         _put_upright(shown, file)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from layermatch.data.decoding import is_image
+from layermatch.data.system_folders import SYSTEM_FOLDERS
 from layermatch.data.wording import printable
 from layermatch.errors import UserError
 
@@ -29,12 +30,6 @@ __all__ = [
 
 #: What is an image file without a look into it: if it is none, the user meant it to be one, and hears of it.
 _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif", ".jp2")
-#: Folders that file servers and systems make for themselves, of thumbnails or of what was deleted. Names that start
-#: with a dot are left out anyway.
-_SYSTEM_FOLDERS = frozenset({
-    "@eaDir", "@Recycle", "@Recently-Snapshot", "@__thumb", "@tmp", "#recycle", "#snapshot", "~snapshot",
-    "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "Network Trash Folder", "Temporary Items",
-})  # fmt: skip
 #: How macOS calls what it keeps of a file elsewhere.
 _APPLE_DOUBLE = "._"
 #: What is not used, by why. Other kinds are endings.
@@ -145,7 +140,7 @@ def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> It
         # scandir knows the kind of everything but links, so a file costs no call to the file system.
         if entry.name.startswith("."):
             yield from _hidden(entry, prefix)
-        elif entry.is_dir() and entry.name in _SYSTEM_FOLDERS:
+        elif entry.is_dir() and entry.name in SYSTEM_FOLDERS:
             yield Unused(f"{name}/", SYSTEM)
         elif entry.is_dir():
             yield from _walk(entry.path, f"{name}/", ancestors | {identity})
@@ -208,7 +203,7 @@ def is_no_class(name: str) -> bool:
         >>> is_no_class("@eaDir"), is_no_class("cat")
         (True, False)
     """
-    return name in _SYSTEM_FOLDERS
+    return name in SYSTEM_FOLDERS
 
 
 def unused_beside(folder: Path, used: Sequence[str], *, files_are: str = "") -> list[Unused]:
@@ -233,7 +228,7 @@ def unused_beside(folder: Path, used: Sequence[str], *, files_are: str = "") -> 
 
 def _beside(entry: os.DirEntry[str], files_are: str) -> Unused:
     if entry.is_dir():
-        return Unused(f"{entry.name}/", SYSTEM if entry.name in _SYSTEM_FOLDERS else FOLDER)
+        return Unused(f"{entry.name}/", SYSTEM if entry.name in SYSTEM_FOLDERS else FOLDER)
     is_picture = _is_named_as_image(entry.name) or is_image(entry.path)
     return Unused(entry.name, files_are if files_are and is_picture else kind_of(entry.name))
 

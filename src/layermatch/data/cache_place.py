@@ -1,0 +1,37 @@
+"""The folder of a user's caches. Free of torch, so that what only looks at pictures starts at once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from layermatch.paths import is_folder
+
+__all__ = ["default_cache_dir"]
+
+
+def default_cache_dir() -> Path:
+    """Where the system keeps a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+
+    In a container there may be no home folder, or one that is not the user's: then one for temporary files.
+    """
+    try:
+        folder = platformdirs.user_cache_path("layermatch", appauthor=False)
+    except RuntimeError:  # no HOME, and a user without an entry
+        return _temporary_cache_dir()
+    is_chosen = Path(os.environ.get("XDG_CACHE_HOME", "")).is_absolute()  # then the user hears of it if it cannot be
+    return folder if is_chosen or _can_hold(folder) else _temporary_cache_dir()
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether there is such a folder, or one can be made."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    return there == folder or (is_folder(there) and os.access(there, os.W_OK | os.X_OK))
+
+
+def _temporary_cache_dir() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"  # another user's could not be written to
+    return Path(tempfile.gettempdir()) / f"layermatch-{user}"

@@ -1,0 +1,448 @@
+"""The labels of the pictures: in a manifest that is written at each answer, by one server, and read again if edited."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from layermatch.data.manifest import COLUMNS, Row, is_parquet, read_manifest
+from layermatch.data.wording import composed, printable
+from layermatch.errors import UserError
+from layermatch.runs.layout import UNFINISHED
+
+__all__ = ["Given", "Labels", "LabelsError", "lock_labels"]
+
+#: What a picture is for when nothing is said, and when it is of no class.
+TRAIN, IGNORED = "train", "ignored"
+
+#: A class has a name of so many characters at most.
+MOST_CHARACTERS = 200
+
+#: So many pictures are remembered for undo, over all windows; the oldest answers are forgotten first.
+MOST_REMEMBERED = 1_000_000
+
+
+class LabelsError(Exception):
+    """An answer was not taken, and nothing has changed: one line for the page."""
+
+
+class Given(NamedTuple):
+    """What is said of a picture.
+
+    Attributes:
+        label: The name of its class; empty where it has none.
+        split: What it is for; ``ignored`` where it is of no class.
+    """
+
+    label: str = ""
+    split: str = TRAIN
+
+
+class Step(NamedTuple):
+    """What one answer changed, so that it can be taken back.
+
+    Attributes:
+        said: The answer in words.
+        before: What was said of each picture, by its path.
+        after: What is said of it since.
+    """
+
+    said: str
+    before: Mapping[str, Given]
+    after: Mapping[str, Given]
+
+
+class _State(NamedTuple):
+    """The size, the time of change and the inode of a file; all 0 where there is none."""
+
+    size: int = 0
+    changed: int = 0
+    inode: int = 0
+
+
+@contextmanager
+def lock_labels(manifest: Path) -> Iterator[None]:
+    """Keep a manifest to this process.
+
+    Args:
+        manifest: The path of the manifest, which need not be there yet.
+
+    Raises:
+        UserError: Another process labels into it, or its folder cannot be written to.
+    """
+    path = manifest.with_name(f".{manifest.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"{printable(str(manifest))} is being labelled by another server: use its page, or end it"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{printable(str(manifest.parent))} cannot be written to: {error.strerror or error}: give "
+            "data.manifest=FILE in a folder that can"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+class Labels:
+    """The rows of a manifest, those that it has and one for each other picture.
+
+    Every answer is in the file, and on the disk, when the method that takes it returns. A file that somebody else
+    changed is read first, and what it says of other pictures stays. Rows of files that are not shown stay as they are,
+    and so do further columns.
+
+    Args:
+        manifest: A CSV file; it is made by the first answer.
+        paths: The pictures, relative to the root.
+        classes: Classes that there are beside those of the labels, in the order of their keys.
+
+    Raises:
+        UserError: The manifest is no such table, or is Parquet.
+    """
+
+    def __init__(self, manifest: Path, paths: Sequence[str], *, classes: Sequence[str] = ()) -> None:
+        if is_parquet(manifest):
+            raise UserError(f"data.manifest={printable(str(manifest))}: labels are written to a CSV file: give one")
+        self.manifest = manifest
+        self.revision = 0
+        #: What happened to the file that the user should know.
+        self.notice = ""
+        self._paths = paths
+        self._lock = threading.RLock()
+        self._history: dict[str, list[Step]] = defaultdict(list)
+        self._classes: list[str] = []
+        self._read()
+        for name in (*self._kept_classes(), *classes):
+            self._know(checked_name(name))
+        self._know_all()
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order in which they came."""
+        return tuple(self._classes)
+
+    def given(self, path: str) -> Given:
+        """What is said of a picture."""
+        row = self._rows[self._place[path]]
+        return Given(row.label, row.split)
+
+    def all_given(self) -> list[Given]:
+        """What is said of each picture, in their order."""
+        with self._lock:
+            return [self.given(path) for path in self._paths]
+
+    def rows(self) -> list[Row]:
+        """Every row, as the manifest has it or would have it."""
+        with self._lock:
+            return list(self._rows)
+
+    def counts(self) -> tuple[Counter[str], Counter[str]]:
+        """How many of the pictures each class has, and how many each split; of ``train``, those without a label."""
+        classes: Counter[str] = Counter()
+        splits: Counter[str] = Counter()
+        with self._lock:
+            for given, count in self._tally.items():
+                if given.label and given.split != IGNORED:
+                    classes[given.label] += count
+                else:
+                    splits[given.split] += count
+        return classes, splits
+
+    def look(self) -> None:
+        """Read the manifest again if somebody else changed it.
+
+        Raises:
+            LabelsError: It is no manifest any more.
+        """
+        with self._lock:
+            if _state_of(self.manifest) == self._state:
+                return
+            if not self.manifest.exists():
+                if self._state.inode and "is gone" not in self.notice:
+                    self._tell(f"{self.manifest.name} is gone: the next answer writes it again, with every label")
+                return
+            before = {row.path: row for row in self._rows}
+            try:
+                self._read()
+            except UserError as error:
+                raise LabelsError(f"{error}: repair it; nothing is written until then") from error
+            self._know_all()
+            changed = sum(1 for row in self._rows if before.get(row.path, Row(row.path)) != row)
+            self._tell(f"{self.manifest.name} was changed outside: {changed:,} rows are others, as it says")
+
+    def _tell(self, notice: str) -> None:
+        self.notice = notice
+        self.revision += 1
+
+    def _read(self) -> None:
+        state = _state_of(self.manifest)
+        rows = read_manifest(self.manifest) if os.path.lexists(self.manifest) else []
+        there = {row.path for row in rows}
+        self._rows = rows + [Row(path) for path in self._paths if path not in there]
+        self._place = {row.path: place for place, row in enumerate(self._rows)}
+        self._others = list(dict.fromkeys(name for row in rows for name in row.others))
+        self._lines: list[str] = []  # made when something is written
+        self._tally = Counter(self.all_given())
+        self._state = state
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    def answer(self, window: str, given: Mapping[str, Given], *, seen: Mapping[str, Given] | None = None) -> list[str]:
+        """Take an answer.
+
+        Args:
+            window: The window that it was given in, for undo.
+            given: What is said of each picture from now on, by its path.
+            seen: What the window showed of each picture; one of which something else is said by now is left as it is.
+
+        Returns:
+            The pictures that were left as they are.
+
+        Raises:
+            LabelsError: Nothing could be written, or the file is no manifest any more.
+        """
+        with self._lock:
+            self.look()
+            others = [path for path in given if seen is not None and self.given(path) != seen[path]]
+            taken = {path: each for path, each in given.items() if path not in set(others)}
+            before = {path: self.given(path) for path in taken}
+            changed = {path: each for path, each in taken.items() if each != before[path]}
+            if changed:
+                self._write(changed)
+                said = _in_words(changed)
+                self._remember(window, Step(said, {path: before[path] for path in changed}, changed))
+            return others
+
+    def undo(self, window: str) -> Step | None:
+        """Take back the last answer of a window that is not taken back; None where there is none.
+
+        Args:
+            window: The window.
+
+        Returns:
+            The step, without the pictures that were changed since: they stay as they are.
+
+        Raises:
+            LabelsError: Nothing could be written.
+        """
+        with self._lock:
+            self.look()
+            if not self._history[window]:
+                return None
+            step = self._history[window][-1]
+            still = {path: each for path, each in step.before.items() if self.given(path) == step.after[path]}
+            if still:
+                self._write(still)
+            self._history[window].pop()
+            return Step(step.said, still, step.after)
+
+    def add_class(self, name: str) -> str:
+        """Add a class, which has no picture yet.
+
+        Args:
+            name: The name; spaces around it go.
+
+        Returns:
+            The name as it is written.
+
+        Raises:
+            LabelsError: It is no name of a class, there is one of that name, or it cannot be kept.
+        """
+        with self._lock:
+            try:
+                name = checked_name(name)
+            except UserError as error:
+                raise LabelsError(str(error)) from error
+            if name in self._classes:
+                raise LabelsError(f"there is a class {name} already")
+            self._keep_classes([*self._classes, name])
+            self._know(name)
+            self.revision += 1
+            return name
+
+    def _remember(self, window: str, step: Step) -> None:
+        self._history[window].append(step)
+        total = sum(len(each.after) for steps in self._history.values() for each in steps)
+        while total > MOST_REMEMBERED and len(self._history[window]) > 1:
+            total -= len(self._history[window].pop(0).after)
+
+    def _write(self, changed: Mapping[str, Given]) -> None:
+        """Write the file with some rows changed; only then are they changed here."""
+        lines = self._all_lines()
+        rows = {path: self._with(path, each) for path, each in changed.items()}
+        old = {self._place[path]: lines[self._place[path]] for path in rows}
+        for path, line in zip(rows, _lines(rows.values(), self._others), strict=True):
+            lines[self._place[path]] = line
+        try:
+            header = _line([*COLUMNS, *self._others])
+            self._state = _replace(self.manifest, header + "".join(lines), self._check_unchanged)
+        except OSError as error:
+            for place, line in old.items():
+                lines[place] = line
+            reason = error.strerror or str(error)
+            raise LabelsError(f"{self.manifest.name} cannot be written: {reason}: nothing has changed") from error
+        except BaseException:
+            for place, line in old.items():
+                lines[place] = line
+            raise
+        self._tally.subtract(self.given(path) for path in rows)
+        self._tally.update(changed.values())
+        for path, row in rows.items():
+            self._rows[self._place[path]] = row
+            if row.label:
+                self._know(row.label)
+        self.revision += 1
+        self.notice = ""
+
+    def _check_unchanged(self) -> None:
+        """The last look before the file is replaced."""
+        now = _state_of(self.manifest)
+        if now not in {self._state, _State()}:
+            raise LabelsError(f"{self.manifest.name} was changed outside just now: answer once more")
+
+    def _with(self, path: str, given: Given) -> Row:
+        return Row(path, given.label, given.split, self._rows[self._place[path]].others)
+
+    def _all_lines(self) -> list[str]:
+        if len(self._lines) != len(self._rows):
+            self._lines = _lines(self._rows, self._others)
+        return self._lines
+
+    # -------------------------------------------------------------------------------------------------------- classes
+
+    def _know(self, name: str) -> None:
+        if name not in self._classes:
+            self._classes.append(name)
+
+    def _know_all(self) -> None:
+        """The classes of labels come after those that are known, sorted."""
+        for name in sorted({row.label for row in self._rows if row.label} - set(self._classes)):
+            self._know(name)
+
+    @property
+    def _class_file(self) -> Path:
+        return self.manifest.with_name(f"{self.manifest.stem}.classes.json")
+
+    def _kept_classes(self) -> list[str]:
+        try:
+            names = json.loads(self._class_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # it is only the order of keys
+            return []
+        return [name for name in names if isinstance(name, str) and name] if isinstance(names, list) else []
+
+    def _keep_classes(self, names: Sequence[str]) -> None:
+        try:
+            _replace(self._class_file, json.dumps(list(names), ensure_ascii=False, indent=1) + "\n")
+        except OSError as error:
+            raise LabelsError(f"{self._class_file.name} cannot be written: {error.strerror or error}") from error
+
+
+def checked_name(name: object) -> str:
+    """The name of a class as it is written.
+
+    Args:
+        name: What was given.
+
+    Raises:
+        UserError: It is no text, is empty or too long, or holds what cannot be seen.
+
+    Example:
+        >>> checked_name(" cat ")
+        'cat'
+    """
+    text = composed(name.strip()) if isinstance(name, str) else ""
+    if not text or len(text) > MOST_CHARACTERS or not text.isprintable():
+        shown = printable(text) if text else repr(name)
+        raise UserError(
+            f"the class {shown[:60]} is not legal: give a name of 1 to {MOST_CHARACTERS} characters on one line"
+        )
+    return text
+
+
+def _in_words(changed: Mapping[str, Given]) -> str:
+    kinds = {"no class" if each.split == IGNORED else each.label or "no label" for each in changed.values()}
+    what = next(iter(changed)) if len(changed) == 1 else f"{len(changed):,} pictures"
+    return f"{what}: {', '.join(sorted(kinds))}"
+
+
+def _lines(rows: Iterable[Row], others: Sequence[str]) -> list[str]:
+    """Each row as its line of CSV, as :func:`~layermatch.data.manifest.write_manifest` writes it."""
+    made: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=made.append), lineterminator="\n")
+    writer.writerows([row.path, row.label, row.split, *(row.others.get(name, "") for name in others)] for row in rows)
+    return made
+
+
+def _line(cells: Sequence[str]) -> str:
+    made: list[str] = []
+    csv.writer(SimpleNamespace(write=made.append), lineterminator="\n").writerow(cells)
+    return made[0]
+
+
+def _state_of(path: Path) -> _State:
+    try:
+        status = path.stat()
+    except OSError:
+        return _State()
+    return _State(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _replace(path: Path, text: str, check: Callable[[], None] = lambda: None) -> _State:
+    """Write a file and bring it to the disk, so that it is the old one or the new one at any time.
+
+    Args:
+        path: The path of the file; it keeps its permissions.
+        text: The new content.
+        check: A function that is called at the last moment, and may raise.
+
+    Returns:
+        The state of the new file.
+
+    Raises:
+        OSError: The file cannot be written. The old one is still there.
+    """
+    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        unfinished.unlink(missing_ok=True)  # what a server that was killed left
+        with unfinished.open("xb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            with suppress(OSError):
+                unfinished.chmod(path.stat().st_mode & 0o7777)
+            os.fsync(file.fileno())
+        state = _state_of(unfinished)
+        check()
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return state
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where folders can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,306 @@
+"""Training from the page: a run as any other, in a process of its own, which the server may end before."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from layermatch.command_line import pasteable, quoted
+from layermatch.data.manifest import Row, write_manifest
+from layermatch.errors import UserError, check_number
+from layermatch.label.labels import LabelsError
+from layermatch.metrics import LOSS_CLASSIFIER, MASK_RATE
+from layermatch.runs.directory import replace_text
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LOG, METRICS, checkpoints_in
+from layermatch.runs.metrics_file import MetricsFile
+from layermatch.runs.reading import UNREADABLE
+from layermatch.runs.settings import flatten, stored_settings
+from layermatch.runs.state import judge
+from layermatch.runs.text import printable
+
+__all__ = ["Training", "newest_checkpoint_of"]
+
+#: The exit status of a run that was asked to stop.
+_STOPPED = 75
+#: Seconds that a run has to write its checkpoint when it is asked to stop.
+_PATIENCE = 120.0
+#: Settings of a run where none are given.
+DEFAULTS: dict[str, Any] = {"experiment": "folder", "trainer.max_steps": 2000}
+#: A text that Hydra reads as this text.
+_PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z_.]*", re.IGNORECASE)
+#: What a start is called, by its time.
+_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
+#: Bytes at the end of a log that hold its last line.
+_TAIL = 8192
+#: Metrics that are shown, in words.
+_SHOWN = {LOSS_CLASSIFIER.name: "loss of the classifier", MASK_RATE.name: "share of pseudo-labels that count"}
+
+
+def newest_checkpoint_of(path: Path) -> Path | None:
+    """The checkpoint that a path means: itself, or of a run directory the best by validation, else the newest one.
+
+    The model that is loaded from it says whether it is whole; this only looks at names and times.
+
+    Args:
+        path: A file or a run directory.
+
+    Returns:
+        The file; None where a folder has none.
+    """
+    if not path.is_dir():
+        return path
+    best = path / CHECKPOINTS / BEST_CHECKPOINT
+    found = sorted(checkpoints_in(path), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return best if best.is_file() else (found[-1] if found else None)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A run that was started: where it is, and which process it was."""
+
+    run_dir: Path
+    pid: int
+    created: float
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it is still there."""
+        try:
+            process = psutil.Process(self.pid)
+            is_it = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return None
+        return process if is_it else None
+
+
+class Training:
+    """The runs beside a manifest: starts one, says how far it is, stops it.
+
+    Each start has a time as its name: ``<time>.csv`` are the labels that it learns from, ``<time>/`` is its run
+    directory, ``<time>.log`` is what it said. A run that a server which is gone has started is taken over.
+
+    Args:
+        folder: The folder of the runs, beside the manifest.
+        root: The folder of the pictures.
+        settings: Settings of each run by their names on the command line, beside :data:`DEFAULTS`.
+    """
+
+    def __init__(self, folder: Path, *, root: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.root, self.settings = folder, root, DEFAULTS | dict(settings or {})
+        self._lock = threading.RLock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._metrics: MetricsFile | None = None
+        self._is_stopping = False
+        self._start = self._left_over()
+        self._is_awaited = self.is_running
+
+    # ------------------------------------------------------------------------------------------------------- starting
+
+    def start(self, rows: Sequence[Row], *, max_steps: int | None = None) -> None:
+        """Start a run on the labels as they are now.
+
+        Args:
+            rows: The rows of the manifest.
+            max_steps: Its optimizer steps; None leaves them to the settings.
+
+        Raises:
+            LabelsError: One is at it, there are not two classes with labels, or it cannot be started.
+        """
+        with self._lock:
+            if self.is_running:
+                raise LabelsError("a training is running: stop it, or wait until it ends")
+            if len({row.label for row in rows if row.label and row.split == "train"}) < 2:
+                raise LabelsError("training needs labels of two classes: label some pictures first")
+            try:
+                if max_steps is not None:
+                    check_number("steps", max_steps, low=1, high=10**9, integer=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                run_dir = self._new()
+                labels = run_dir.with_suffix(".csv")
+                write_manifest(labels, rows)
+                with run_dir.with_suffix(".log").open("wb") as log:
+                    self._child = subprocess.Popen(  # noqa: S603 -- this package's own module
+                        [sys.executable, "-m", "layermatch.run", *self.words(run_dir, max_steps)],
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    )  # fmt: skip
+                created = _created(self._child.pid)
+                replace_text(
+                    run_dir.with_suffix(".json"), json.dumps({"pid": self._child.pid, "created": created}) + "\n"
+                )
+            except UserError as error:
+                raise LabelsError(str(error)) from error
+            except OSError as error:
+                raise LabelsError(f"training cannot be started: {error.strerror or error}") from error
+            self._start, self._metrics, self._is_stopping = _Start(run_dir, self._child.pid, created), None, False
+            self._is_awaited = True
+
+    def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
+        """The settings of a run, as words of the command line.
+
+        Args:
+            run_dir: The directory of the run; its labels lie beside it.
+            max_steps: Its optimizer steps; None leaves them to the settings.
+        """
+        settings = self.settings if max_steps is None else self.settings | {"trainer.max_steps": max_steps}
+        paths = {"data.manifest": run_dir.with_suffix(".csv"), "data.root": self.root, "run_dir": run_dir}
+        where = [f"{name}={quoted(str(path))}" for name, path in paths.items()]
+        return [*(f"{name}={_value(value)}" for name, value in settings.items()), "data=manifest", *where]
+
+    def command(self) -> str:
+        """The command that the last start gave, for people; empty where there is none."""
+        start = self._start
+        if start is None:
+            return ""
+        words = self.words(start.run_dir, None)
+        return " ".join(["python -m layermatch.run", *map(pasteable, words)])
+
+    def _new(self) -> Path:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        names = [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]
+        return next(self.folder / name for name in names if not any(self.folder.glob(f"{name}*")))
+
+    # -------------------------------------------------------------------------------------------------------- stopping
+
+    def stop(self) -> None:
+        """Ask the run to stop: it writes a checkpoint first. It is ended where it does not within two minutes."""
+        with self._lock:
+            process = None if self._start is None else self._start.process()
+            if process is None:
+                return
+            is_first, self._is_stopping = not self._is_stopping, True
+            with suppress(psutil.Error):
+                process.terminate()
+        if is_first:
+            # Popen must wait for its own child: whoever else does takes its exit status away.
+            threading.Thread(target=_end, args=(self._child or process,), daemon=True).start()
+
+    # ---------------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the last start is at it."""
+        child, start = self._child, self._start
+        if child is not None:
+            return child.poll() is None
+        return start is not None and start.process() is not None
+
+    def has_ended(self) -> bool:
+        """Whether a run has ended since this was last asked."""
+        with self._lock:
+            if not self._is_awaited or self.is_running:
+                return False
+            self._is_awaited = False
+            return True
+
+    def status(self) -> dict[str, Any]:
+        """What the page shows of the last start; ``kind`` is ``none``, ``running``, or how it ended."""
+        with self._lock:
+            start = self._start
+            if start is None:
+                return {"kind": "none"}
+            kind = self._kind(start)
+            step, shown = self._progress(start.run_dir)
+            limit = flatten(stored_settings(start.run_dir) or {}).get("trainer.max_steps")
+            return {
+                "kind": kind,
+                "name": start.run_dir.name,
+                "is_stopping": self._is_stopping and kind == "running",
+                "step": step,
+                "max_steps": limit if isinstance(limit, int) else None,
+                "shown": shown,
+                "said": "" if kind in {"running", "finished"} else _last_line(start.run_dir),
+            }
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint of the newest start that has one."""
+        for run_dir in self._run_dirs():
+            found = newest_checkpoint_of(run_dir)
+            if found is not None:
+                return found
+        return None
+
+    def _kind(self, start: _Start) -> str:
+        if self.is_running:
+            return "running"
+        if self._child is not None:
+            return {0: "finished", _STOPPED: "stopped"}.get(self._child.returncode, "failed")
+        return "finished" if judge(start.run_dir).kind == "finished" else "stopped"
+
+    def _progress(self, run_dir: Path) -> tuple[int, dict[str, float]]:
+        """The step, and the last value of each metric that is shown, in words."""
+        path = run_dir / METRICS
+        if self._metrics is None or self._metrics.path != path:
+            self._metrics = MetricsFile(path)
+        with suppress(*UNREADABLE):
+            self._metrics.poll()
+        curves = self._metrics.curves
+        values = {_SHOWN[name]: curves[name].values[-1] for name in _SHOWN if name in curves and curves[name].values}
+        return self._metrics.last_step, {
+            name: round(value, 4) for name, value in values.items() if math.isfinite(value)
+        }
+
+    def _run_dirs(self) -> list[Path]:
+        """The run directories, the newest first."""
+        with suppress(OSError):
+            return sorted(
+                (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), reverse=True
+            )
+        return []
+
+    def _left_over(self) -> _Start | None:
+        """The newest start of an earlier server, whether it is still at it or not."""
+        with suppress(OSError):
+            for path in sorted(self.folder.glob("*.json"), reverse=True):
+                with suppress(OSError, ValueError, LookupError, TypeError):
+                    said = json.loads(path.read_text(encoding="utf-8"))
+                    return _Start(path.with_suffix(""), int(said["pid"]), float(said["created"]))
+        return None
+
+
+def _value(value: object) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_value(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else quoted(value)
+    return json.dumps(value)
+
+
+def _created(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:  # it has ended already
+        return 0.0
+
+
+def _end(process: subprocess.Popen[bytes] | psutil.Process) -> None:
+    """Kill a process that does not end by itself."""
+    try:
+        process.wait(_PATIENCE)
+    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _last_line(run_dir: Path) -> str:
+    """The last line that a run said, which is why it ended where it failed."""
+    for path in (run_dir.with_suffix(".log"), run_dir / LOG):
+        with suppress(OSError), path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            if lines:
+                return printable(lines[-1].strip())
+    return ""

@@ -1,0 +1,308 @@
+"""The page in a real browser, by keyboard: label, undo, a server that is killed, training, other proposals."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.label.given import COLOURS, write_pictures
+
+from layermatch.data.manifest import Row, read_manifest, write_manifest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium on the PATH", allow_module_level=True)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+#: A tiny run: what is trained is not the point.
+TINY = (
+    "model: wrn_small", "trainer: cpu", "trainer.precision: 32-true", "data.image_size: 8", "data.storage: ram",
+    "data.batch_size: 4", "data.mu: 2", "trainer.max_steps: 12", "trainer.log_every: 4", "algorithm: supervised",
+)  # fmt: skip
+#: Milliseconds that anything may take on a machine with much to do.
+PATIENCE = 300_000
+
+
+class Server:
+    """``python -m layermatch.label``, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> str:
+        """The address of the page."""
+        words = ["data.root=pictures", "port=0", "open=false", "sample=20", "clusters=6", f"train={{{','.join(TINY)}}}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "layermatch.label", *words], cwd=self.folder, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / "cache")},
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.search(r"http://\S+", line):
+                return found[0]
+        raise AssertionError("the server has ended")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.communicate()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def open_page() -> Iterator[Callable[[str], Any]]:
+    """Opens an address in a new window; what the page complains of fails the test."""
+    complaints: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def call(address: str) -> Any:
+            page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+            page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+            page.goto(address)
+            page.wait_for_selector(".cell[tabindex='0'] img")
+            return page
+
+        yield call
+        browser.close()
+    assert complaints == []
+
+
+def labels_of(folder: Path) -> dict[str, str]:
+    """The labels in the file, of those that have one."""
+    manifest = folder / "pictures" / "labels.csv"
+    return {row.path: row.label for row in read_manifest(manifest) if row.label} if manifest.exists() else {}
+
+
+def wait_for(page: Any, selector: str, pattern: str) -> None:
+    """Wait until the text of an element matches."""
+    page.wait_for_function(
+        "([selector, pattern]) => RegExp(pattern).test(document.querySelector(selector).textContent)",
+        arg=[selector, pattern],
+    )
+
+
+def wait_for_labels(page: Any, count: int) -> None:
+    wait_for(page, "#totals", f"^{count} labelled")
+
+
+def focused(page: Any) -> str:
+    """What a screen reader says of the picture that has the focus."""
+    page.wait_for_function("() => (document.activeElement.getAttribute('aria-label') || 'loading') !== 'loading'")
+    label: str = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    return label
+
+
+def proposed(page: Any) -> list[str]:
+    """The files of the first proposals."""
+    page.wait_for_function("() => [...document.querySelectorAll('.cell')].every(each => each.title)")
+    titles: list[str] = page.eval_on_selector_all(".cell", "cells => cells.slice(0, 12).map(each => each.title)")
+    return titles
+
+
+def test_thirty_labels_by_keyboard_undo_and_a_server_that_is_killed(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    truth = write_pictures(tmp_path / "pictures", per_class=30)
+    keys = {name: str(number) for number, name in enumerate(COLOURS, start=1)}
+    page = open_page(server.start())
+    assert "token" not in page.url
+    for name in COLOURS:
+        page.fill("#class-name", name)
+        page.press("#class-name", "Enter")
+        page.wait_for_selector(f"#classes button:has-text('{name}')")
+    wait_for(page, "#model", r"\. 90 of 90 looked at")
+    page.click("#more")
+    page.wait_for_function("() => document.activeElement.classList.contains('cell')")
+
+    # Each picture gets the class that it has, by its key; every answer is on the disk before the next is looked at.
+    said: dict[str, str] = {}
+    for count in range(1, 31):
+        path = focused(page).split(", ")[0]
+        said[path] = truth[path]
+        page.keyboard.press(keys[truth[path]])
+        wait_for_labels(page, count)
+        assert labels_of(tmp_path) == said
+    assert page.inner_text("#status") == f"{said[path]}: {path}. 30 labelled."
+
+    # Undo, any number of times, and skip; of no class.
+    last = list(said)[-3:]
+    for count, path in zip((29, 28, 27), reversed(last), strict=True):
+        page.keyboard.press("u")
+        wait_for_labels(page, count)
+        assert focused(page) == f"{path}, no label"
+        del said[path]
+    assert labels_of(tmp_path) == said
+    page.keyboard.press("s")
+    wait_for(page, "#status", f"^Skipped: {last[0]}")
+    assert focused(page).split(", ")[0] != last[0]
+    page.keyboard.press("x")
+    wait_for(page, "#totals", " 1 of no class")
+    page.keyboard.press("u")
+    wait_for(page, "#totals", " 0 of no class")
+    page.keyboard.press("u")
+    wait_for(page, "#status", "^Skip taken back")
+
+    # The server is killed: the page says so, nothing is lost, and it goes on.
+    server.kill()
+    page.keyboard.press("1")
+    page.wait_for_selector("#alert:has-text('The server does not answer.')")
+    assert labels_of(tmp_path) == said
+    page = open_page(server.start())
+    wait_for_labels(page, 27)
+    names = page.eval_on_selector_all("#classes span:not(.count)", "all => all.map(each => each.textContent)")
+    assert names == [*COLOURS]
+
+
+def test_training_changes_what_is_proposed(server: Server, open_page: Callable[[str], Any], tmp_path: Path) -> None:
+    truth = write_pictures(tmp_path / "pictures", per_class=30)
+    said = dict(list(truth.items())[:27])
+    write_manifest(tmp_path / "pictures" / "labels.csv", [Row(path, said.get(path, "")) for path in truth])
+    page = open_page(server.start())
+    wait_for(page, "#model", "90 of 90 looked at")
+    page.click("#more")
+    before = proposed(page)
+    assert "as there is no model yet" in page.inner_text("#said-view")
+    page.click("#train-button")
+    page.wait_for_selector("#stop:visible")
+    page.wait_for_selector("#train-said:has-text('Finished: 12 steps.')", timeout=3 * PATIENCE)
+    wait_for(page, "#model", r"from \S+\.ckpt\. 90 of 90 looked at")
+    page.select_option("#order", "uncertain")
+    page.wait_for_selector("#said-view:has-text('by the model')")
+    assert proposed(page) != before
+    assert "the model says" in page.get_attribute(".cell[tabindex='0']", "aria-label")
+
+    # What the model thinks of the rest is confirmed at once, and taken back at once.
+    page.click("nav button[data-view=guesses]")
+    page.eval_on_selector("#least", "slider => { slider.value = 0; slider.dispatchEvent(new Event('change')); }")
+    counts = {}
+    for name in COLOURS:
+        page.select_option("#guess-class", name)
+        page.wait_for_load_state("networkidle")
+        found = re.search(r"Confirm all (\d+) as", page.inner_text("#confirm") if page.is_visible("#confirm") else "")
+        counts[name] = int(found[1]) if found else 0
+    assert sum(counts.values()) == 63
+    name = max(counts, key=lambda each: counts[each])
+    page.select_option("#guess-class", name)
+    page.wait_for_selector(f"#confirm:has-text('Confirm all {counts[name]} as {name}')")
+    page.click("#confirm")
+    wait_for_labels(page, 27 + counts[name])
+    assert len(labels_of(tmp_path)) == 27 + counts[name]
+    page.click("[data-do=undo]")
+    wait_for_labels(page, 27)
+    assert labels_of(tmp_path) == said
+    assert sorted(path.name for path in (tmp_path / "pictures").glob("*.png")) == sorted(truth)
+
+
+def test_the_page_is_one_for_keyboard_and_reader(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "pictures", per_class=400)
+    evil = "<img src=x onerror=alert(1)>"
+    (tmp_path / "pictures" / "labels.csv").write_text(f"path,label,split\nIMG_001.png,{evil},train\n")
+    page = open_page(server.start())
+    page.click("nav button[data-view=all]")
+    page.wait_for_function("() => document.querySelector('#said-view').textContent.startsWith('1,200')")
+    # Of 1,200 pictures only those that can be seen are there.
+    assert page.eval_on_selector_all(".cell", "cells => cells.length") < 100
+    page.focus(".cell[tabindex='0']")
+    page.keyboard.press("End")
+    page.wait_for_function("() => document.activeElement.getAttribute('aria-posinset') === '1200'")
+    assert page.evaluate("document.activeElement.getAttribute('aria-setsize')") == "1200"
+    assert focused(page) == "IMG_999.png, no label"
+    assert page.eval_on_selector_all(".cell", "cells => cells.length") < 100
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.activeElement.getAttribute('aria-posinset') === '2'")
+    assert focused(page) == f"IMG_001.png, label {evil}"  # as text
+    assert page.eval_on_selector_all("img[src=x]", "found => found.length") == 0
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.eval_on_selector_all("[role=option][aria-selected=true]", "found => found.length") == 3
+    page.keyboard.press("Escape")
+    assert page.eval_on_selector_all("[role=option][aria-selected=true]", "found => found.length") == 0
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog#large[open] img")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.activeElement.classList.contains('cell')")
+    # Every control has a name, and the focus can be seen on each of them.
+    assert page.evaluate(NAMELESS) == []
+    places = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        place = page.evaluate("(e => e.id || e.dataset.view || e.dataset.do || e.textContent)(document.activeElement)")
+        width = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
+        assert width >= 3 or place in {"", None} or page.evaluate("document.activeElement === document.body")
+        places.add(place)
+    assert {
+        "next",
+        "guesses",
+        "doubts",
+        "show",
+        "class-name",
+        "none",
+        "skip",
+        "undo",
+        "steps",
+        "train-button",
+    } <= places
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(CONTRAST) == []
+
+
+#: The texts whose contrast is below 4.5 (WCAG 2.2, success criterion 1.4.3), with their contrast.
+CONTRAST = """() => {
+  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const colour = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = each => {
+    for (; each; each = each.parentElement) {
+      const found = colour(getComputedStyle(each).backgroundColor);
+      if (found.length === 3 || found[3] > 0) return found;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const each of document.querySelectorAll('body *')) {
+    const says = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!says || !each.offsetParent || each.disabled || each.tagName === 'OPTION') continue;
+    const [a, b] = [light(colour(getComputedStyle(each).color)), light(ground(each))].sort((x, y) => y - x);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < 4.5) found.push([each.outerHTML.slice(0, 80), contrast]);
+  }
+  return found;
+}"""
+
+#: The controls that can be seen and have no name.
+NAMELESS = """() => {
+  const kinds = 'button, input, select, progress, [role=option], [role=listbox]';
+  const isNamed = each => each.textContent.trim() || (each.labels && each.labels.length)
+    || each.getAttribute('aria-label') || each.getAttribute('aria-labelledby');
+  return [...document.querySelectorAll(kinds)].filter(each => each.offsetParent && !isNamed(each))
+    .map(each => each.outerHTML);
+}"""
