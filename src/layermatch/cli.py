@@ -20,7 +20,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from layermatch.command_line import explain_several, explain_unreadable, typed_arguments
 from layermatch.components import find_target, option_names
-from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.freed_memory import keep_freed_memory
 from layermatch.output import steady_output
@@ -142,6 +141,8 @@ def one_line_errors() -> Iterator[None]:
         sys.stderr.write(f"error: {_explain_no_name(sys.argv[1:])}\n")
         sys.exit(UserError.status)
     except RunError as error:
+        from layermatch.distributed import is_rank_zero  # which imports torch, and is here already in a run
+
         if is_rank_zero() if error.is_said is None else error.is_said:
             sys.stderr.write(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
         # The first process ends all others when one of them ends with a status; to be stopped is none.
