@@ -70,9 +70,9 @@ class Setting:
 
         Example:
             >>> Setting("freematch, layerwise=layermatch", ()).slug
-            'freematch-layerwise=layermatch'
+            'freematch-layerwise-layermatch'
         """
-        return re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "setting"
+        return re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "setting"
 
 
 @dataclass(frozen=True)
