@@ -94,7 +94,9 @@ def test_the_markdown_has_the_same_numbers() -> None:
         "| layer \\| match | 77.3\N{NO-BREAK SPACE}% ± 10.8 | 3 | 85.0 65.0 82.0 | fixmatch | +5.7 | "
         "\N{MINUS SIGN}14.6 to +25.9 | 2 of 3, equal in 1 |"
     )
-    assert "Each seed: seeds 0, 1, 2, 7, in this order; layer | match lacks seed 7." in "\n".join(lines).replace("\\", "")
+    assert "Each seed: seeds 0, 1, 2, 7, in this order; layer | match lacks seed 7." in "\n".join(lines).replace(
+        "\\", ""
+    )
     (beside,) = [line for line in lines if line.startswith("| layer")][1:]
     # The classes are not balanced: their mean is shown. No pseudo-label's truth is known: no column.
     assert beside.split(" | ")[2].startswith("67.3")

@@ -160,7 +160,7 @@ def _note_others(cells: Sequence[Cell], found: dict[str, Status], collector: Col
     for cell in cells:
         status = found[cell.slug]
         if status.state is State.OTHER:
-            why = f"{cell.run_dir} holds a run with {status.why}: not counted; give another run_dir, or take it away"
+            why = f"{cell.run_dir} holds a run with {status.why}: give another run_dir, or take it away"
             collector.failed[cell.title] = why
             say(f"not counted: {cell.title}: {why}")
 
