@@ -178,7 +178,8 @@ def _run_missing(runner: Runner, missing: Sequence[Cell], found: Mapping[str, St
         collector.failed |= {cell.title: why for cell, why in runner.outcome.failed}
         collector.write(is_last=False)
 
-    outcome = runner.run(missing, seconds=seconds, after=after)
+    finished = sum(status.state is State.FINISHED for status in found.values())
+    outcome = runner.run(missing, finished=finished, seconds=seconds, after=after)
     collector.write(is_last=True)
     return outcome.stopped_by
 

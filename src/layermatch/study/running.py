@@ -118,18 +118,24 @@ class Runner:
         self.outcome = Outcome([])
 
     def run(
-        self, missing: Sequence[Cell], *, seconds: Mapping[str, Sequence[float]], after: Callable[[], None]
+        self,
+        missing: Sequence[Cell],
+        *,
+        finished: int,
+        seconds: Mapping[str, Sequence[float]],
+        after: Callable[[], None],
     ) -> Outcome:
         """Run what is missing until all have ended, or the study is asked to stop.
 
         Args:
             missing: The runs, in the order in which they are started.
+            finished: The number of runs that are finished already.
             seconds: The seconds of finished runs of each setting, which the end is foretold by.
             after: A function that is called whenever a run has ended.
         """
         self.after = after
         self.waiting = list(missing)
-        self.done = len(self.cells) - len(missing)
+        self.done = finished
         self.seconds = {name: list(values) for name, values in seconds.items()}
         with self._signals():
             while self.running or ((self.waiting or self.elsewhere) and not self.outcome.stopped_by):
