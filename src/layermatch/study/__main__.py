@@ -118,7 +118,7 @@ def _run(
 ) -> None:
     """Run what is missing, and write what is known."""
     code = code_version()
-    left_out |= refusals(study, cells, code=code, known=known_refusals(study_dir))
+    left_out |= refusals(study, cells, code=code, known=known_refusals(study_dir))  # of a study that leaves them out
     found = {cell.slug: look(cell) for cell in cells if cell.setting.name not in left_out}
     prepared = Prepared({}, {})
     if any(status.state is State.MISSING for status in found.values()):
@@ -141,7 +141,7 @@ def _run(
     collector.write(is_last=not missing)
     stopped = ""
     if missing:
-        runner = Runner(cells, jobs=jobs, code=code.plain(), data_of=prepared.data_of, say=say, options=options)
+        runner = Runner(cells, jobs=jobs, code=code_version, data_of=prepared.data_of, say=say, options=options)
         stopped = _run_missing(runner, missing, found, collector)
     _conclude(collector, stopped=stopped)
 
@@ -176,7 +176,10 @@ def _run_missing(runner: Runner, missing: Sequence[Cell], found: Mapping[str, St
 
     def after() -> None:
         collector.failed |= {cell.title: why for cell, why in runner.outcome.failed}
-        collector.write(is_last=False)
+        try:
+            collector.write(is_last=False)
+        except RunError as error:  # the runs go on; at the end it is tried again
+            say(f"warning: {error}")
 
     finished = sum(status.state is State.FINISHED for status in found.values())
     outcome = runner.run(missing, finished=finished, seconds=seconds, after=after)

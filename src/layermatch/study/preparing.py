@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from layermatch.errors import RunError
+from layermatch.errors import RunError, UserError
 from layermatch.runs.directory import replace_text
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion
@@ -111,10 +111,16 @@ def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir
             raise RunError(f"the settings and data cannot be looked at: {last_line(done.stderr)}")
         found = json.loads(out.read_text(encoding="utf-8"))
     refused = {key: printable(reason) for key, reason in found["refused"].items()}
+    of_data = refused.pop("", "")
+    if of_data and not refused:
+        raise UserError(of_data)
     verdicts = known | {key: refused.get(key, "") for key in new}
-    wanted = {_key(cell, code) for cell in firsts}
+    wanted = {_key(cell, code): verdicts[_key(cell, code)] for cell in firsts}
+    # Where all are refused, something is missing that may come; and what is refused for good is asked again.
+    is_kept = study.illegal == "leave_out" and not all(wanted.values())
+    kept = {key: reason for key, reason in wanted.items() if is_kept or not reason}
     with suppress(OSError):
-        replace_text(study_dir / CHECKED, json.dumps({key: verdicts[key] for key in wanted}))
+        replace_text(study_dir / CHECKED, json.dumps(kept))
     return Prepared(refusals(study, cells, code=code, known=verdicts), found["data"])
 
 

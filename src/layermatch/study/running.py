@@ -23,6 +23,7 @@ from layermatch.errors import StoppedError
 from layermatch.report.text import duration
 from layermatch.runs.layout import checkpoints_in
 from layermatch.runs.text import printable
+from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.preparing import last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
@@ -89,7 +90,7 @@ class Runner:
     Args:
         cells: All runs of the study, in the order in which they are started.
         jobs: The processes at once.
-        code: The code that runs are started with, as plain containers.
+        code: A function that gives the code as it is when a run is started.
         data_of: A function that gives the digest of a run's data.
         say: A function that prints a line.
         options: Options of Hydra's that every run gets.
@@ -100,7 +101,7 @@ class Runner:
         cells: Sequence[Cell],
         *,
         jobs: int,
-        code: Mapping[str, Any],
+        code: Callable[[], CodeVersion],
         data_of: Callable[[Cell], str],
         say: Callable[[str], None],
         options: Sequence[str] = (),
@@ -137,7 +138,7 @@ class Runner:
         self.waiting = list(missing)
         self.done = finished
         self.seconds = {name: list(values) for name, values in seconds.items()}
-        with self._signals():
+        with self._signals(), self._none_left():
             while self.running or ((self.waiting or self.elsewhere) and not self.outcome.stopped_by):
                 self._start_more()
                 self._end_those_that_ended()
@@ -161,8 +162,16 @@ class Runner:
             claim.release()
             self._take(cell, status)
             return
+        try:
+            self._launch(cell, claim)
+        except OSError as error:  # a full disk, among others
+            claim.release()
+            self._fail(cell, f"cannot be started: {error.strerror or error}")
+
+    def _launch(self, cell: Cell, claim: FileLock) -> None:
         goes_on = bool(checkpoints_in(cell.run_dir))
-        write_record(cell, read_record(cell).begun(code=self.code, data=self.data_of(cell), goes_on=goes_on))
+        code, data = self.code().plain(), self.data_of(cell)
+        write_record(cell, read_record(cell).begun(code=code, data=data, goes_on=goes_on))
         path = log_of(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("wb")
@@ -274,6 +283,19 @@ class Runner:
         return f"; {len(left)} left, about {duration(rest)}, until {end}"
 
     # -------------------------------------------------------------------------------------------------------- signals
+
+    @contextmanager
+    def _none_left(self) -> Iterator[None]:
+        """Leave no process behind, whatever happens here."""
+        try:
+            yield
+        except BaseException:
+            for job in self.running:
+                with suppress(OSError):
+                    job.process.terminate()
+            for job in self.running:
+                job.process.wait()
+            raise
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
