@@ -39,12 +39,12 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
 
 
 def test_a_dry_run_prints_every_command_and_writes_nothing(commands_of: CommandsOf) -> None:
-    words = commands_of("study=smoke", "study.num_labels=[10,40]", "data.root=pictures (1)")
+    words = commands_of("study=smoke", "study.num_labels=[10,40]", "data.cache_dir=pictures (1)")
     assert len(words) == 3 * 2 * 2
     # Seed by seed; what the command line gives comes last but for labels and seed.
     assert [word for word in words[4] if not word.startswith(("run_dir=", "ckpt_path="))] == [
         "experiment=digits", "trainer=cpu", "trainer.max_steps=5", "eval_every=2", "checkpoint.every_n_steps=2",
-        "algorithm=fixmatch", 'data.root="pictures (1)"', "data.num_labels=40", "seed=0",
+        "algorithm=fixmatch", 'data.cache_dir="pictures (1)"', "data.num_labels=40", "seed=0",
     ]  # fmt: skip
     assert [word for each in words for word in each if word.startswith("seed=")] == ["seed=0"] * 6 + ["seed=1"] * 6
     assert not list(Path().iterdir())
