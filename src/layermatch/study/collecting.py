@@ -1,0 +1,250 @@
+"""The files of a study: what it found, written again after every run, each whole at any time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from layermatch.errors import RunError, UserError
+from layermatch.report.groups import choose_baseline, group_runs
+from layermatch.report.page import render_html
+from layermatch.report.runs import Run, read_run
+from layermatch.runs.directory import replace_text
+from layermatch.runs.identity import Kind, kind_of
+from layermatch.runs.layout import SPLIT, outputs_in
+from layermatch.runs.reading import UNREADABLE, read_results
+from layermatch.runs.settings import flatten
+from layermatch.runs.text import printable
+from layermatch.study.code import CodeVersion
+from layermatch.study.design import Cell, Study, fingerprint_of, labels_name
+from layermatch.study.records import State, look, read_record
+from layermatch.study.tables import Finding, Found, as_csv, as_json, as_markdown
+
+__all__ = ["FILES", "Collector", "check_study_dir", "differences"]
+
+#: The tables in three forms, and the page of all runs.
+MARKDOWN, TABLE, DATA, PAGE = FILES = ("study.md", "study.csv", "study.json", "study.html")
+
+#: To make the page may take this share of the time of a study; it is always made at the end.
+SHARE_OF_PAGE = 0.05
+
+#: What of a split two runs of a seed have alike.
+OF_SPLIT = ("labelled", "validation", "unlabelled", "contents", "names")
+
+
+def check_study_dir(study_dir: Path, study: Study) -> dict[str, Any] | None:
+    """What the study wrote before; None where it wrote nothing.
+
+    Args:
+        study_dir: The directory of the study.
+        study: The study.
+
+    Raises:
+        UserError: The directory holds a run, another study, or files that no study wrote.
+    """
+    if outputs_in(study_dir):
+        raise UserError(f"run_dir={study_dir} holds a run ({', '.join(outputs_in(study_dir))}): give another run_dir")
+    there = [name for name in FILES if (study_dir / name).exists()]
+    if not there:
+        return None
+    try:
+        before = read_results(study_dir / DATA)
+    except UNREADABLE:
+        before = {}
+    if "study" not in before:
+        raise UserError(
+            f"run_dir={study_dir} holds files that no study wrote ({', '.join(there)}): give another run_dir"
+        )
+    if before["study"] != study.name:
+        raise UserError(f"run_dir={study_dir} holds study={printable(before['study'])}: give another run_dir")
+    return before
+
+
+def differences(before: Mapping[str, Any], found: Found) -> str:
+    """What a study asks otherwise than when its files were written; empty where it asks the same.
+
+    Args:
+        before: The content of ``study.json``.
+        found: What the study knows now.
+
+    Returns:
+        One line.
+    """
+    if before.get("fingerprint") == found.fingerprint:
+        return ""
+    was, now = before.get("asked"), json.loads(json.dumps(found.study.plain()))
+    names = [name for name in now if not isinstance(was, dict) or was.get(name) != now[name]]
+    shown = [
+        f"{name} {_brief(was.get(name) if isinstance(was, dict) else None)}, now {_brief(now[name])}" for name in names
+    ]
+    what = "; ".join(shown) or "files of conf that the runs are composed of"
+    return printable(f"the tables that are there were of other settings ({before.get('fingerprint')}): {what}")
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class Collector:
+    """Reads what is finished and writes the tables.
+
+    Args:
+        study: The study.
+        cells: All its runs.
+        left_out: The settings that are left out, with the reason.
+        code: The code as it is now.
+        study_dir: The directory of the study.
+    """
+
+    def __init__(
+        self, study: Study, cells: Sequence[Cell], *, left_out: Mapping[str, str], code: CodeVersion, study_dir: Path
+    ) -> None:
+        self.study, self.cells, self.left_out, self.code, self.study_dir = study, cells, left_out, code, study_dir
+        self.failed: dict[str, str] = {}
+        self._findings: dict[str, Finding] = {}
+        self._splits: dict[str, str] = {}
+        self._runs: dict[str, Run] = {}
+        self._page_made, self._page_took = 0.0, 0.0
+
+    def found(self) -> Found:
+        """All that is known now."""
+        for cell in self.cells:
+            if cell.slug not in self._findings:
+                self._read(cell)
+        findings = [self._findings[cell.slug] for cell in self.cells if cell.slug in self._findings]
+        data = dict.fromkeys(digest for finding in findings for digest in finding.data)
+        found = Found(
+            study=self.study,
+            cells=self.cells,
+            findings=findings,
+            left_out=self.left_out,
+            failed=self.failed,
+            notes=(),
+            code=self.code,
+            data=tuple(data),
+            written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        )
+        return Found(**{**vars(found), "notes": tuple(self._notes(found))})
+
+    def _read(self, cell: Cell) -> None:
+        status = look(cell)
+        if status.state is not State.FINISHED:
+            return
+        record = read_record(cell)
+        codes = tuple(CodeVersion.of_plain(code) for code in record.code)
+        self._findings[cell.slug] = Finding(cell, status.results, codes, record.data, record.in_one_go)
+        self.failed.pop(cell.title, None)
+        problem = self._keep_split(cell)
+        if problem:
+            self._splits[cell.slug] = problem
+
+    # ---------------------------------------------------------------------------------------------------------- notes
+
+    def _notes(self, found: Found) -> list[str]:
+        notes = list(self._splits.values())
+        sources = Counter(finding.code[-1].sources if finding.code else "" for finding in found.findings)
+        if len(sources) > 1 or any(len(finding.code) > 1 for finding in found.findings):
+            made = Counter(" and then ".join(map(str, finding.code)) or "unknown code" for finding in found.findings)
+            notes.append("the runs are not of one code: " + "; ".join(f"{n} by {code}" for code, n in made.items()))
+        elif found.findings and self.code.sources not in sources:
+            notes.append(f"the runs are of other code than there is now, {self.code}")
+        per_source: dict[str, Counter[str]] = {}
+        for finding in found.findings:
+            source = fingerprint_of(finding.cell.raw["data"].get("source"))
+            per_source.setdefault(source, Counter())[" and then ".join(finding.data) or "unknown data"] += 1
+        for counts in per_source.values():
+            if len(counts) > 1:
+                shown = ", ".join(f"{count} of {digest}" for digest, count in counts.items())
+                notes += [f"the runs are not of one data set: {shown}"]
+        return notes
+
+    def _keep_split(self, cell: Cell) -> str:
+        """Keep the split of a seed for the record; a line where a run of the same seed had another one."""
+        try:
+            split = read_results(cell.run_dir / SPLIT)
+        except UNREADABLE:
+            return ""
+        # Long tails and classes without labels are drawn otherwise, and so are other data sets.
+        flat = flatten({"data": cell.raw["data"]})
+        kinds = {Kind.LABELS, Kind.LEARNT, Kind.DRAW}
+        drawn = {
+            key: value
+            for key, value in flat.items()
+            if kind_of(key) in kinds and not key.startswith(("data.mean", "data.std"))
+        }
+        number = labels_name(cell.raw["data"].get("num_labels"))
+        path = self.study_dir / "splits" / f"{number}_seed-{cell.seed}_{fingerprint_of(drawn)}.json"
+        try:
+            kept = read_results(path)
+        except UNREADABLE:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_text(path, json.dumps(split) + "\n")
+            return ""
+        if any(kept.get(name) != split.get(name) for name in OF_SPLIT):
+            return f"{cell.title} had other images than the other runs of its seed ({path.name})"
+        return ""
+
+    # ---------------------------------------------------------------------------------------------------------- files
+
+    def write(self, *, is_last: bool) -> Found:
+        """Write the tables; and the page, at the end or where it takes little of the time.
+
+        Args:
+            is_last: Whether nothing is written after it.
+
+        Raises:
+            RunError: A file cannot be written.
+        """
+        found = self.found()
+        lock = FileLock(self.study_dir / ".locks" / "tables.lock", thread_local=False)
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            with lock:
+                # The one that says whose files these are comes first.
+                replace_text(self.study_dir / DATA, as_json(found))
+                replace_text(self.study_dir / MARKDOWN, as_markdown(found))
+                replace_text(self.study_dir / TABLE, as_csv(found))
+                self._write_page(is_last=is_last)
+        except OSError as error:
+            raise RunError(f"the tables cannot be written to {self.study_dir}: {error.strerror or error}") from error
+        return found
+
+    def _write_page(self, *, is_last: bool) -> None:
+        if not self._findings:
+            return
+        started = time.monotonic()
+        if not is_last and started - self._page_made < self._page_took / SHARE_OF_PAGE:
+            return
+        replace_text(self.study_dir / PAGE, self._page())
+        self._page_made = time.monotonic()
+        self._page_took = self._page_made - started
+
+    def _page(self) -> str:
+        for slug, finding in self._findings.items():
+            if slug not in self._runs:
+                self._runs[slug] = read_run(finding.cell.run_dir)
+        runs = [self._runs[cell.slug] for cell in self.cells if cell.slug in self._runs]
+        groups = group_runs(runs)
+        names: dict[str, str] = {}
+        for cell in self.cells:
+            run = self._runs.get(cell.slug)
+            if run is not None:
+                labels = "" if len(self.study.num_labels) == 1 else f", {cell.num_labels} labels"
+                names.setdefault(run.fingerprint, f"{cell.setting.name}{labels}")
+        for group in groups:
+            group.name = names.get(group.example.fingerprint, group.name)
+        wanted = self.study.reference if isinstance(self.study.reference, str) else None
+        baseline = choose_baseline(
+            groups, wanted if any(group.name == wanted and group.runs for group in groups) else None
+        )
+        return render_html(runs, groups, baseline, written=datetime.now().astimezone())

@@ -1,0 +1,156 @@
+"""From the words of a run's command line to its configuration, as the run will compose it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from layermatch.cli import explain, plain
+from layermatch.errors import UserError
+from layermatch.runs.directory import replace_text
+from layermatch.study.design import Cell, Setting, Study
+
+__all__ = ["COMPOSED", "Composer", "config_folders", "files_of"]
+
+#: What was composed before: to compose takes longer than to read.
+COMPOSED = ".composed.json"
+
+#: A file of a folder in ``conf/`` that is no choice.
+SHARED = "base"
+
+
+def files_of(group: str) -> list[str]:
+    """The files of a folder of conf, in their order; those of ``--config-dir`` too.
+
+    Args:
+        group: The name of the folder.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    names = GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)
+    found = sorted(name for name in names if name != SHARED)
+    if not found:
+        raise UserError(f"study.grid.{group}=all: there is no folder conf/{group}: name a folder of conf")
+    return found
+
+
+def config_folders() -> list[str]:
+    """The folders that the command line gave with ``--config-dir``."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [str(source.path) for source in sources if source.provider == "command-line"]
+
+
+class Composer:
+    """Composes configurations, and remembers them as long as no file of conf changes.
+
+    Args:
+        folder: The directory of the study, which keeps what was composed; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / COMPOSED
+        self._known: dict[str, Any] = {}
+        self._used: dict[str, Any] = {}
+        self._files = _digest_of_files()
+        with suppress(OSError, ValueError):
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            self._known = known if isinstance(known, dict) else {}
+
+    def cells(self, study: Study, *, study_dir: Path) -> tuple[list[Cell], dict[str, str]]:
+        """Every run of a study, seed by seed: what is stopped has all settings of the seeds that it came to.
+
+        Args:
+            study: The study.
+            study_dir: The directory of the study.
+
+        Returns:
+            The runs; and the settings that are left out, by name, with the reason: what cannot be composed, where the
+            study says so, and what is another setting once more.
+
+        Raises:
+            UserError: The words of a run are not legal.
+        """
+        composed: dict[str, dict[str, Any]] = {}
+        left_out: dict[str, str] = {}
+        known: dict[str, str] = {}
+        for setting in study.settings:
+            try:
+                found = self._compose(study.words_of(setting))
+                probe = self._cell(study, found, setting, labels=None, seed=study.seeds[0], study_dir=study_dir)
+            except (UserError, HydraException) as error:
+                if study.illegal == "refuse":
+                    raise UserError(f"setting {setting.name!r}: {explain(error)}") from error
+                left_out[setting.name] = explain(error)
+                continue
+            same = known.setdefault(probe.fingerprint, setting.name)
+            if same == setting.name:
+                composed[setting.name] = found
+            else:
+                left_out[setting.name] = f"the same as {same}"
+        places = itertools.product(study.seeds, study.num_labels, study.settings)
+        cells = [
+            self._cell(study, composed[setting.name], setting, labels=labels, seed=seed, study_dir=study_dir)
+            for seed, labels, setting in places
+            if setting.name in composed
+        ]
+        return cells, left_out
+
+    def _cell(
+        self,
+        study: Study,
+        unresolved: Mapping[str, Any],
+        setting: Setting,
+        *,
+        labels: int | None,
+        seed: int,
+        study_dir: Path,
+    ) -> Cell:
+        config = OmegaConf.create(dict(unresolved))
+        words = list(study.words_of(setting))
+        if labels is not None and not any(word.partition("=")[0] == "data.num_labels" for word in words):
+            words.append(f"data.num_labels={labels}")
+            OmegaConf.update(config, "data.num_labels", labels)
+        words.append(f"seed={seed}")
+        config.seed, config.run_dir, config.ckpt_path = seed, "", "auto"
+        return Cell(setting, labels, seed, tuple(words), plain(config), study_dir)
+
+    def _compose(self, words: Sequence[str]) -> dict[str, Any]:
+        key = hashlib.sha256(json.dumps([self._files, *words]).encode("utf-8", "surrogatepass")).hexdigest()
+        if key not in self._known:
+            try:
+                config = compose("run", overrides=["run_dir=unused", *words])
+            except OmegaConfBaseException as error:
+                raise UserError(str(error).partition("\n")[0]) from error
+            self._known[key] = OmegaConf.to_container(config, resolve=False)
+        self._used[key] = self._known[key]
+        return dict(self._used[key])
+
+    def keep(self) -> None:
+        """Write what was composed; where it cannot be written, it is composed again."""
+        with suppress(OSError):
+            replace_text(self.path, json.dumps(self._used))
+
+
+def _digest_of_files() -> str:
+    """What all files of conf are now."""
+    digest = hashlib.sha256()
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file":
+            for path in sorted(Path(source.path).rglob("*.yaml")):
+                digest.update(str(path).encode("utf-8", "surrogateescape"))
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""Before the first run: settings that no run can have, and what the data are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from layermatch.errors import RunError, UserError
+from layermatch.runs.directory import replace_text
+from layermatch.runs.text import printable
+from layermatch.study.code import CodeVersion
+from layermatch.study.design import Cell, Study, fingerprint_of
+
+__all__ = ["Prepared", "known_refusals", "last_line", "prepare", "source_of"]
+
+#: What was found legal or not, so that it is not looked at again.
+CHECKED = ".checked.json"
+
+#: What of the section ``data`` says which images there are, beside ``source``, which also has the folder.
+OF_SOURCE = ("source",)
+
+
+def source_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say which data set it is.
+
+    Args:
+        raw: The configuration of a run.
+    """
+    return {key: raw["data"].get(key) for key in OF_SOURCE}
+
+
+class Prepared:
+    """What is known before a run starts.
+
+    Args:
+        refused: Setting -> the reason why no run can have it.
+        data: The digest of each data set, by the fingerprint of its settings.
+    """
+
+    def __init__(self, refused: Mapping[str, str], data: Mapping[str, str]) -> None:
+        self.refused, self.data = dict(refused), dict(data)
+
+    def data_of(self, cell: Cell) -> str:
+        """The digest of a run's data; empty where it is not known."""
+        return self.data.get(fingerprint_of(source_of(cell.raw)), "")
+
+
+def _key(cell: Cell, code: CodeVersion) -> str:
+    """What a verdict on a setting depends on."""
+    raw = {name: value for name, value in cell.raw.items() if name not in {"seed", "run_dir", "ckpt_path"}}
+    return fingerprint_of([raw, code.sources])
+
+
+def known_refusals(study_dir: Path) -> dict[str, str]:
+    """The verdicts that a study keeps: the reason by a key, empty for a setting that is legal.
+
+    Args:
+        study_dir: The directory of the study.
+    """
+    with suppress(OSError, ValueError):
+        found = json.loads((study_dir / CHECKED).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {str(key): printable(reason) for key, reason in found.items()}
+    return {}
+
+
+def refusals(study: Study, cells: Sequence[Cell], *, code: CodeVersion, known: Mapping[str, str]) -> dict[str, str]:
+    """The settings of which it is known that no run can have them, with the reason.
+
+    Args:
+        study: The study.
+        cells: All its runs.
+        code: The code as it is now.
+        known: The verdicts, from :func:`known_refusals`.
+    """
+    found: dict[str, str] = {}
+    for cell in cells:
+        if cell.seed == study.seeds[0] and known.get(_key(cell, code)):
+            found.setdefault(cell.setting.name, known[_key(cell, code)])
+    return found
+
+
+def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir: Path) -> Prepared:
+    """Look at the settings and the data, in a process of its own.
+
+    Args:
+        study: The study.
+        cells: All its runs.
+        code: The code as it is now.
+        study_dir: The directory of the study, which keeps what was found.
+
+    Raises:
+        RunError: The process failed.
+    """
+    known = known_refusals(study_dir)
+    firsts = [cell for cell in cells if cell.seed == study.seeds[0]]
+    new = {_key(cell, code): cell.raw for cell in firsts if _key(cell, code) not in known}
+    sources = {fingerprint_of(source_of(cell.raw)): cell.raw for cell in cells}
+    asked = json.dumps({"settings": new, "data": list(sources.values())})
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "prepared.json"
+        command = [sys.executable, "-m", "layermatch.study.prepare", str(out)]
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode or not out.is_file():
+            raise RunError(f"the settings and data cannot be looked at: {last_line(done.stderr)}")
+        found = json.loads(out.read_text(encoding="utf-8"))
+    refused = {key: printable(reason) for key, reason in found["refused"].items()}
+    of_data = refused.pop("", "")
+    if of_data and not refused:
+        raise UserError(of_data)
+    verdicts = known | {key: refused.get(key, "") for key in new}
+    wanted = {_key(cell, code): verdicts[_key(cell, code)] for cell in firsts}
+    # Where all are refused, something is missing that may come; and what is refused for good is asked again.
+    is_kept = study.illegal == "leave_out" and not all(wanted.values())
+    kept = {key: reason for key, reason in wanted.items() if is_kept or not reason}
+    with suppress(OSError):
+        replace_text(study_dir / CHECKED, json.dumps(kept))
+    return Prepared(refusals(study, cells, code=code, known=verdicts), found["data"])
+
+
+def last_line(text: str) -> str:
+    r"""The line of a process's last words that says what was wrong.
+
+    Args:
+        text: What it wrote.
+
+    Example:
+        >>> last_line("warning: a\nerror: b is missing\n\n")
+        'b is missing'
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")]
+    found = said[-1].removeprefix("error: ") if said else (lines[-1] if lines else "it said nothing")
+    return printable(found)

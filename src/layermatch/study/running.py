@@ -1,0 +1,351 @@
+"""The runs of a study, several at once, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from layermatch.command_line import as_typed
+from layermatch.errors import StoppedError
+from layermatch.report.text import duration
+from layermatch.runs.layout import checkpoints_in
+from layermatch.runs.text import printable
+from layermatch.study.code import CodeVersion
+from layermatch.study.design import Cell
+from layermatch.study.preparing import last_line
+from layermatch.study.records import State, Status, look, read_record, write_record
+
+__all__ = ["Outcome", "Runner", "command_of", "shown_command"]
+
+#: Seconds between two looks at the processes, and at runs of other processes.
+LOOK_EVERY, LOOK_ELSEWHERE_EVERY = 0.2, 3.0
+
+#: What each run's process gets: one thread, so that several of them share the cores.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+#: Asks a study to stop. Its runs get SIGTERM, and write a checkpoint.
+STOPS = tuple(name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+
+
+def command_of(cell: Cell, *, options: Sequence[str] = ()) -> list[str]:
+    """The words after ``python`` that start a run, and let it go on.
+
+    Args:
+        cell: The run.
+        options: Options of Hydra's.
+    """
+    words = [*cell.words, as_typed(f"run_dir={cell.run_dir}"), "ckpt_path=auto"]
+    return ["-m", "layermatch.run", *words, *options]
+
+
+def shown_command(cell: Cell, *, options: Sequence[str] = ()) -> str:
+    """The same as a line that can be copied into a shell.
+
+    Args:
+        cell: The run.
+        options: Options of Hydra's.
+    """
+    before = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    return f"{before} python {shlex.join(command_of(cell, options=options))}"
+
+
+@dataclass
+class Outcome:
+    """What became of the runs that were started.
+
+    Args:
+        failed: The run and the reason, in the order in which they failed.
+        stopped_by: The name of the signal that stopped the study; empty where none did.
+    """
+
+    failed: list[tuple[Cell, str]]
+    stopped_by: str = ""
+
+
+@dataclass
+class _Job:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    claim: FileLock
+    started: float
+
+
+class Runner:
+    """Runs what is missing.
+
+    Args:
+        cells: All runs of the study, in the order in which they are started.
+        jobs: The processes at once.
+        code: A function that gives the code as it is when a run is started.
+        data_of: A function that gives the digest of a run's data.
+        say: A function that prints a line.
+        options: Options of Hydra's that every run gets.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        jobs: int,
+        code: Callable[[], CodeVersion],
+        data_of: Callable[[Cell], str],
+        say: Callable[[str], None],
+        options: Sequence[str] = (),
+    ) -> None:
+        self.cells, self.jobs, self.options = cells, jobs, options
+        self.code, self.data_of, self.say = code, data_of, say
+        self.after: Callable[[], None] = lambda: None
+        self.running: list[_Job] = []
+        self.waiting: list[Cell] = []
+        #: Runs of other processes, and when they were last looked at.
+        self.elsewhere: dict[str, Cell] = {}
+        self.looked = 0.0
+        self.done = 0
+        self.seconds: dict[str, list[float]] = {}
+        self.outcome = Outcome([])
+
+    def run(
+        self,
+        missing: Sequence[Cell],
+        *,
+        finished: int,
+        seconds: Mapping[str, Sequence[float]],
+        after: Callable[[], None],
+    ) -> Outcome:
+        """Run what is missing until all have ended, or the study is asked to stop.
+
+        Args:
+            missing: The runs, in the order in which they are started.
+            finished: The number of runs that are finished already.
+            seconds: The seconds of finished runs of each setting, which the end is foretold by.
+            after: A function that is called whenever a run has ended.
+        """
+        self.after = after
+        self.waiting = list(missing)
+        self.done = finished
+        self.seconds = {name: list(values) for name, values in seconds.items()}
+        with self._signals(), self._none_left():
+            while self.running or ((self.waiting or self.elsewhere) and not self.outcome.stopped_by):
+                self._start_more()
+                self._end_those_that_ended()
+                self._look_elsewhere()
+                time.sleep(LOOK_EVERY)
+        return self.outcome
+
+    # ------------------------------------------------------------------------------------------------------- starting
+
+    def _start_more(self) -> None:
+        while len(self.running) < self.jobs and self.waiting and not self.outcome.stopped_by:
+            self._start(self.waiting.pop(0))
+
+    def _start(self, cell: Cell) -> None:
+        claim = _claim(cell)
+        if claim is None:
+            self._leave_to_others(cell)
+            return
+        status = look(cell)  # another process may have been at it since
+        if status.state is not State.MISSING:
+            claim.release()
+            self._take(cell, status)
+            return
+        try:
+            self._launch(cell, claim)
+        except OSError as error:  # a full disk, among others
+            claim.release()
+            self._fail(cell, f"cannot be started: {error.strerror or error}")
+
+    def _launch(self, cell: Cell, claim: FileLock) -> None:
+        goes_on = bool(checkpoints_in(cell.run_dir))
+        code, data = self.code().plain(), self.data_of(cell)
+        write_record(cell, read_record(cell).begun(code=code, data=data, goes_on=goes_on))
+        path = log_of(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("wb")
+        process = subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, *command_of(cell, options=self.options)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
+            start_new_session=True,  # Ctrl-C comes to the study alone, which tells each run once
+        )  # fmt: skip
+        self.running.append(_Job(cell, process, log, claim, time.monotonic()))
+        self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
+
+    def _take(self, cell: Cell, status: Status) -> None:
+        """What is to be done with a run that is not missing any more."""
+        if status.state is State.FINISHED:
+            self._count(cell, status)
+        elif status.state is State.OTHER:
+            self._fail(cell, f"{cell.run_dir} holds a run with {status.why}")
+        else:
+            self._leave_to_others(cell)
+
+    def _leave_to_others(self, cell: Cell) -> None:
+        if cell.slug not in self.elsewhere:
+            self.elsewhere[cell.slug] = cell
+            self.say(f"left to another process: {cell.title}")
+
+    def _look_elsewhere(self) -> None:
+        """See what became of runs of other processes; one that was left unfinished is run here."""
+        now = time.monotonic()
+        if not self.elsewhere or now - self.looked < LOOK_ELSEWHERE_EVERY:
+            return
+        self.looked = now
+        for slug, cell in list(self.elsewhere.items()):
+            claim = _claim(cell)
+            if claim is None:
+                continue
+            claim.release()
+            status = look(cell)
+            if status.state is State.RUNNING:
+                continue
+            del self.elsewhere[slug]
+            if status.state is State.MISSING:
+                self.waiting.insert(0, cell)
+            else:
+                self._take(cell, status)
+
+    # --------------------------------------------------------------------------------------------------------- ending
+
+    def _end_those_that_ended(self) -> None:
+        for job in [job for job in self.running if job.process.poll() is not None]:
+            self.running.remove(job)
+            job.log.close()
+            status = look(job.cell)
+            why = "" if status.state is State.FINISHED else self._why(job, status)
+            if why:
+                with suppress(OSError):
+                    write_record(job.cell, replace(read_record(job.cell), failure=why))
+            job.claim.release()
+            if status.state is State.FINISHED:
+                self._count(job.cell, status, seconds=time.monotonic() - job.started)
+            elif status.state is State.RUNNING:
+                self._leave_to_others(job.cell)
+            elif not self.outcome.stopped_by:
+                self._fail(job.cell, why)
+
+    def _why(self, job: _Job, status: Status) -> str:
+        if status.state is State.RUNNING or self.outcome.stopped_by:
+            return ""
+        if status.state is State.OTHER:
+            return f"{job.cell.run_dir} holds a run with {status.why}"
+        code = job.process.returncode
+        text = log_of(job.cell).read_text(encoding="utf-8", errors="replace")
+        if code < 0:
+            return f"killed by {_signal_name(-code)}"
+        if code == StoppedError.status:
+            return "asked to stop by a signal"
+        return last_line(text) if code else "ended without results"
+
+    def _fail(self, cell: Cell, why: str) -> None:
+        self.outcome.failed.append((cell, why))
+        self.say(f"failed: {cell.title}: {why}")
+        self.after()
+
+    def _count(self, cell: Cell, status: Status, *, seconds: float | None = None) -> None:
+        self.done += 1
+        if seconds is not None:
+            self.seconds.setdefault(cell.setting.name, []).append(seconds)
+        test = status.results.get("test") or status.results.get("val") or {}
+        share = test.get("accuracy_ema")
+        found = f"{100 * share:.1f} %" if isinstance(share, float | int) else "finished"
+        took = "" if seconds is None else f" in {duration(seconds)}"
+        self.say(f"{self.done} of {len(self.cells)}: {cell.title}: {found}{took}{self._foretold()}")
+        self.after()
+
+    def _foretold(self) -> str:
+        """When all will have ended, by what runs took so far."""
+        everything = [value for values in self.seconds.values() for value in values]
+        left = [*self.waiting, *(job.cell for job in self.running), *self.elsewhere.values()]
+        if not left or not everything:
+            return ""
+        mean = sum(everything) / len(everything)
+        expected = 0.0
+        for cell in left:
+            own = self.seconds.get(cell.setting.name)
+            expected += sum(own) / len(own) if own else mean
+        now = time.monotonic()
+        expected -= sum(min(now - job.started, mean) for job in self.running)
+        rest = max(0.0, expected) / self.jobs
+        end = time.strftime("%H:%M", time.localtime(time.time() + rest))
+        return f"; {len(left)} left, about {duration(rest)}, until {end}"
+
+    # -------------------------------------------------------------------------------------------------------- signals
+
+    @contextmanager
+    def _none_left(self) -> Iterator[None]:
+        """Leave no process behind, whatever happens here."""
+        try:
+            yield
+        except BaseException:
+            for job in self.running:
+                with suppress(OSError):
+                    job.process.terminate()
+            for job in self.running:
+                job.process.wait()
+            raise
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take the signals that ask to stop."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[signal.Signals, Any] = {}
+        for name in STOPS:
+            number = signal.Signals[name]
+            if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # not so under nohup
+                before[number] = signal.signal(number, self._stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- the signal module's
+        is_second = bool(self.outcome.stopped_by) and number == signal.SIGINT
+        if not self.outcome.stopped_by:
+            self.outcome.stopped_by = signal.Signals(number).name
+        for job in self.running:
+            with suppress(OSError):
+                job.process.send_signal(signal.SIGKILL if is_second and hasattr(signal, "SIGKILL") else signal.SIGTERM)
+
+
+def log_of(cell: Cell) -> Path:
+    """What the last process of a run wrote to its terminal.
+
+    Args:
+        cell: The run.
+    """
+    return cell.study_dir / "logs" / f"{cell.slug}.log"
+
+
+def _claim(cell: Cell) -> FileLock | None:
+    """Take a run from the other processes of this study; None where one has it."""
+    path = cell.study_dir / ".locks" / f"{cell.slug}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return printable(signal.Signals(number).name)
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,125 @@
+"""What a study file may say, and the runs that it comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from layermatch.cli import config_dir
+from layermatch.errors import UserError
+from layermatch.study.design import METRICS, Setting, Study
+
+FOLDER = config_dir() / "study"
+STUDIES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "base")
+ALGORITHMS = sorted(path.stem for path in (config_dir() / "algorithm").glob("*.yaml") if path.stem != "base")
+
+TWO = {"fixmatch": ["algorithm=fixmatch"], "layermatch": ["algorithm=layermatch"]}
+
+
+def files_of(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml") if path.stem != "base")
+
+
+def section_of(name: str) -> dict[str, Any]:
+    """A study file as Hydra merges it with what all share."""
+    shared, own = (yaml.safe_load((FOLDER / f"{file}.yaml").read_text()) for file in ("base", name))
+    assert own.pop("defaults") == ["base"]
+    assert own.keys() <= shared.keys()
+    return shared | own
+
+
+def parsed(**section: Any) -> Study:
+    base = yaml.safe_load((FOLDER / "base.yaml").read_text()) | {"title": "Which?", "settings": TWO}
+    return Study.parse("made", base | section, files_of=files_of)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_file_is_legal(name: str) -> None:
+    study = Study.parse(name, section_of(name), files_of=files_of)
+    assert study.title
+    assert any(study.reference_of(setting) for setting in study.settings)
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+
+
+def test_the_family_is_every_algorithm_with_its_own_rule_and_with_layermatch() -> None:
+    study = Study.parse("family", section_of("family"), files_of=files_of)
+    own = [setting for setting in study.settings if setting.choice["layerwise"] == "null"]
+    assert [setting.name for setting in own] == ALGORITHMS
+    assert [setting.words for setting in own] == [(f"algorithm={name}",) for name in ALGORITHMS]
+    others = [setting for setting in study.settings if setting not in own]
+    assert [setting.words for setting in others] == [(f"algorithm={n}", "layerwise=layermatch") for n in ALGORITHMS]
+    assert [study.reference_of(setting) for setting in others] == own
+    assert {study.reference_of(setting) for setting in own} == {None}
+
+
+def test_a_new_file_is_in_the_family() -> None:
+    study = Study.parse("family", section_of("family"), files_of=lambda _: ["fixmatch", "newmatch"])
+    assert "newmatch, layerwise=layermatch" in [setting.name for setting in study.settings]
+
+
+def test_a_grid_has_every_choice_with_every_other() -> None:
+    axes = {"algorithm": ["fixmatch", "vat"], "noise": {"none": [], "much": ["pseudo_labels.noise=0.4"]}}
+    study = parsed(settings={}, grid=axes, reference={"algorithm": "fixmatch"})
+    assert [(setting.name, setting.words) for setting in study.settings] == [
+        ("fixmatch, none", ("algorithm=fixmatch",)),
+        ("fixmatch, much", ("algorithm=fixmatch", "pseudo_labels.noise=0.4")),
+        ("vat, none", ("algorithm=vat",)),
+        ("vat, much", ("algorithm=vat", "pseudo_labels.noise=0.4")),
+    ]
+    assert [each and each.name for each in map(study.reference_of, study.settings)] == [
+        None, None, "fixmatch, none", "fixmatch, much",
+    ]  # fmt: skip
+
+
+def test_the_first_setting_is_the_reference_unless_another_is_named() -> None:
+    assert parsed().reference == "fixmatch"
+    assert parsed(reference="layermatch").reference == "layermatch"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"settings": {}}, "study=made has no settings"),
+        ({"settings": ["fixmatch"]}, "study.settings=['fixmatch'] is not legal"),
+        ({"settings": {"a": "algorithm=fixmatch"}}, "study.settings.a='algorithm=fixmatch' is not legal"),
+        ({"settings": {"a": ["fixmatch"]}}, "study.settings.a=['fixmatch'] is not legal"),
+        ({"settings": {"a b": [], "a, b": []}}, "study.settings: 'a b' and 'a, b' are one name"),
+        ({"grid": {"algorithm": []}}, "study.grid.algorithm=[] is not legal"),
+        ({"grid": {"algorithm": [[1]]}}, "study.grid: [1] is no value of an axis"),
+        ({"grid": "algorithm"}, "study.grid='algorithm' is not legal"),
+        ({"reference": "vat"}, "study.reference='vat' is no setting: choose one of fixmatch, layermatch"),
+        ({"reference": {"algorithm": "vat"}}, "study.reference={'algorithm': 'vat'} is no choice of study.grid"),
+        ({"metric": "best"}, f"study.metric='best' is not legal: choose one of {', '.join(METRICS)}"),
+        ({"illegal": "ignore"}, "study.illegal='ignore' is not legal: choose one of refuse, leave_out"),
+        ({"seeds": []}, "study.seeds=[] is not legal"),
+        ({"seeds": [0, 0]}, "study.seeds=[0, 0] is not legal: give each once"),
+        ({"seeds": [-1]}, "study.seeds=-1 is not legal"),
+        ({"seeds": [None]}, "study.seeds=None is not legal"),
+        ({"num_labels": ["ten"]}, "study.num_labels='ten' is not legal"),
+        ({"common": "seed=1"}, "study.common='seed=1' is not legal"),
+        ({"labels": 3}, "unknown setting study.labels"),
+    ],
+)
+def test_a_mistake_is_one_line(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(**section)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["seed=3", "data.num_labels=40", "run_dir=x", "ckpt_path=last", "++seed=1"])
+def test_what_a_study_gives_itself_is_not_given_to_runs(word: str) -> None:
+    section = yaml.safe_load((FOLDER / "base.yaml").read_text()) | {"title": "Which?", "settings": TWO}
+    with pytest.raises(UserError, match="a study gives"):
+        Study.parse("made", section, given=[word], files_of=files_of)
+
+
+def test_a_name_with_any_signs_is_a_folder() -> None:
+    names = ["../../etc", "a/b", "freematch, layerwise=layermatch", "0 % wrong", "..."]
+    slugs = [Setting(name, ()).slug for name in names]
+    assert slugs == ["etc", "a-b", "freematch-layerwise-layermatch", "0-wrong", "setting"]
+    assert all(Path(slug).name == slug for slug in slugs)

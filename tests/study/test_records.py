@@ -1,0 +1,106 @@
+"""What a run directory holds of the run that a study wants there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.report.made_runs import make_run, settings_of
+
+from layermatch.runs.directory import lock_run_dir
+from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.design import Cell, Setting
+from layermatch.study.preparing import last_line
+from layermatch.study.records import Record, State, look, read_record, write_record
+
+CODE = CodeVersion("0.1.0", "abc", False, "1").plain()
+
+
+def cell_of(folder: Path, *overrides: str, seed: int = 0) -> Cell:
+    raw = settings_of("trainer.max_steps=30", *overrides, seed=seed)
+    return Cell(Setting("fixmatch", overrides), 10, seed, overrides, raw, folder)
+
+
+def test_a_finished_run_is_finished_and_not_read_twice(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    assert look(cell).state is State.MISSING
+    make_run(cell.run_dir, seed=0, accuracy=0.75)
+    status = look(cell)
+    assert status.state is State.FINISHED
+    assert status.results["test"]["accuracy_ema"] == 0.75
+    assert read_record(cell).checked
+    assert look(cell) == status
+    # What was checked is these files and these settings, and no others.
+    assert look(cell_of(tmp_path, "optimizer.lr=0.1")).state is State.OTHER
+
+
+@pytest.mark.parametrize(
+    ("made", "seed", "why"),
+    [
+        (["optimizer.lr=0.1"], 0, "optimizer.lr=0.1, not 0.03"),
+        (["algorithm=supervised"], 0, "algorithm._target_=layermatch.methods.Supervised, not "),
+        ([], 1, "seed 1, not 0"),
+    ],
+)
+def test_a_run_of_other_settings_is_told_by_what_differs(made: list[str], seed: int, why: str, tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, *made, seed=seed)
+    status = look(cell)
+    assert status.state is State.OTHER
+    assert status.why.startswith(why)
+    assert not status.results
+
+
+def test_where_and_how_fast_a_run_is_makes_no_other_run(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, "logger=csv", "checkpoint.keep=5", "trainer.log_every=10", seed=0)
+    assert look(cell).state is State.FINISHED
+
+
+def test_a_shorter_run_is_another_one(tmp_path: Path) -> None:
+    """Its learning rate fell sooner, whatever it goes on to."""
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, seed=0, steps=[10, 20])
+    assert look(cell).why == "trainer.max_steps=20, not 30"
+
+
+def test_a_run_that_is_at_it_is_left_alone(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, seed=0, is_finished=False)
+    with lock_run_dir(cell.run_dir):
+        assert look(cell).state is State.RUNNING
+    assert look(cell).state is State.MISSING
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"code": 3}', "{" * 5000])
+def test_a_broken_record_is_none(text: str, tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    write_record(cell, Record(failure="x"))
+    assert read_record(cell).failure == "x"
+    (tmp_path / "records" / f"{cell.slug}.json").write_text(text)
+    assert read_record(cell) == Record()
+
+
+def test_a_record_keeps_every_code_that_a_run_went_on_with() -> None:
+    other = CODE | {"sources": "2"}
+    first = Record().begun(code=CODE, data="feed", goes_on=False)
+    assert first.in_one_go
+    again = first.begun(code=CODE, data="feed", goes_on=True)
+    assert (again.code, again.data, again.in_one_go) == ((CODE,), ("feed",), False)
+    assert again.begun(code=other, data="beef", goes_on=True).code == (CODE, other)
+    assert again.begun(code=other, data="beef", goes_on=False) == Record((other,), ("beef",))  # from its start
+
+
+def test_the_code_is_known_by_its_sources() -> None:
+    code = code_version()
+    assert code == code_version()
+    assert len(code.sources) == 10
+    assert CodeVersion.of_plain(json.loads(json.dumps(code.plain()))) == code
+
+
+def test_a_reason_is_one_line() -> None:
+    assert last_line("error: a\nerror: no such file\nbye\n") == "no such file"
+    assert last_line("Traceback\n  x\nKeyError: 3\n\n") == "KeyError: 3"
+    assert last_line("\x1b[2Jnothing") == "\N{REPLACEMENT CHARACTER}[2Jnothing"
+    assert last_line("") == "it said nothing"
