@@ -20,7 +20,7 @@ from layermatch.functional import (
 from layermatch.methods.base import unlabelled_of
 from layermatch.methods.embeddings import PROJECTION
 from layermatch.methods.pseudo_labelling import BatchOutputs, PseudoLabelling
-from layermatch.networks import CLASSIFIER, EXTRACTOR, Network
+from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.parts import PSEUDO_LABELS, Losses, Problem, Step, Term
 from layermatch.policies import PseudoLabels
 
@@ -179,7 +179,7 @@ class JEPAMatch(PseudoLabelling):
         """
         views = [unlabelled_of(batch).views[name] for name in self.local]
         try:
-            out = network(torch.cat(views), heads=(PROJECTION,))
+            out: Output = network(torch.cat(views), heads=(PROJECTION,))
         except UserError as error:
             size = "x".join(map(str, views[0].shape[2:]))
             raise UserError(
