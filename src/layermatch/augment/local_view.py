@@ -74,8 +74,7 @@ class LocalView:
     def __init__(self, *, flip: bool = True, side: float = 0.625, scale: Sequence[float] = (0.2, 0.5)) -> None:
         check_bool("flip", flip)
         check_number("local_side", side, low=0, high=1, low_open=True)
-        if isinstance(scale, str) or not isinstance(scale, Sequence) or len(scale) != 2:
-            raise UserError(f"local_scale={scale!r} is not legal: give two numbers, [smallest, largest]")
+        _check_pair("local_scale", scale)
         for number in scale:
             check_number("local_scale", number, low=0, high=1, low_open=True)
         if scale[0] > scale[1]:
@@ -163,6 +162,12 @@ class LocalView:
         part = pixels[solarized]
         pixels[solarized] = torch.where(part >= 128 / 255, 1 - part, part)
         return (pixels * 255).round_().to(torch.uint8)
+
+
+def _check_pair(name: str, value: object) -> None:
+    """Refuse what is no sequence of two."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise UserError(f"{name}={value!r} is not legal: give two numbers, [smallest, largest]")
 
 
 def _rows(chosen: Tensor, images: Tensor) -> Tensor:

@@ -186,7 +186,8 @@ class JEPAMatch(PseudoLabelling):
                 f"JEPAMatch needs an extractor for images of any size, such as one that ends in a mean over all "
                 f"places, and this one takes no local views of {size}: give another, or views.local_side=1"
             ) from error
-        return out.heads[PROJECTION].unflatten(0, (len(views), -1))
+        projections: Tensor = out.heads[PROJECTION].unflatten(0, (len(views), -1))
+        return projections
 
     def directions(self) -> Tensor:
         """The directions that this step's distribution is seen along, ``(width, S)``, columns of length 1."""
