@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from layermatch.augment import StrongView, WeakView
+from layermatch.augment import LocalView, StrongView, WeakView
 from layermatch.components import check_keys, check_present, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
@@ -86,15 +86,18 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     Raises:
         UserError: A value or a key is not legal.
     """
-    check_keys("views", settings.views, option_names(StrongView) | {"medium_ops"})
-    check_present("views", settings.views, {"flip", "pad", "medium_ops"})
-    options_of_views = {key: value for key, value in settings.views.items() if key != "medium_ops"}
+    of_others = {"medium_ops", "local_side", "local_scale"}
+    check_keys("views", settings.views, option_names(StrongView) | of_others)
+    check_present("views", settings.views, {"flip", "pad"} | of_others)
+    options_of_views = {key: value for key, value in settings.views.items() if key not in of_others}
     with section_of_errors("views", settings.views):
         weak = WeakView(**{name: settings.views[name] for name in GEOMETRY if name in settings.views})
         strong = StrongView(**options_of_views)
         medium_ops = settings.views["medium_ops"]
         check_number("medium_ops", medium_ops, low=0, integer=True)
         medium = strong.with_ops(medium_ops)
+        side, scale = settings.views["local_side"], settings.views["local_scale"]
+        local = LocalView(flip=settings.views["flip"], side=side, scale=scale)
     options = dict(settings.data.module)
     if split is not None:
         # What the section says of labels was for drawing it.
@@ -108,6 +111,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
             weak=weak,
             strong=strong,
             medium=medium,
+            local=local,
             views=views,
             seed=settings.seed,
             channels_last=device.channels_last,

@@ -16,11 +16,13 @@ __all__ = ["explain_failure", "one_line_failures"]
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 #: How the libraries under torch.distributed say that another process is gone.
 LOST = ("gloo", "Connection reset", "Connection closed", "NCCL", "Broken pipe", "ProcessGroup", "TCPStore")
+#: How torch says that a batch is too small for BatchNorm.
+ONE_VALUE = "more than 1 value per channel"
 GO_ON = "go on with ckpt_path=last"
 
 
 def explain_failure(error: Exception) -> str | None:
-    """Return one line for a failure that neither the settings nor this package caused; None for any other.
+    """Return one line for a failure that a library raises and a user can do something about; None for any other.
 
     Args:
         error: What a library raised.
@@ -35,6 +37,11 @@ def explain_failure(error: Exception) -> str | None:
         return f"{error.strerror}: {error.filename or 'a file of the run'}: make room, then {GO_ON}"
     if isinstance(error, RuntimeError) and world_size() > 1 and any(word in str(error) for word in LOST):
         return f"another process of this run has ended or cannot be reached ({line[:200]}): {GO_ON}"
+    if isinstance(error, ValueError) and ONE_VALUE in str(error):
+        return (
+            "BatchNorm has one value for each channel in a batch, which it cannot normalise: give data.batch_size or "
+            "data.mu above 1"
+        )
     return None
 
 

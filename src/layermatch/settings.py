@@ -31,7 +31,7 @@ COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "l
 
 #: What the run gives the training module and the data module beside their settings.
 OF_MODULE = option_names(SemiSupervisedModule) - {"network", "method", "optimizer", "schedule", "log_every"}
-GIVEN_TO_DATA = {"source", "weak", "strong", "medium", "views", "seed", "channels_last", "device"}
+GIVEN_TO_DATA = {"source", "weak", "strong", "medium", "local", "views", "seed", "channels_last", "device"}
 OF_DATA = option_names(SemiSupervisedData) - GIVEN_TO_DATA
 
 

@@ -13,11 +13,13 @@ from tests.methods.composed import composed, names
 from torch import Tensor
 
 from layermatch.build import build_algorithm, build_data, build_device, build_method
+from layermatch.components import option_names
 from layermatch.data import SemiSupervisedData
 from layermatch.errors import UserError
 from layermatch.metrics import LOSS_PART
 from layermatch.networks import CLASSIFIER, EXTRACTOR
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Step
+from layermatch.policies import Aligned
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
@@ -135,6 +137,14 @@ def test_every_policy_goes_with_layermatch(policy: str) -> None:
     for name, grad in gradients(losses.of(PSEUDO_LABELS), module, CLASSIFIER).items():
         assert not grad.any(), name
     assert any(grad.any() for grad in gradients(losses.of(PSEUDO_LABELS), module, EXTRACTOR).values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_policy_of_any_method_can_be_aligned(method: str) -> None:
+    if "policy" not in option_names(build_method(compose_settings(f"algorithm={method}")).__class__):
+        return  # it has none
+    aligned = build_method(compose_settings(f"algorithm={method}", "pseudo_labels.alignment=uniform"))
+    assert isinstance(aligned.policy, Aligned)
 
 
 @pytest.mark.parametrize("method", METHODS)

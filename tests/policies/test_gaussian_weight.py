@@ -126,3 +126,12 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(UserError) as caught:
         GaussianWeight(**options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_target": "none"}, {"statistics": "unaligned"}])
+def test_a_batch_of_one_image_has_a_variance_of_0(options: dict[str, Any]) -> None:
+    policy = prepared(decay=0.9, **options)
+    labels = policy(predictions([0.8]))
+    finish(policy, step_of(network_of(2)))
+    assert labels.weight.isfinite().all()
+    assert policy.variance.value.item() == pytest.approx(0.9)  # from 1

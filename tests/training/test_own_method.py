@@ -96,7 +96,7 @@ def test_a_term_of_no_source_and_one_that_reaches_a_word() -> None:
 def test_a_view_of_no_kind_is_refused_when_the_data_module_takes_it(
     make_data: Make, train: Make, tmp_path: Path
 ) -> None:
-    message = r"Views\(unlabelled=...\)\['weak'\]='wek' is not legal: choose one of weak, medium, strong"
+    message = r"Views\(unlabelled=...\)\['weak'\]='wek' is not legal: choose one of weak, medium, strong, local"
     wrong = Views(unlabelled={"weak": "wek"})
     with pytest.raises(UserError, match=message):
         make_data(views=wrong)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layermatch.augment import StrongView, WeakView, normalise
+from layermatch.augment import LocalView, StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.images import ConcatImages, Images, take
@@ -52,6 +52,8 @@ class SemiSupervisedData(LightningDataModule):
         strong: The strong view; None is FixMatch's.
         medium: The view between the two, for methods that ask for one; None is the strong one with a single operation,
             as in SequenceMatch.
+        local: The view of a small part of an image, for methods that ask for one; None is JEPAMatch's, flipped where
+            the weak view is.
         views: The views of each image; None is those that the trainer's module asks for, and FixMatch's pair of a weak
             and a strong one without a trainer.
         num_labels: The number of labelled images in all, the same for each class; None takes every image of the pool,
@@ -110,6 +112,7 @@ class SemiSupervisedData(LightningDataModule):
         weak: WeakView | None = None,
         strong: StrongView | None = None,
         medium: StrongView | None = None,
+        local: LocalView | None = None,
         views: Views | None = None,
         num_labels: int | None = None,
         num_val: int = 0,
@@ -143,12 +146,14 @@ class SemiSupervisedData(LightningDataModule):
         for number in _channel_numbers("std", std or ()):
             check_number("std", number, low=0, low_open=True)
         self.source = source
+        weak = WeakView() if weak is None else weak
         strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
-        self.kinds = {
-            "weak": WeakView() if weak is None else weak,
+        self.kinds: dict[str, WeakView | LocalView] = {
+            "weak": weak,
             "medium": strong.with_ops(1) if medium is None else medium,
             "strong": strong,
+            "local": LocalView(flip=weak.flip) if local is None else local,
         }
         if views is not None:
             views.check(self.kinds)
@@ -423,7 +428,7 @@ class SemiSupervisedData(LightningDataModule):
             wanted: The kind of augmentation that makes each view, by the view's name.
 
         Returns:
-            ``(N, C, H, W)`` uint8, by name.
+            ``(N, C, H, W)`` uint8, by name; local views are smaller.
 
         Raises:
             UserError: The images are too small for a view's ``pad``.

@@ -23,6 +23,12 @@ from layermatch.functional.divergence import divergence_loss
 from layermatch.functional.equivariance import feature_distance_loss
 from layermatch.functional.gaussian_weight import truncated_gaussian
 from layermatch.functional.gradients import cosine_similarity, keep_agreeing, scale_for
+from layermatch.functional.latent_shaping import (
+    repulsion_loss,
+    shaping_degree,
+    sketched_gaussian_loss,
+    view_spread,
+)
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold, loss_of_labels
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
@@ -114,16 +120,19 @@ __all__ = [
     "quarter_turns",
     "relative_change",
     "relative_threshold",
+    "repulsion_loss",
     "reversal_factor",
     "reverse_gradient",
     "sampling_rates",
     "scale_for",
     "scaled_similarities",
     "self_adaptive_thresholds",
+    "shaping_degree",
     "sharpen",
     "shrink_loss",
     "shrunk_classes",
     "similarity_distribution",
+    "sketched_gaussian_loss",
     "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
@@ -131,6 +140,7 @@ __all__ = [
     "truncated_gaussian",
     "unfolded",
     "unit_directions",
+    "view_spread",
     "warmup_decay",
     "with_label_noise",
     "within_class_scatter",

@@ -8,6 +8,7 @@ from layermatch.methods.crmatch import CRMatch
 from layermatch.methods.daso import DASO
 from layermatch.methods.dst import DST
 from layermatch.methods.iomatch import IOMatch
+from layermatch.methods.jepamatch import JEPAMatch
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.mixmatch import MixMatch
 from layermatch.methods.pi_model import PiModel
@@ -33,6 +34,7 @@ __all__ = [
     "CRMatch",
     "CoMatch",
     "IOMatch",
+    "JEPAMatch",
     "MeanTeacher",
     "Method",
     "MixMatch",

@@ -97,6 +97,6 @@ class GaussianWeight(Policy):
         # The variance is that of the whole batch, so all ranks' confidences are gathered.
         seen = all_gather_rows(aligned if self.is_of_aligned else confidence)
         self.mean.see(seen.mean())
-        self.variance.see(seen.var())
+        self.variance.see(seen.var(correction=min(1, len(seen) - 1)))  # one image varies by nothing
         variance = self.variance.moved / self.n_sigma**2
         return PseudoLabels(label, truncated_gaussian(aligned, self.mean.moved, variance), label, confidence)
