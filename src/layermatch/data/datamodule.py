@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from torch.utils.data import DataLoader
 from layermatch.augment import StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
+from layermatch.data.digests import Digests
 from layermatch.data.identity import identify, place
 from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
+from layermatch.data.label_noise import with_wrong_labels
+from layermatch.data.leaks import HANDLINGS, Compared, Leaks
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
@@ -30,7 +34,7 @@ from layermatch.data.splits import Split, draw_beside_fold, make_split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
-from layermatch.errors import UserError, check_bool, check_number
+from layermatch.errors import UserError, check_bool, check_choice, check_number
 
 __all__ = ["SemiSupervisedData"]
 
@@ -69,6 +73,12 @@ class SemiSupervisedData(LightningDataModule):
         open_set: The classes that no label has, by name or by position from 0; or a number, the classes that have
             labels, which are then the first ones. Their images are in the unlabelled pool alone; see
             :func:`~layermatch.data.open_set.leave_classes_out`. None leaves no class out.
+        leaks: What to do with training images that are byte-identical to test or validation images: ``report`` counts
+            them, in :attr:`leaks_found`; ``remove`` takes them out of the pool before labels are drawn; ``keep`` does
+            not look for them.
+        label_noise: The share of labelled images whose label is wrong, in ``[0, 1]``; see
+            :func:`~layermatch.data.label_noise.with_wrong_labels`. Which ones is a function of the split's seed.
+            Validation and test images keep their class.
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
@@ -102,6 +112,8 @@ class SemiSupervisedData(LightningDataModule):
     labelled: ImageSet
     unlabelled: ImageSet
     validation: ImageSet | None
+    #: The training images that are evaluated as well; None where nobody looked.
+    leaks_found: Leaks | None = None
 
     def __init__(
         self,
@@ -118,6 +130,8 @@ class SemiSupervisedData(LightningDataModule):
         fold: int | None = None,
         imbalance: Imbalance | Mapping[str, Any] | None = None,
         open_set: int | Sequence[int | str] | None = None,
+        leaks: str = "report",
+        label_noise: float = 0.0,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -138,6 +152,7 @@ class SemiSupervisedData(LightningDataModule):
         if num_workers is not None:
             check_number("data.num_workers", num_workers, low=0, integer=True)
         check_bool("data.overfit", overfit)
+        _check_labels(leaks=leaks, label_noise=label_noise)
         for number in _channel_numbers("data.mean", mean or ()):
             check_number("data.mean", number, low=0, high=1)
         for number in _channel_numbers("data.std", std or ()):
@@ -165,6 +180,7 @@ class SemiSupervisedData(LightningDataModule):
         self.fold = fold
         self.imbalance = Imbalance.of(imbalance)
         self.open_set = open_set
+        self.leaks, self.label_noise = leaks, label_noise
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -208,7 +224,7 @@ class SemiSupervisedData(LightningDataModule):
         """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
         labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
         rows = np.asarray(self.split.labelled, np.int64)
-        labels[np.searchsorted(self.split.in_pool, rows)] = self.content.labelled.labels[rows]
+        labels[np.searchsorted(self.split.in_pool, rows)] = self.labelled.labels
         return torch.from_numpy(labels)
 
     def prepare_data(self) -> None:
@@ -233,14 +249,50 @@ class SemiSupervisedData(LightningDataModule):
         if self.open_set is not None:
             content = leave_classes_out(content, self.open_set)
         self.split = self._make_split(content)
-        self._name_classes_without_labels(content)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
-        content = self.storage.keep(content)
-        self.labelled = _part(content.labelled, self.split.labelled)
+        content = self._kept(content)
+        self.labelled = self._as_given(_part(content.labelled, self.split.labelled), len(content.classes))
+        self._name_classes_without_labels(content.classes)
         self.validation = _part(content.labelled, self.split.validation) if self.split.validation else None
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
+
+    def _kept(self, content: SourceData) -> SourceData:
+        """The data set with its images where they are to be kept, and without those that are evaluated as well."""
+        if self.leaks == "keep":
+            return self.storage.keep(content)
+        digests = Digests()
+        kept = self.storage.keep(content, digests)
+        compared = Compared.of(kept, digests)
+        if self.leaks == "remove":
+            self.split = self._split_without_leaks(content, compared)
+        self.leaks_found = compared.leaks(self.split, content, handling=self.leaks)
+        if self.leaks == "report":
+            return kept
+        self.split = replace(self.split, left_out=tuple(compared.left_out(self.split).tolist()))
+        return compared.without(kept, self.split)
+
+    def _split_without_leaks(self, content: SourceData, compared: Compared) -> Split:
+        """The split, drawn again from images that are not evaluated; a given one is refused if it has such images."""
+        if self.given_split is not None:
+            compared.refuse(self.split, content, title=self.split.title)
+            return self.split
+        fold = None if self.fold is None else np.asarray(self.split.labelled, np.int64)
+        rows = compared.drawable(beside=fold)
+        split = self.split if len(rows) == len(compared.pool) else self._make_split(content, among=rows)
+        if fold is not None:
+            compared.refuse(split, content, title=f"data.fold={self.fold}")
+        return split
+
+    def _as_given(self, labelled: ImageSet, num_classes: int) -> ImageSet:
+        """The labelled images with the labels that are learnt from, of which some may be wrong."""
+        if not self.label_noise:
+            return labelled
+        labels = with_wrong_labels(
+            labelled.labels, noise=self.label_noise, num_classes=num_classes, seed=self.split.seed
+        )
+        return ImageSet(labelled.images, labels)
 
     def _check_device(self, content: SourceData) -> None:
         """Refuse a pool that does not fit, before any image is read."""
@@ -252,14 +304,17 @@ class SemiSupervisedData(LightningDataModule):
             count = len(self.split.in_pool) + len(content.unlabelled or ())
         check_device_fits(count, content.labelled.images.shape, self.device)
 
-    def _make_split(self, content: SourceData) -> Split:
+    def _make_split(self, content: SourceData, *, among: NDArray[np.int64] | None = None) -> Split:
+        """The split, with images at the positions ``among`` alone."""
         self._check_imbalance(content)
         if self.given_split is not None:
             return self._use_given_split(self.given_split, content)
+        pool_size = len(content.labelled)
+        rows = np.arange(pool_size) if among is None else among
         if self.fold is not None:
-            return identify(self._fold_split(content), content)
+            return identify(self._fold_split(content, rows).of_part(rows, pool_size=pool_size), content)
         split = make_split(
-            content.labelled.labels,
+            content.labelled.labels[rows],
             num_classes=len(content.classes),
             num_labels=self.num_labels,
             num_val=self.num_val,
@@ -267,7 +322,7 @@ class SemiSupervisedData(LightningDataModule):
             seed=self.seed,
             imbalance=self.imbalance,
         )
-        return identify(split, content)
+        return identify(split.of_part(rows, pool_size=pool_size), content)
 
     def _check_imbalance(self, content: SourceData) -> None:
         """Refuse a long tail where something else says which images there are, or where classes are not known."""
@@ -313,16 +368,17 @@ class SemiSupervisedData(LightningDataModule):
                 f"give data.num_val={len(split.validation)}, or another split"
             )
 
-    def _name_classes_without_labels(self, content: SourceData) -> None:
-        counts = np.bincount(content.labelled.labels[list(self.split.labelled)], minlength=len(content.classes))
-        without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
+    def _name_classes_without_labels(self, classes: Sequence[str]) -> None:
+        counts = np.bincount(self.labelled.labels, minlength=len(classes))
+        without = [name for name, count in zip(classes, counts, strict=True) if not count]
         if without and is_rank_zero():
             _log.warning(
                 "no image of %d of the %d classes is labelled (%s): they cannot be learnt",
-                len(without), len(content.classes), shorten(without),
+                len(without), len(classes), shorten(without),
             )  # fmt: skip
 
-    def _fold_split(self, content: SourceData) -> Split:
+    def _fold_split(self, content: SourceData, rows: NDArray[np.int64]) -> Split:
+        """The split of the images at ``rows``, which those of the fold are among."""
         folds = content.folds
         if not folds:
             raise UserError(f"data.fold={self.fold}: this data set has no predefined folds: give data.fold=null")
@@ -333,8 +389,8 @@ class SemiSupervisedData(LightningDataModule):
                 f"data.fold={self.fold} has {len(fold)} labels: give data.num_labels={len(fold)}, not {self.num_labels}"
             )
         return draw_beside_fold(
-            content.labelled.labels,
-            fold=fold,
+            content.labelled.labels[rows],
+            fold=np.searchsorted(rows, fold),
             num_classes=len(content.classes),
             num_val=self.num_val,
             seed=self.seed,
@@ -525,6 +581,11 @@ def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[floa
     mean, square = sums / len(index)
     deviation = np.sqrt(np.maximum(square - np.square(mean), 1e-12))  # images of one colour cannot be scaled
     return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def _check_labels(*, leaks: str, label_noise: float) -> None:
+    check_choice("data.leaks", leaks, HANDLINGS)
+    check_number("data.label_noise", label_noise, low=0, high=1)
 
 
 def _channel_numbers(name: str, value: object) -> Sequence[object]:

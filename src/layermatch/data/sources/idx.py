@@ -24,8 +24,8 @@ from layermatch.paths import expand, is_file, is_folder
 
 __all__ = ["MNIST", "FashionMNIST"]
 
-#: The first four bytes of a file of unsigned bytes are 0, 0, this, and the number of axes; the sizes of the axes follow,
-#: four bytes each, the highest first.
+#: The first four bytes of a file of unsigned bytes are 0, 0, this, and the number of axes; the sizes of the axes
+#: follow, four bytes each, the highest first.
 _UNSIGNED_BYTES = 8
 _NUM_CLASSES = 10
 _SIDE = 28
