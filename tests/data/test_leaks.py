@@ -222,7 +222,7 @@ def test_files_are_decoded_once_whatever_the_storage(
     assert {example[1:] for example in found.examples} == {
         ("train/cat/copy.png", "test/cat/00001.png"), ("train/fox/copy.bmp", "test/fox/00002.png")
     }  # fmt: skip
-    assert found.text(uses_unlabelled=True).startswith("2 labelled images are byte-identical to test images (train/cat")
+    assert found.text(uses_unlabelled=True).startswith("byte-identical to test images: 2 labelled (train/cat")
     assert len(decoded) == len(set(decoded)) == 3 * 8 + 2 + 3 * 4
     decoded.clear()
     data = make(source, **options | {"leaks": "remove"})
@@ -246,7 +246,7 @@ def test_digests_that_were_lost_are_made_of_the_cache(pictures: Path, tmp_path: 
 def test_the_text_counts_what_a_method_trains_on() -> None:
     found = next(data for seed in range(20) if not (data := make(seed=seed)).leaks_found.labelled["test"]).leaks_found
     assert found.unlabelled["test"]
-    assert "unlabelled image" in found.text(uses_unlabelled=True)
+    assert " unlabelled" in found.text(uses_unlabelled=True)
     assert "unlabelled" not in found.text(uses_unlabelled=False)
 
 

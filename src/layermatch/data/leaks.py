@@ -72,26 +72,23 @@ class Leaks:
             >>> counts = {"test": 2, "validation": 0}
             >>> none = {"test": 0, "validation": 0}
             >>> Leaks("report", ("test", "validation"), none, counts, {"test": 0}).text(uses_unlabelled=True)
-            '2 unlabelled images are byte-identical to test images: data.leaks=remove takes them out'
+            'byte-identical to test images: 2 unlabelled: data.leaks=remove takes them out'
         """
         groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
         if not uses_unlabelled:
             del groups["unlabelled"]
-        found = [
-            (count, group, of) for of in self.evaluated for group, counts in groups.items() if (count := counts.get(of))
-        ]
-        if not found:
+        found = {
+            of: [f"{count:,} {group}" for group, counts in groups.items() if (count := counts.get(of))]
+            for of in self.evaluated
+        }
+        if not any(found.values()):
             return f"none: no training image is byte-identical to a {' or '.join(self.evaluated)} image"
         shown = [f"{printable(one)} = {printable(other)}" for group, one, other in self.examples if group in groups]
         names = f" ({', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''})" if shown else ""
+        told = "; ".join(f"to {of} images: {', '.join(counts)}" for of, counts in found.items() if counts)
         if self.handling == "remove":
-            taken = " and ".join(f"{count:,} to {of} images" for count, _, of in found)
-            return f"taken out of the training pool, as they are byte-identical: {taken}{names}"
-        told = ", ".join(
-            f"{count:,} {group} image{' is' if count == 1 else 's are'} byte-identical to {of} images"
-            for count, group, of in found
-        )
-        return f"{told}{names}: data.leaks=remove takes them out"
+            return f"taken out of the training pool, as they are byte-identical {told}{names}"
+        return f"byte-identical {told}{names}: data.leaks=remove takes them out"
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def check_all(
     Raises:
         RunError: A process ended.
     """
-    parts = math.ceil(len(images) / _CHECKED_AT_ONCE)
+    parts = max(math.ceil(len(images) / _CHECKED_AT_ONCE), len(chunks_of(images)))  # large ones a few at a time
     chunks = _Chunks(images, np.array_split(np.arange(len(images)), parts), are_digests=True)
     for digests, rows in _pass(chunks, what="checking images", num_workers=num_workers, bad=bad):
         is_whole = np.array([not bad.has_any_of([images.paths[row]]) for row in rows.tolist()], np.bool_)
