@@ -35,7 +35,7 @@ def test_two_processes_leave_out_what_one_does(tmp_path: Path) -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "layermatch.run", f"run_dir={name}", *SETTINGS, *devices], cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=500, capture_output=True, text=True, check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=550, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         run_dir = tmp_path / name
