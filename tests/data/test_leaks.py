@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.data import stand_ins
+from tests.data.test_datamodule import as_rank
 
 from layermatch import UserError
 from layermatch.data import SemiSupervisedData, file_images
@@ -171,6 +173,23 @@ def test_long_tails_and_unseen_classes_go_with_it() -> None:
     data = make(leaks="remove", open_set=["dog"], num_labels=8, num_val=4)
     assert len(data.labelled) == 8
     assert not (pixels(data.labelled) | pixels(data.unlabelled)) & (pixels(data.test) | pixels(data.validation))
+
+
+@pytest.mark.parametrize("step", [0, 11])
+def test_two_ranks_together_train_on_what_one_would(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"leaks": "remove", "label_noise": 0.4, "mu": 4}
+    alone = make(batch_size=6, **options).batch_of_step(step)
+    batches = []
+    for rank in range(2):
+        data = make(batch_size=3, **options)
+        as_rank(data, rank, 2, monkeypatch)
+        batches.append(data.batch_of_step(step))
+    for part in ("labelled", "unlabelled"):
+        expected, *parts = (getattr(batch, part) for batch in (alone, *batches))
+        assert torch.equal(torch.cat([each.indices for each in parts]), expected.indices)
+        for view, pixels_of_view in expected.views.items():
+            assert torch.equal(torch.cat([each.views[view] for each in parts]), pixels_of_view)
+    assert torch.equal(torch.cat([batch.labelled.label for batch in batches]), alone.labelled.label)
 
 
 def test_images_are_found_in_idx_files(tmp_path: Path) -> None:
