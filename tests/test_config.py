@@ -45,12 +45,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     stand_ins.write_svhn(root / "svhn", num_train=1000, num_extra=200)
     stand_ins.write_imagenet100(root / "imagenet100")
     stand_ins.write_folder(root / "folder")
-    unverified = {
-        name: [f"data.root={root / name}", "data.verify=false"] for name in ("stl10", "cifar10", "cifar100", "svhn")
-    }
+    stand_ins.write_folder(root / "cifar10_folder", classes=stand_ins.CIFAR10_CLASSES, per_class=40, size=32)
+    stand_ins.write_mnist(root / "fashion_mnist", name="FashionMNIST", num_train=1500)
+    published = ("stl10", "cifar10", "cifar100", "svhn", "fashion_mnist")
+    unverified = {name: [f"data.root={root / name}", "data.verify=false"] for name in published}
     few = ["data.num_labels=100", "data.num_val=100"]
     return unverified | {
         "digits": [],
+        "cifar10_folder": [f"data.root={root / 'cifar10_folder'}", *few],
         "folder": [f"data.root={root / 'folder'}"],
         "imagenet100": [f"data.root={root / 'imagenet100'}", "data.class_list=classes.txt", *few],
     }

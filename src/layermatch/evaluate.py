@@ -25,6 +25,7 @@ from layermatch.settings import SECTIONS, Settings, parse_plugins
 __all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
+NOTHING_LOOKED_FOR = {"leaks": "keep"}
 EVERY_LABEL = {"split": None, "fold": None, "num_labels": None, "num_val": 0, "imbalance": None}
 
 #: The sections of a run that may be given otherwise.
@@ -114,6 +115,7 @@ def _settings(
     check_keys("", settings, SECTIONS)
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
     settings["checkpoint"] |= {"selection": "last"}  # the weights are those of the file
+    settings["data"] |= NOTHING_LOOKED_FOR
     settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     for section, values in overrides.items():
         given = {key: value for key, value in values.items() if value is not None}

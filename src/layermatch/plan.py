@@ -49,6 +49,8 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
         "labelled": f"{len(data.labelled):,}",
         "unlabelled": pool if parts.algorithm.uses_unlabelled else "none used",
         **_long_tail(parts),
+        **_label_noise(parts),
+        **_leaks(parts),
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
         "kept": f"data.storage={settings.data.module['storage']}",
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
@@ -67,6 +69,24 @@ def _long_tail(parts: RunParts) -> dict[str, str]:
         others = data.unlabelled.labels[data.unlabelled.labels >= 0]
         rows += f"; unlabelled beside them {_sizes(others, len(data.classes))}"
     return {"images of a class": rows}
+
+
+def _label_noise(parts: RunParts) -> dict[str, str]:
+    """How many labels are wrong, where some are."""
+    data = parts.data
+    if not data.label_noise:
+        return {}
+    right = data.content.labelled.labels[list(data.split.labelled)]
+    wrong = int((data.labelled.labels != right).sum())
+    return {"wrong labels": f"{wrong:,} of {len(right):,} (data.label_noise={data.label_noise:g})"}
+
+
+def _leaks(parts: RunParts) -> dict[str, str]:
+    """Training images that are evaluated as well."""
+    found = parts.data.leaks_found
+    if found is None or not found.evaluated:
+        return {}
+    return {"leaks": found.text(uses_unlabelled=parts.algorithm.uses_unlabelled)}
 
 
 def _sizes(labels: NDArray[np.int64], num_classes: int) -> str:

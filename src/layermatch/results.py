@@ -91,6 +91,9 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
         "pseudo_labels": None,
         "loss": None,
         "seconds": 0.0,
+        "leaks": None
+        if data.leaks_found is None
+        else data.leaks_found.plain(uses_unlabelled=algorithm.uses_unlabelled),
         "versions": _versions(),
         "classes": list(data.classes),
         "confusion": None if confusion is None else confusion.tolist(),
@@ -181,6 +184,9 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         rows["selected by"] = results["test"]["selection"]
     if results["pseudo_labels"] is not None:
         rows["pseudo-labels"] = _quality_text(results)
+    leaks = results.get("leaks")
+    if leaks is not None and any(any(leaks[group].values()) for group in ("labelled", "unlabelled", "validation")):
+        rows["leaks"] = leaks["text"]
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
 

@@ -13,7 +13,7 @@ from layermatch.callbacks import CheckpointWriter
 from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, stored_split
 from layermatch.data import Split
 from layermatch.errors import UserError
-from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of
+from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of, trained_with
 from layermatch.runs.layout import CONFIG
 from layermatch.runs.settings import flatten, stored_settings
 from layermatch.settings import Settings as ParsedSettings
@@ -149,7 +149,9 @@ def _stored_rate(checkpoint: Checkpoint) -> float | None:
 def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> None:
     known = bool(its.names and split.names)
     same = [its.names, split.names] if known else [(s.labelled, s.validation) for s in (its, split)]
-    if same[0] != same[1] or len(its.labelled) != len(split.labelled):
+    # Which labels are wrong is drawn with the seed of the split, also where every image is labelled.
+    other_labels = bool(now["data"].get("label_noise")) and its.seed != split.seed
+    if same[0] != same[1] or len(its.labelled) != len(split.labelled) or other_labels:
         drawn = [f"{name}={_text(now)} (not {_text(then)})" for name, then, now in _changes(before, now)
                  if name in _DRAWN_BY]  # fmt: skip
         raise UserError(
@@ -159,7 +161,11 @@ def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> 
 
 
 def _check_fixed(before: Settings, now: Settings, *, path: Path) -> None:
-    changed = [(name, then, here) for name, then, here in _changes(before, now) if kind_of(name) is Kind.LEARNT]
+    changed = [
+        (name, then, here)
+        for name, then, here in _changes(before, now)
+        if kind_of(name) is Kind.LEARNT and trained_with(name, then) != trained_with(name, here)
+    ]
     if changed:
         its = " ".join(f"{name}={_text(then)}" for name, then, _ in changed)
         ours = " ".join(f"{name}={_text(here)}" for name, _, here in changed)

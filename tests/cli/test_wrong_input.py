@@ -29,9 +29,9 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
 @pytest.mark.parametrize(
     ("arguments", "given", "legal"),
     [
-        (["experiment=mnist"], "unknown experiment=mnist", "digits, folder, imagenet100, stl10, svhn"),
+        (["experiment=mnist"], "unknown experiment=mnist", "folder, imagenet100, stl10, svhn"),
         (["algorithm=maxmatch"], "unknown algorithm=maxmatch", "layermatch, mean_teacher, mixmatch"),
-        (["data=mnist"], "unknown data=mnist", "choose one of cifar10"),
+        (["data=emnist"], "unknown data=emnist", "choose one of cifar10"),
         (["model=vgg"], "unknown model=vgg", "wrn_28_2"),
         (["data.batchsize=3"], "unknown setting data.batchsize", "batch_size"),
         (["batch_size=3"], "unknown setting batch_size", "data"),

@@ -7,6 +7,7 @@ From the command line: ``python tests/data/stand_ins.py stl10 DIR --num-unlabell
 from __future__ import annotations
 
 import argparse
+import gzip
 import inspect
 import pickle
 import struct
@@ -159,6 +160,28 @@ def write_mat(path: Path, images: Pixels, labels: NDArray[Any]) -> None:
     savemat(path, {"X": images, "y": labels.astype(np.uint8)[:, None]}, do_compression=True)
 
 
+def write_mnist(
+    root: Path, *, name: str = "MNIST", suffix: str = "", num_train: int = 60, num_test: int = 20, seed: int = 0
+) -> dict[str, Part]:
+    """``NAME/raw/``, or ``root`` itself where there is no name: four IDX files, gzipped where the suffix is ``.gz``."""
+    rng = np.random.default_rng(seed)
+    folder = root / name / "raw" if name else root
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for part, count in (("train", num_train), ("t10k", num_test)):
+        labels = draw_labels(rng, count, 10)
+        parts[part] = class_images(rng, labels, 28, channels=1), labels
+        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", parts[part][0][:, 0])
+        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", labels.astype(np.uint8))
+    return parts
+
+
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    """Unsigned bytes after a head of the number of axes and their sizes, the highest byte first."""
+    content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
 def write_folder(
     root: Path,
     *,
@@ -212,6 +235,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "svhn": write_svhn,
+    "mnist": write_mnist,
     "folder": write_folder,
     "imagenet100": write_imagenet100,
 }

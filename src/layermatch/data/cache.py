@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rich import filesize
 
 from layermatch.data.cache_place import default_cache_dir
+from layermatch.data.digests import Digests, image_digests
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, image_bytes
 from layermatch.data.passes import folder_of
@@ -31,6 +32,8 @@ __all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "f
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
 _FORMAT = 3
+#: What the names of kept digests end with.
+_DIGESTS = ".digests"
 #: Seconds after which nobody writes an unfinished file any more.
 _ABANDONED = 24 * 3600.0
 #: What to do where there is no room for a cache.
@@ -59,8 +62,10 @@ class CacheFolder:
     - ``<images>-<shape>-<fingerprint>.npy``: uint8 ``(N, C, H, W)``. The fingerprint is that of the files with their
       sizes and times of change, and of the version of Pillow, so a cache that is out of date is never used.
     - The same with ``.json``: which files it was made of, so that it can be deleted when it is out of date.
+    - The same with ``.digests``: a number for each image, by which those that are identical are found.
     - ``checked-<fingerprint of a folder>.npy``: one number for each file that was decoded without an error, again
       of its size and time of change.
+    - The same with the shape of images and ``.digests``: such a number for each file, and one for its image.
 
     All of it may be deleted at any time, also during a run, which holds open what it reads.
 
@@ -115,21 +120,40 @@ class CacheFolder:
                     f"{filesize.decimal(free)} free",
                     ANOTHER_PLACE,
                 )
+            digests = [np.empty(0, np.uint64)]
             with _replacing(path) as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape)}
                 np.lib.format.write_array_header_1_0(file, header)
                 for chunk in chunks:
                     file.write(chunk.data)
+                    digests.append(image_digests(chunk))
                 if not is_whole():
                     raise _NotWhole
             _Record.of(images).write(path.with_suffix(".json"))
+            _save_if_possible(path.with_suffix(_DIGESTS), np.concatenate(digests))
         except _NotWhole:
             return False
         except OSError as error:
             reason = f"the cache cannot be written to {self.folder} ({one_line(error)})"
             raise CacheError(reason, ANOTHER_PLACE) from error
         return True
+
+    def digests(self, path: Path, cached: ArrayImages) -> NDArray[np.uint64]:
+        """The digests of a cache's images; where they are not there they are computed and kept.
+
+        Args:
+            path: The path of the cache.
+            cached: Its ``N`` images.
+
+        Returns:
+            ``(N,)``; see :func:`~layermatch.data.digests.image_digests`.
+        """
+        found = _load_numbers(path.with_suffix(_DIGESTS))
+        if found.shape != (len(cached),):
+            found = Digests().of(cached)
+            _save_if_possible(path.with_suffix(_DIGESTS), found)
+        return found
 
     # -------------------------------------------------------------------------------------------------- old caches
 
@@ -150,7 +174,7 @@ class CacheFolder:
             record = _Record.read(path)
             cache = path.with_suffix(".npy")
             if record is not None and cache not in kept and self._is_stale(cache, record, in_use):
-                freed += _delete(cache) + _delete(path)
+                freed += _delete(cache) + _delete(path) + _delete(cache.with_suffix(_DIGESTS))
         for path in self.folder.glob(".unfinished-*"):
             freed += _delete(path, older_than=_ABANDONED)
         return freed
@@ -169,11 +193,7 @@ class CacheFolder:
         Args:
             folder: The deepest folder that all files of the data set are below.
         """
-        try:
-            states: NDArray[np.uint64] = np.load(self._check_path(folder), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return np.empty(0, np.uint64)
-        return states if states.dtype == np.uint64 else np.empty(0, np.uint64)
+        return _load_numbers(self._check_path(folder))
 
     def remember_checked(self, folder: str, states: NDArray[np.uint64]) -> None:
         """Add files to those of :meth:`checked`.
@@ -191,6 +211,32 @@ class CacheFolder:
                 np.save(file, np.union1d(self.checked(folder), states))
         except OSError as error:
             raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
+
+    def file_digests(self, folder: str, shape: Sequence[int]) -> dict[int, int]:
+        """The digest of each image that was checked at a shape, by the :func:`file_states` number of its file.
+
+        Args:
+            folder: The deepest folder that all files of the data set are below.
+            shape: ``(C, H, W)`` that the images were decoded to.
+        """
+        numbers = _load_numbers(self._file_digests_path(folder, shape))
+        pairs = numbers.tolist() if numbers.ndim == 2 and numbers.shape[1] == 2 else []
+        return dict(pairs)
+
+    def remember_file_digests(self, folder: str, shape: Sequence[int], digests: Mapping[int, int]) -> None:
+        """Keep what :meth:`file_digests` gives, where that is possible.
+
+        Args:
+            folder: The deepest folder that all files of the data set are below.
+            shape: ``(C, H, W)`` that the images were decoded to.
+            digests: All digests, by the number of the file's state.
+        """
+        pairs = np.array(list(digests.items()), np.uint64).reshape(-1, 2)
+        _save_if_possible(self._file_digests_path(folder, shape), pairs)
+
+    def _file_digests_path(self, folder: str, shape: Sequence[int]) -> Path:
+        path = self._check_path(folder)
+        return path.with_name(f"{path.stem}-{'x'.join(map(str, shape))}{_DIGESTS}")
 
     def _check_path(self, folder: str) -> Path:
         return self.folder / f"checked-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.npy"
@@ -267,6 +313,23 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         unfinished.replace(path)
     finally:
         _delete(unfinished)
+
+
+def _load_numbers(path: Path) -> NDArray[np.uint64]:
+    """The numbers in a file; none where there is no such file, or it is damaged."""
+    try:
+        numbers: NDArray[np.uint64] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.empty(0, np.uint64)
+    return numbers if numbers.dtype == np.uint64 else np.empty(0, np.uint64)
+
+
+def _save_if_possible(path: Path, numbers: NDArray[np.uint64]) -> None:
+    """Keep numbers that would otherwise be computed again."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as file:
+            np.save(file, numbers)
 
 
 def _delete(path: Path, *, older_than: float = -1.0) -> int:

@@ -18,9 +18,12 @@ from torch.utils.data import DataLoader
 from layermatch.augment import LocalView, StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
+from layermatch.data.digests import Digests
 from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
-from layermatch.data.labelling import Labelling
+from layermatch.data.label_noise import with_wrong_labels
+from layermatch.data.labelling import Labelling, name_classes_without_labels
+from layermatch.data.leaks import HANDLINGS, Compared, Leaks
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
@@ -30,7 +33,7 @@ from layermatch.data.splits import Split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
-from layermatch.errors import UserError, check_bool, check_number
+from layermatch.errors import UserError, check_bool, check_choice, check_number
 
 __all__ = ["SemiSupervisedData"]
 
@@ -70,6 +73,12 @@ class SemiSupervisedData(LightningDataModule):
         open_set: The classes that no label has, by name or by position from 0; or a number, the classes that have
             labels, which are then the first ones. Their images are in the unlabelled pool alone; see
             :func:`~layermatch.data.open_set.leave_classes_out`. None leaves no class out.
+        leaks: What to do with training images that are byte-identical to test or validation images: ``report`` counts
+            them, in :attr:`leaks_found`; ``remove`` takes them out of the pool before labels are drawn; ``keep`` does
+            not look for them.
+        label_noise: The share of labelled images whose label is wrong, in ``[0, 1]``; see
+            :func:`~layermatch.data.label_noise.with_wrong_labels`. Which ones is a function of the split's seed.
+            Validation and test images keep their class.
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
@@ -104,6 +113,8 @@ class SemiSupervisedData(LightningDataModule):
     labelled: ImageSet
     unlabelled: ImageSet
     validation: ImageSet | None
+    #: The training images that are evaluated as well; None where nobody looked.
+    leaks_found: Leaks | None = None
 
     def __init__(
         self,
@@ -121,6 +132,8 @@ class SemiSupervisedData(LightningDataModule):
         fold: int | None = None,
         imbalance: Imbalance | Mapping[str, Any] | None = None,
         open_set: int | Sequence[int | str] | None = None,
+        leaks: str = "report",
+        label_noise: float = 0.0,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -141,6 +154,7 @@ class SemiSupervisedData(LightningDataModule):
         if num_workers is not None:
             check_number("num_workers", num_workers, low=0, integer=True)
         check_bool("overfit", overfit)
+        _check_labels(leaks=leaks, label_noise=label_noise)
         for number in _channel_numbers("mean", mean or ()):
             check_number("mean", number, low=0, high=1)
         for number in _channel_numbers("std", std or ()):
@@ -173,6 +187,7 @@ class SemiSupervisedData(LightningDataModule):
             seed=seed,
         )
         self.open_set = open_set
+        self.leaks, self.label_noise = leaks, label_noise
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -216,7 +231,7 @@ class SemiSupervisedData(LightningDataModule):
         """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
         labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
         rows = np.asarray(self.split.labelled, np.int64)
-        labels[np.searchsorted(self.split.in_pool, rows)] = self.content.labelled.labels[rows]
+        labels[np.searchsorted(self.split.in_pool, rows)] = self.labelled.labels
         return torch.from_numpy(labels)
 
     def prepare_data(self) -> None:
@@ -244,13 +259,52 @@ class SemiSupervisedData(LightningDataModule):
         self.split = replace(self.labelling.split(content, given), measured=measured)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
-        content = self.storage.keep(content)
-        self.labelled = _part(content.labelled, self.split.labelled)
+        content = self._kept(content, given)
+        self.labelled = self._as_given(_part(content.labelled, self.split.labelled), len(content.classes))
         self.validation = content.validation
         if self.split.validation:
             self.validation = _part(content.labelled, self.split.validation)
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
+
+    def _kept(self, content: SourceData, given: Split | None) -> SourceData:
+        """Return the data set with its images where they are to be kept, without those that are evaluated as well."""
+        name_classes_without_labels(self.split, content)
+        if self.leaks == "keep":
+            return self.storage.keep(content)
+        digests = Digests()
+        kept = self.storage.keep(content, digests)
+        compared = Compared.of(kept, digests)
+        if self.leaks == "remove":
+            self.split = self._split_without_leaks(content, given, compared)
+        self.leaks_found = compared.leaks(self.split, content, handling=self.leaks)
+        if self.leaks == "report":
+            return kept
+        self.split = replace(self.split, left_out=tuple(compared.left_out(self.split).tolist()))
+        return compared.without(kept, self.split)
+
+    def _split_without_leaks(self, content: SourceData, given: Split | None, compared: Compared) -> Split:
+        """Return the split, drawn again from images that are not evaluated; a given one with such images is refused."""
+        if given is not None:
+            compared.refuse(self.split, content, title=self.split.title)
+            return self.split
+        fold = None if self.labelling.fold is None else np.asarray(self.split.labelled, np.int64)
+        rows = compared.drawable(beside=fold)
+        split = self.split
+        if len(rows) < len(compared.pool):
+            split = replace(self.labelling.split(content, None, among=rows), measured=self.split.measured)
+        if fold is not None:
+            compared.refuse(split, content, title=f"fold={self.labelling.fold}")
+        return split
+
+    def _as_given(self, labelled: ImageSet, num_classes: int) -> ImageSet:
+        """Return the labelled images with the labels that are learnt from, of which some may be wrong."""
+        if not self.label_noise:
+            return labelled
+        labels = with_wrong_labels(
+            labelled.labels, noise=self.label_noise, num_classes=num_classes, seed=self.split.seed
+        )
+        return ImageSet(labelled.images, labels)
 
     def _measure(self, content: SourceData, given: Split | None) -> dict[str, Any]:
         """Fill in the mean and the deviation where they are not given; what was not given, by name."""
@@ -477,6 +531,11 @@ def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[floa
     mean, square = sums / len(index)
     deviation = np.sqrt(np.maximum(square - np.square(mean), 1e-12))  # images of one colour cannot be scaled
     return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def _check_labels(*, leaks: str, label_noise: float) -> None:
+    check_choice("leaks", leaks, HANDLINGS)
+    check_number("label_noise", label_noise, low=0, high=1)
 
 
 def _channel_numbers(name: str, value: object) -> Sequence[object]:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from layermatch.data.identity import identify, place
 from layermatch.data.imbalance import Imbalance
@@ -15,7 +16,7 @@ from layermatch.data.splits import Split, draw_beside_fold, make_split
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_number
 
-__all__ = ["Labelling"]
+__all__ = ["Labelling", "name_classes_without_labels"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ class Labelling:
     imbalance: Imbalance | None
     seed: int
 
-    def split(self, content: SourceData, given: Split | None) -> Split:
-        """Draw the labels, or find again those of a given split; a warning names the classes that have none.
+    def split(self, content: SourceData, given: Split | None, *, among: NDArray[np.int64] | None = None) -> Split:
+        """Draw the labels, or find again those of a given split.
 
         Args:
             content: The data set.
             given: A split that is used again; None draws one.
+            among: The positions that are drawn from; None draws from all.
 
         Returns:
             The split, which knows its images.
@@ -59,15 +61,18 @@ class Labelling:
                 f"num_val={self.num_val}: this data set has {len(content.validation):,} validation images of its "
                 "own: give num_val=0"
             )
-        split = identify(self._draw(content), content) if given is None else self._find_again(given, content)
-        _name_classes_without_labels(split, content)
-        return split
+        if given is not None:
+            return self._find_again(given, content)
+        pool_size = len(content.labelled)
+        rows = np.arange(pool_size) if among is None else among
+        return identify(self._draw(content, rows).of_part(rows, pool_size=pool_size), content)
 
-    def _draw(self, content: SourceData) -> Split:
+    def _draw(self, content: SourceData, rows: NDArray[np.int64]) -> Split:
+        """Draw a split of the images at ``rows``, by their places in it."""
         if self.fold is not None:
-            return self._draw_beside_fold(self.fold, content)
+            return self._draw_beside_fold(self.fold, content, rows)
         return make_split(
-            content.labelled.labels,
+            content.labelled.labels[rows],
             num_classes=len(content.classes),
             num_labels=self.num_labels,
             num_val=self.num_val,
@@ -76,7 +81,7 @@ class Labelling:
             imbalance=self.imbalance,
         )
 
-    def _draw_beside_fold(self, number: int, content: SourceData) -> Split:
+    def _draw_beside_fold(self, number: int, content: SourceData, rows: NDArray[np.int64]) -> Split:
         folds = content.folds
         if not folds:
             raise UserError(f"fold={number}: this data set has no predefined folds: give fold=null")
@@ -85,8 +90,8 @@ class Labelling:
         if self.num_labels not in {None, len(fold)}:
             raise UserError(f"fold={number} has {len(fold)} labels: give num_labels={len(fold)}, not {self.num_labels}")
         return draw_beside_fold(
-            content.labelled.labels,
-            fold=fold,
+            content.labelled.labels[rows],
+            fold=np.searchsorted(rows, fold),
             num_classes=len(content.classes),
             num_val=self.num_val,
             seed=self.seed,
@@ -139,7 +144,13 @@ class Labelling:
             )
 
 
-def _name_classes_without_labels(split: Split, content: SourceData) -> None:
+def name_classes_without_labels(split: Split, content: SourceData) -> None:
+    """Warn of classes of which no image is labelled.
+
+    Args:
+        split: The split.
+        content: The data set that it is of.
+    """
     counts = np.bincount(content.labelled.labels[list(split.labelled)], minlength=len(content.classes))
     without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
     if without and is_rank_zero():

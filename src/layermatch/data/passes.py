@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import Dataset
 
 from layermatch.console import Reporter
+from layermatch.data.digests import image_digests
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import Images, chunks_of
 from layermatch.data.loader import BatchLoader, loader_errors
@@ -111,8 +112,10 @@ def read_all(images: Images, *, what: str, num_workers: int | None, bad: BadFile
         yield pixels
 
 
-def check_all(images: FileImages, *, num_workers: int | None, bad: BadFiles) -> Iterator[list[int]]:
-    """Decode every file, and forget its pixels.
+def check_all(
+    images: FileImages, *, num_workers: int | None, bad: BadFiles
+) -> Iterator[tuple[list[int], NDArray[np.uint64]]]:
+    """Decode every file, and forget its pixels but for their digests.
 
     Args:
         images: The files.
@@ -120,15 +123,17 @@ def check_all(images: FileImages, *, num_workers: int | None, bad: BadFiles) -> 
         bad: It gets the files that cannot be decoded.
 
     Yields:
-        Positions of files that are whole, some at a time.
+        Positions of ``n`` files that are whole, and their :func:`~layermatch.data.digests.image_digests`, ``(n,)``;
+        some at a time.
 
     Raises:
         RunError: A process ended.
     """
-    parts = math.ceil(len(images) / _CHECKED_AT_ONCE)
-    chunks = _Chunks(images, np.array_split(np.arange(len(images)), parts))
-    for _, rows in _pass(chunks, what="checking images", num_workers=num_workers, bad=bad):
-        yield [row for row in rows.tolist() if not bad.has_any_of([images.paths[row]])]
+    parts = max(math.ceil(len(images) / _CHECKED_AT_ONCE), len(chunks_of(images)))  # large ones a few at a time
+    chunks = _Chunks(images, np.array_split(np.arange(len(images)), parts), are_digests=True)
+    for digests, rows in _pass(chunks, what="checking images", num_workers=num_workers, bad=bad):
+        is_whole = np.array([not bad.has_any_of([images.paths[row]]) for row in rows.tolist()], np.bool_)
+        yield rows[is_whole].tolist(), digests.view(np.uint64)[is_whole, 0]
 
 
 def _pass(
@@ -147,11 +152,12 @@ def _pass(
 
 
 class _Chunks(Dataset[Any]):
-    """A set's images, some at a time, with the files among them that cannot be decoded."""
+    """A set's images or their digests, some at a time, with the files among them that cannot be decoded."""
 
-    def __init__(self, images: Images, rows: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(self, images: Images, rows: Sequence[NDArray[np.int64]], *, are_digests: bool = False) -> None:
         self.images = images
         self.rows = rows
+        self.are_digests = are_digests  # instead of pixels, which would have to come from one process to the other
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,7 +169,7 @@ class _Chunks(Dataset[Any]):
         # As values: an exception would come out of a worker with its traceback in the message.
         pixels, errors = self.images.read_or_explain(rows)
         found = [(error.path, error.reason) for error in errors]
-        return pixels, found
+        return image_digests(pixels).view(np.uint8).reshape(len(rows), -1) if self.are_digests else pixels, found
 
 
 @contextmanager

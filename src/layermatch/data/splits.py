@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Split:
         measured: The settings that were not given, and were chosen or measured by the images of the run that drew it:
             ``image_size``, ``mean`` and ``std`` by name, so that a run which goes on prepares its images as before.
         origin: The setting that it was read from, such as ``split=FILE``; empty for one made in this process.
+        left_out: The positions that are not in the pool, as they are identical to images that are evaluated; they are
+            found again at each start and not written.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class Split:
     unlabelled: tuple[int, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     origin: str = field(default="", compare=False)
+    left_out: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -67,9 +70,10 @@ class Split:
     @property
     def in_pool(self) -> NDArray[np.int64]:
         """The positions of the unlabelled pool, in order."""
+        left_out = np.asarray((*self.left_out, *self.validation), np.int64)
         if self.unlabelled:
-            return np.sort(np.asarray((*self.labelled, *self.unlabelled), np.int64))
-        return np.setdiff1d(np.arange(self.pool_size), np.asarray(self.validation, np.int64))
+            return np.setdiff1d(np.asarray((*self.labelled, *self.unlabelled), np.int64), left_out)
+        return np.setdiff1d(np.arange(self.pool_size), left_out)
 
     @property
     def knows_its_images(self) -> bool:
@@ -78,7 +82,7 @@ class Split:
 
     def plain(self) -> dict[str, Any]:
         """Return the split as plain containers, for JSON and checkpoints."""
-        values = {name: value for name, value in asdict(self).items() if name != "origin"}
+        values = {name: value for name, value in asdict(self).items() if name not in {"origin", "left_out"}}
         if not self.measured:
             del values["measured"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -110,6 +114,29 @@ class Split:
         if len(split.names) not in {0, count} or len(split.contents) not in {0, count}:
             raise ValueError(f"it has {count} images, {len(split.names)} names and {len(split.contents)} contents")
         return split
+
+    def of_part(self, rows: NDArray[np.int64], *, pool_size: int) -> Split:
+        """The same images, where this is a split of a part of a pool.
+
+        Args:
+            rows: ``(n,)``, the positions in the whole pool of the part's images.
+            pool_size: The number of images in the whole pool.
+
+        Example:
+            >>> Split(0, 2, (1,), ()).of_part(np.array([3, 7]), pool_size=9).labelled
+            (7,)
+        """
+
+        def in_whole(positions: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(rows[np.asarray(positions, np.int64)].tolist())
+
+        return replace(
+            self,
+            pool_size=pool_size,
+            labelled=in_whole(self.labelled),
+            validation=in_whole(self.validation),
+            unlabelled=in_whole(self.unlabelled),
+        )
 
     def save(self, path: Path) -> None:
         """Write the split as JSON."""

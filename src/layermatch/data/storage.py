@@ -19,6 +19,7 @@ from rich import filesize
 from layermatch.console import Reporter
 from layermatch.data.cache import ANOTHER_PLACE, CacheError, CacheFolder, default_cache_dir, file_states
 from layermatch.data.device_pool import free_memory
+from layermatch.data.digests import Digests
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
 from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
@@ -83,11 +84,12 @@ class Storage:
         if given is not None and not (is_path and expand("cache_dir", given, "a folder").is_absolute()):
             raise UserError(f"cache_dir={given!r} is not legal: give an absolute path, or null for the default")
 
-    def keep(self, content: SourceData) -> SourceData:
+    def keep(self, content: SourceData, digests: Digests | None = None) -> SourceData:
         """Return the same data set, with its images where they are to be kept.
 
         Args:
             content: The data set as the source gave it.
+            digests: It gets the digests of image files, which are computed as they are decoded; None leaves them alone.
 
         Raises:
             UserError: There is not enough memory or disk, the cache cannot be written, or image files cannot be used:
@@ -97,7 +99,7 @@ class Storage:
         leaves = _leaves(content.parts())
         files = [images for images in leaves if isinstance(images, FileImages)]
         bad = BadFiles()
-        kept = self._all_in_memory(leaves, bad) if self.kind == "ram" else self._files_kept(files, bad)
+        kept = self._all_in_memory(leaves, bad) if self.kind == "ram" else self._files_kept(files, bad, digests)
         bad.refuse([path for images in files for path in images.paths], write_list=self._cache.write_list)
         return _replaced(content, kept)
 
@@ -106,21 +108,21 @@ class Storage:
         given = self.cache_dir
         return CacheFolder(default_cache_dir() if given is None else expand("cache_dir", given, "a folder"))
 
-    def _files_kept(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
+    def _files_kept(self, files: list[FileImages], bad: BadFiles, digests: Digests | None) -> dict[int, Images]:
         if not files:
             return {}
         if self.kind == "lazy" or (self.kind == "auto" and sum(map(image_bytes, files)) > AUTO_CACHE_BYTES):
-            return self._checked(files, bad)
+            return self._checked(files, bad, digests)
         caches = [(self._cache.path_of(images), images) for images in files]
         if self.kind == "auto" and not self._has_room(caches):
-            return self._checked(files, bad)
+            return self._checked(files, bad, digests)
         try:
-            return self._all_cached(caches, bad)
+            return self._all_cached(caches, bad, digests)
         except CacheError as error:
             if self.kind != "auto":
                 raise
             Reporter().show(f"image files are decoded each time, as {error.reason}")
-            return self._checked(files, bad)
+            return self._checked(files, bad, digests)
 
     # ------------------------------------------------------------------------------------------------------- memory
 
@@ -154,7 +156,7 @@ class Storage:
         is_there = all(self._cache.open(path, images) is not None for path, images in caches)
         return is_there or needed <= _free_disk(self._cache.folder) / 2
 
-    def _all_cached(self, caches: _Caches, bad: BadFiles) -> dict[int, Images]:
+    def _all_cached(self, caches: _Caches, bad: BadFiles, digests: Digests | None) -> dict[int, Images]:
         kept: dict[int, Images] = {}
         if any(self._cache.open(path, images) is None for path, images in caches):
             self._delete_stale(caches)
@@ -166,6 +168,8 @@ class Storage:
                     raise CacheError(f"the cache {path} cannot be read back", ANOTHER_PLACE)
             # Without a cache one of its files is bad, and the user will hear of it.
             kept[id(images)] = images if cached is None else cached
+            if cached is not None and digests is not None:
+                digests.note(cached, self._cache.digests(path, cached))
         return kept
 
     def _delete_stale(self, caches: _Caches) -> None:
@@ -184,25 +188,45 @@ class Storage:
 
     # -------------------------------------------------------------------------------------------------------- check
 
-    def _checked(self, files: list[FileImages], bad: BadFiles) -> dict[int, Images]:
+    def _checked(self, files: list[FileImages], bad: BadFiles, digests: Digests | None) -> dict[int, Images]:
         """Return the same image files, of which every one was decoded once since it changed."""
         paths = list(dict.fromkeys(path for images in files for path in images.paths))
         folder, states = folder_of(paths), file_states(paths)
-        unknown = np.flatnonzero(~np.isin(states, self._cache.checked(folder)))
+        # Of a file that can be decoded, any size can be made. A digest is of one size alone.
+        channels, size, _ = files[0].shape if digests is not None else (3, _CHECKED_SIZE, _CHECKED_SIZE)
+        known = {} if digests is None else self._cache.file_digests(folder, (channels, size, size))
+        is_known = np.isin(states, self._cache.checked(folder))
+        if digests is not None:
+            is_known &= np.array([state in known for state in states.tolist()], np.bool_)
+        unknown = np.flatnonzero(~is_known)
         if len(unknown):
-            self._check([paths[row] for row in unknown], states[unknown], folder=folder, bad=bad)
-        return {id(images): images.checked() for images in files}
+            images = FileImages([paths[row] for row in unknown], size=size, channels=channels)
+            try:
+                self._check(images, states[unknown], folder=folder, bad=bad, found=known)
+            finally:
+                if digests is not None:
+                    self._cache.remember_file_digests(folder, images.shape, known)
+        kept: dict[int, Images] = {id(images): images.checked() for images in files}
+        if digests is not None:
+            # Whoever has no digest is bad, and the user will hear of it.
+            found = {path: known.get(state, 0) for path, state in zip(paths, states.tolist(), strict=True)}
+            for images in files:
+                digests.note(kept[id(images)], np.array([found[path] for path in images.paths], np.uint64))
+        return kept
 
-    def _check(self, paths: list[str], states: NDArray[np.uint64], *, folder: str, bad: BadFiles) -> None:
+    def _check(
+        self, images: FileImages, states: NDArray[np.uint64], *, folder: str, bad: BadFiles, found: dict[int, int]
+    ) -> None:
+        """Decode files; ``found`` gets the digests of those that are whole, by the number of the file's state."""
         started = time.monotonic()
-        images = FileImages(paths, size=_CHECKED_SIZE)  # of a file that can be decoded, any size can be made
         whole: list[int] = []
         try:
-            for rows in check_all(images, num_workers=self.num_workers, bad=bad):
+            for rows, digests in check_all(images, num_workers=self.num_workers, bad=bad):
                 whole.extend(rows)
+                found.update(zip(states[np.array(rows, np.int64)].tolist(), digests.tolist(), strict=True))
         finally:  # also what was done before the user stopped it
             self._remember(folder, states[np.array(whole, np.int64)])
-        Reporter().show(f"{len(paths):,} image files checked ({time.monotonic() - started:.1f} s)")
+        Reporter().show(f"{len(images):,} image files checked ({time.monotonic() - started:.1f} s)")
 
     def _remember(self, folder: str, states: NDArray[np.uint64]) -> None:
         try:

@@ -30,6 +30,7 @@ __all__ = [
     "kind_of",
     "may_change",
     "setting_of",
+    "trained_with",
 ]
 
 
@@ -93,6 +94,8 @@ KINDS: Mapping[str, Kind] = {
     "data.source": Kind.LEARNT,
     "data.image_size": Kind.LEARNT,
     "data.open_set": Kind.LEARNT,
+    "data.leaks": Kind.LEARNT,
+    "data.label_noise": Kind.LEARNT,
     "data.channels": Kind.LEARNT,
     "data.mean": Kind.LEARNT,
     "data.std": Kind.LEARNT,
@@ -102,6 +105,9 @@ KINDS: Mapping[str, Kind] = {
     "optimizer.lr": Kind.TRAINED,
     "pseudo_labels._target_": Kind.LEARNT,
 }
+
+#: Values with which the same is trained as with another one, by the name of the setting.
+SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {"data.leaks": {"keep": "report"}}
 
 #: What the settings of kind SPREAD come to, by a name of its own.
 ALL_DEVICES = "data.batch_size of all devices"
@@ -157,10 +163,25 @@ def setting_of(settings: Settings) -> dict[str, Any]:
     for key, value in flat.items():
         kind = kind_of(key)
         if kind in COUNTED and not isinstance(value, Mapping):
-            found[key] = _plain(value)
+            found[key] = _plain(trained_with(key, value))
         elif kind is Kind.SPREAD:
             found.setdefault(ALL_DEVICES, batch_of_all_devices(flat))
     return found
+
+
+def trained_with(key: str, value: Any) -> Any:
+    """The value of a setting, or that of another with which the same is trained.
+
+    Args:
+        key: The name of the setting.
+        value: Its value.
+
+    Example:
+        >>> trained_with("data.leaks", "keep"), trained_with("data.leaks", "remove")
+        ('report', 'remove')
+    """
+    same = SAME_VALUES.get(key)
+    return same.get(value, value) if same and isinstance(value, str) else value
 
 
 def _plain(value: object) -> Any:
@@ -273,7 +294,7 @@ def may_change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> b
         return isinstance(old, int) and isinstance(new, int) and old < new
     if kind is Kind.SPREAD:
         return batch_of_all_devices(before) == batch_of_all_devices(now)
-    return kind in {Kind.OWN, Kind.APART}
+    return kind in {Kind.OWN, Kind.APART} or trained_with(key, old) == trained_with(key, new)
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

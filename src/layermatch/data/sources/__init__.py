@@ -5,19 +5,24 @@ from layermatch.data.sources.cifar import CIFAR10, CIFAR100
 from layermatch.data.sources.datasets import Datasets
 from layermatch.data.sources.digits import Digits
 from layermatch.data.sources.folder import Folder
+from layermatch.data.sources.idx import MNIST, FashionMNIST
 from layermatch.data.sources.image_folder import ImageFolder
 from layermatch.data.sources.imagenet100 import ImageNet100
 from layermatch.data.sources.manifest import Manifest
+from layermatch.data.sources.mnist_5000 import MNIST5000
 from layermatch.data.sources.stl10 import STL10
 from layermatch.data.sources.svhn import SVHN
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "MNIST",
+    "MNIST5000",
     "STL10",
     "SVHN",
     "Datasets",
     "Digits",
+    "FashionMNIST",
     "Folder",
     "ImageFolder",
     "ImageNet100",

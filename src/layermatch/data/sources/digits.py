@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from layermatch.data.images import ArrayImages, take
-from layermatch.data.sources.base import ImageSet, SourceData
+from layermatch.data.images import ArrayImages
+from layermatch.data.sources.base import SourceData
+from layermatch.data.sources.held_out import with_test_part
 
 __all__ = ["Digits"]
 
@@ -42,25 +42,5 @@ class Digits:
         digits = load_digits()
         images = ArrayImages(np.round(digits.images * 255 / 16).astype(np.uint8)[:, None])
         labels = digits.target.astype(np.int64)
-        is_test = _stratified_choice(labels, _NUM_TEST)
-        pool, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-        return SourceData(
-            classes=tuple(str(name) for name in digits.target_names),
-            labelled=ImageSet(images=take(images, pool), labels=labels[pool]),
-            unlabelled=None,
-            test=ImageSet(images=take(images, test), labels=labels[test]),
-        )
-
-
-def _stratified_choice(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Choose ``count`` labels, each class in proportion (rounded by largest remainder)."""
-    shares = np.bincount(labels) * count / len(labels)
-    counts = np.floor(shares).astype(np.int64)
-    counts[np.argsort(counts - shares, kind="stable")[: count - counts.sum()]] += 1
-    # Sorting raw draws, not Generator.permutation: the draws stay the same over versions of numpy.
-    draws = np.random.default_rng(_TEST_SEED).random(len(labels))
-    chosen = np.zeros(len(labels), np.bool_)
-    for label, number in enumerate(counts):
-        members = np.flatnonzero(labels == label)
-        chosen[members[np.argsort(draws[members])[:number]]] = True
-    return chosen
+        classes = tuple(str(name) for name in digits.target_names)
+        return with_test_part(images, labels, classes=classes, count=_NUM_TEST, seed=_TEST_SEED)
