@@ -79,10 +79,11 @@ def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:
     [
         (
             ["rnu"],
-            "unknown command 'rnu': give layermatch run, or another of bench, evaluate, metrics, report, run, watch",
+            "unknown command 'rnu': give layermatch run, or another of bench, evaluate, metrics, report, run, study, "
+            "watch",
         ),
         (["__main__"], "unknown command '__main__': "),
-        (["zzz", "--help"], "unknown command 'zzz': choose one of bench, evaluate, metrics, report, run, watch"),
+        (["zzz", "--help"], "unknown command 'zzz': choose one of bench, evaluate, metrics, report, run, study, watch"),
         (
             ["experiment=stl10", "data.root=my pictures"],
             "'experiment=stl10' is no command: settings come after one: "
