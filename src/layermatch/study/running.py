@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from layermatch.command_line import as_typed
 from layermatch.errors import StoppedError
-from layermatch.report.text import duration
 from layermatch.runs.layout import checkpoints_in
+from layermatch.runs.quantities import duration
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell

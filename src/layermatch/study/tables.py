@@ -22,7 +22,7 @@ from layermatch.metrics import (
 )
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.tables import Table, markdown, markdown_text
-from layermatch.report.text import duration, percent
+from layermatch.runs.quantities import duration, percent
 from layermatch.runs.reading import finite_number
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell, Setting, Study, fingerprint_of
