@@ -186,8 +186,7 @@ class JEPAMatch(PseudoLabelling):
                 f"JEPAMatch needs an extractor for images of any size, such as one that ends in a mean over all "
                 f"places, and this one takes no local views of {size}: give another, or views.local_side=1"
             ) from error
-        projections: Tensor = out.heads[PROJECTION].unflatten(0, (len(views), -1))
-        return projections
+        return torch.stack(out.heads[PROJECTION].chunk(len(views)))
 
     def directions(self) -> Tensor:
         """The directions that this step's distribution is seen along, ``(width, S)``, columns of length 1."""
