@@ -14,6 +14,7 @@ from rich.console import Console
 from layermatch.errors import UserError
 from layermatch.output import steady_output, terminal
 from layermatch.paths import argument_path, is_folder
+from layermatch.registry import choose, read_condition, read_entry
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
 from layermatch.report.runs import read_run
@@ -45,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="take every run directory in DIR",
     )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="take only runs that meet it, as in python -m layermatch.runs",
+    )
     parser.add_argument("--baseline", metavar="NAME", help="setting to compare with (default: the first one)")
     parser.add_argument(
         "--out",
@@ -69,6 +77,17 @@ def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
     if not found:
         raise UserError("no run is given: give RUN_DIR or --multirun DIR")
     return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+
+
+def _chosen(paths: list[Path], conditions: Sequence[str]) -> list[Path]:
+    """The run directories that meet all conditions."""
+    if not conditions:
+        return paths
+    wanted = [read_condition(text) for text in conditions]
+    chosen = choose([read_entry(path) for path in paths], wanted)
+    if not chosen:
+        raise UserError(f"--where: none of {len(paths)} runs meets {' and '.join(map(printable, conditions))}")
+    return [entry.path for entry in chosen]
 
 
 def _check_out(page: Path) -> None:
@@ -100,7 +119,7 @@ def report(arguments: Sequence[str] | None, console: Console) -> None:
         UserError: An argument is not legal, or the files cannot be written.
     """
     given = _parser().parse_args(arguments)
-    paths = _run_dirs(given.run_dirs, given.multirun)
+    paths = _chosen(_run_dirs(given.run_dirs, given.multirun), given.where)
     _check_out(given.out)
     runs = [read_run(path) for path in paths]
     groups = group_runs(runs)

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from layermatch.figure_text import short_names
 from layermatch.report.curves import MeanCurve
-from layermatch.report.text import number, percent
+from layermatch.runs.quantities import number, percent
 
 __all__ = [
     "COLOURS", "DASHES", "LABEL_LENGTH", "LineChart", "Matrix", "NamedCurve", "draw_lines", "draw_matrix", "images",

@@ -26,8 +26,8 @@ from layermatch.metrics import (
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.report.groups import Group, differing
 from layermatch.report.runs import Run
-from layermatch.report.text import duration, number, percent
 from layermatch.runs import identity
+from layermatch.runs.quantities import duration, number, percent
 from layermatch.runs.text import printable
 
 __all__ = [

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import NoReturn
@@ -18,6 +19,8 @@ from rich.live import Live
 from layermatch.errors import UserError, check_number
 from layermatch.output import SteadyStream, steady_output, terminal
 from layermatch.paths import argument_path, is_folder
+from layermatch.registry import newest_run
+from layermatch.runs.layout import outputs_in
 from layermatch.runs.text import printable
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Snapshot, Watcher
@@ -33,7 +36,19 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m layermatch.watch", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run_dir", type=argument_path, metavar="RUN_DIR", help="directory of a run")
+    parser.add_argument(
+        "run_dir",
+        type=argument_path,
+        metavar="RUN_DIR",
+        help="directory of a run, or of several: then the newest",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="the newest run that meets it, as in python -m layermatch.runs",
+    )
     parser.add_argument("--once", action="store_true", help="print one frame and end")
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks (%(default)s)")
     parser.add_argument("--ascii", action="store_true", help="no other signs; the default where the terminal has none")
@@ -55,7 +70,7 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
     check_number("--every", given.every, low=0.05, high=3600)
     if not is_folder(given.run_dir):
         raise UserError(f"{printable(given.run_dir)} is no folder: give the directory of a run")
-    watcher = Watcher(given.run_dir)
+    watcher = Watcher(_run_of(given.run_dir, given.where))
     is_ascii = given.ascii or not console.encoding.lower().startswith("utf")
 
     def frame(snapshot: Snapshot, *, height: int | None) -> RenderableType:
@@ -68,6 +83,16 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
             follow(watcher, console, frame, every=given.every, end=pressed)
         snapshot = watcher.look()
     console.print(frame(snapshot, height=None), highlight=False)
+
+
+def _run_of(folder: Path, conditions: Sequence[str]) -> Path:
+    """The folder itself where it is a run's; otherwise the newest run in it that meets all conditions."""
+    if not conditions and outputs_in(folder):
+        return folder
+    newest = newest_run(folder, conditions)
+    if newest is None and conditions:
+        raise UserError(f"--where: no run in {printable(folder)} meets {' and '.join(map(printable, conditions))}")
+    return newest or folder
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from layermatch.metrics import CLASS_COUNTS, ROW_LENGTH, Catalogue, Place
-from layermatch.report.text import duration, number, percent
 from layermatch.runs.metrics_file import Curve
+from layermatch.runs.quantities import duration, number, percent
 from layermatch.runs.text import printable
 from layermatch.watch.watcher import Snapshot
 
