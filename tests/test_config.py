@@ -293,7 +293,9 @@ def test_every_yaml_file_can_be_chosen() -> None:
                 if (group, path.stem) in {("pseudo_labels", "none"), ("layerwise", "none")}
                 else []
             )
-            settings_of(f"{group}={path.stem}", *more, *(["data.root=x"] if path.stem.endswith("folder") else []))
+            more += ["data.root=x"] if path.stem.endswith("folder") else []
+            more += ["data.manifest=x"] if path.stem == "manifest" else []
+            settings_of(f"{group}={path.stem}", *more)
             chosen.add(path)
     files = {path for path in config_dir().glob("*/*.yaml") if path.stem != "base" and path.parent.name != "sweep"}
     assert chosen == files

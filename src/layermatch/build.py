@@ -40,6 +40,9 @@ __all__ = [
     "learning_rate_at",
 ]
 
+#: Settings of views that the weak view has, too.
+GEOMETRY = ("flip", "pad", "area")
+
 #: The sections that describe a part of a method, and the method's argument that takes it.
 PARTS_OF_METHODS = {"layerwise": "rule", "pseudo_labels": "policy"}
 
@@ -87,7 +90,7 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
     check_present("views", settings.views, {"flip", "pad", "medium_ops"})
     options_of_views = {key: value for key, value in settings.views.items() if key != "medium_ops"}
     with section_of_errors("views", settings.views):
-        weak = WeakView(flip=settings.views["flip"], pad=settings.views["pad"])
+        weak = WeakView(**{name: settings.views[name] for name in GEOMETRY if name in settings.views})
         strong = StrongView(**options_of_views)
         medium_ops = settings.views["medium_ops"]
         check_number("medium_ops", medium_ops, low=0, integer=True)

@@ -189,7 +189,14 @@ def _pairs(data: SemiSupervisedData, *, num_images: int) -> Figure | None:
 
 
 def draw_mistakes(
-    table: PredictionTable, images: ImageSet, classes: tuple[str, ...], path: Path, *, rows: int = 5, columns: int = 5
+    table: PredictionTable,
+    images: ImageSet,
+    classes: tuple[str, ...],
+    path: Path,
+    *,
+    files: Sequence[str] | None = None,
+    rows: int = 5,
+    columns: int = 5,
 ) -> None:
     """Draw the wrong predictions that are most confident, the worst first; nothing where all are right.
 
@@ -198,6 +205,8 @@ def draw_mistakes(
         images: The test set.
         classes: The names of the classes.
         path: The file that the picture is written to.
+        files: The file of each image of the test set, whose name is written below the picture; None where images are no
+            files.
         rows: The rows of pictures, at most.
         columns: The columns of pictures.
     """
@@ -207,21 +216,24 @@ def draw_mistakes(
         return
     columns = min(columns, count)
     rows = -(-count // columns)
-    height = 1.9 * rows + 0.7
+    height = (1.9 if files is None else 2.05) * rows + 0.7
     figure, axes = _subplots(rows, columns, size=(max(1.5 * columns, 4.0), height), layout=None)
     # Placed by hand: to find the places for so many pictures takes longer than to draw them.
-    figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.4)
+    below = 0.3 if files is None else 0.45
+    figure.subplots_adjust(0.01, below / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.1 + below)
     title = "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth"
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / height, verticalalignment="top")
     pixels = images.images.read(worst.indices.numpy())
     names = names_in_figure(classes, width=TITLE_WIDTH)
+    found = [] if files is None else [files[index].rpartition("/")[2] for index in worst.indices.tolist()]
+    file_names = names_in_figure(found, width=TITLE_WIDTH + 4)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for number, axis in enumerate(axes.flat[:count]):
         _show_image(axis, pixels[number])
         true, predicted = (names[int(column[number])] for column in (worst.label, worst.prediction))
         axis.set_title(f"{predicted} ({worst.confidence[number]:.1%})", fontsize=8, color="tab:red")
-        axis.set_xlabel(true, fontsize=8)
+        axis.set_xlabel("\n".join([true, *file_names[number : number + 1]]), fontsize=8)
     _save(figure, path)
 
 

@@ -208,8 +208,9 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
     metrics = run_dir / layout.METRICS
     try:
         if predictions is not None and data.test is not None:
-            predictions.write_csv(run_dir / layout.PREDICTIONS, files=data.content.image_ids.get("test"))
-            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png")
+            files = data.content.image_ids.get("test")
+            predictions.write_csv(run_dir / layout.PREDICTIONS, files=files)
+            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png", files=files)
         if metrics.is_file():
             draw_curves(metrics, figures, catalogue=CATALOGUE.plus(own_metrics(parts.algorithm)))
         if parts.algorithm.evaluation.test_confusion is not None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from layermatch.augment import OPERATIONS, RANDAUGMENT, StrongView, WeakView, geometry, ops
 from layermatch.augment.randaugment import rand_augment
@@ -313,3 +314,58 @@ def test_gpu_equals_cpu(view, colour_images, generator):
 def test_check_images_accepts_what_the_views_accept():
     for channels in (1, 3):
         ops.check_images(torch.zeros(0, channels, 1, 1, dtype=torch.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------- a random box
+
+
+def test_a_box_is_enlarged_as_torchvision_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (6, 3, 20, 30), dtype=torch.uint8, generator=generator)
+    top, left = torch.tensor([0, 3, 19, 0, 5, 7]), torch.tensor([0, 29, 4, 10, 1, 2])
+    height, width = torch.tensor([20, 7, 1, 20, 9, 13]), torch.tensor([30, 1, 5, 20, 29, 11])
+    made = geometry.resized_crop(images, top=top, left=left, height=height, width=width)
+    for n in range(len(images)):
+        box = images[n : n + 1, :, top[n] : top[n] + height[n], left[n] : left[n] + width[n]].to(torch.float64)
+        expected = F.interpolate(box, size=(20, 30), mode="bilinear", align_corners=False)
+        assert (made[n : n + 1] - expected).abs().max() <= 0.501
+    assert torch.equal(made[0], images[0])
+
+
+@pytest.mark.parametrize("kind", [WeakView, StrongView])
+def test_a_view_of_a_random_box(kind: type[WeakView]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (64, 3, 24, 24), dtype=torch.uint8, generator=generator)
+    view, plain = kind(area=0.25), kind()
+    assert view.columns == (*plain.columns, "area", "ratio")
+    draws = torch.rand(64, view.num_draws, generator=generator)
+    assert view(images, draws).shape == images.shape
+    assert torch.equal(view(images[5:6], draws[5:6]), view(images, draws)[5:6])
+    if isinstance(view, StrongView):
+        assert view.with_ops(1).area == 0.25
+    whole = torch.full((64, view.num_draws), 0.5)
+    whole[:, -2] = 1 - 1e-9
+    expected = plain(images, whole[:, :-2])  # the middle of a padded image is the image
+    assert torch.equal(view(images, whole), expected)
+
+
+def test_the_boxes_have_the_shares_that_are_asked_for() -> None:
+    columns = torch.arange(96, dtype=torch.uint8).expand(500, 1, 96, 96)
+    rows = columns.transpose(2, 3)
+    view = WeakView(area=0.3, flip=False)
+    draws = torch.rand(500, view.num_draws, generator=torch.Generator().manual_seed(0))
+    across, down = view(columns.contiguous(), draws).float(), view(rows.contiguous(), draws).float()
+    width = across.amax(dim=(1, 2, 3)) - across.amin(dim=(1, 2, 3)) + 1
+    height = down.amax(dim=(1, 2, 3)) - down.amin(dim=(1, 2, 3)) + 1
+    share, ratio = width * height / 96**2, width / height
+    assert 0.28 < share.min() < 0.32
+    assert share.max() > 0.9
+    assert ratio.min() > 0.72
+    assert ratio.max() < 1.4
+    assert (across.amin(dim=(1, 2, 3)) == 0).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("area", [0, 1.5, -0.1])
+def test_a_share_that_is_none_is_refused(area: float) -> None:
+    with pytest.raises(UserError, match=r"area=.* is not legal: give a number, above 0 and at most 1"):
+        WeakView(area=area)

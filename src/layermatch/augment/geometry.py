@@ -17,6 +17,7 @@ __all__ = [
     "FILL_RGB",
     "crop_and_flip",
     "cutout",
+    "resized_crop",
     "rotate",
     "shear_x",
     "shear_y",
@@ -59,6 +60,58 @@ def crop_and_flip(images: Tensor, *, top: Tensor, left: Tensor, mirror: Tensor, 
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1) * height
     lines = images.reshape(-1, width).index_select(0, (first + rows[:, None, :]).flatten())
     return lines.view(images.shape).gather(3, columns[:, None, None, :].expand(images.shape))
+
+
+def resized_crop(images: Tensor, *, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Cut out a box of each sample and enlarge it to the whole, bilinearly within the box.
+
+    As ``torchvision.transforms.functional.resized_crop`` with bilinear interpolation, but for the rounding: a box is
+    never larger than the image, so nothing is reduced.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        top: int64 (N,), first row of the box.
+        left: int64 (N,), first column of the box.
+        height: int64 (N,), rows of the box, 1 .. H - top.
+        width: int64 (N,), columns of the box, 1 .. W - left.
+
+    Returns:
+        uint8 (N, C, H, W), a new tensor.
+
+    Example:
+        >>> images = torch.tensor([10, 20, 30, 40], dtype=torch.uint8).view(1, 1, 1, 4)
+        >>> zero, one, two = (torch.tensor([number]) for number in (0, 1, 2))
+        >>> resized_crop(images, top=zero, left=one, height=one, width=two).flatten().tolist()
+        [20, 22, 28, 30]
+    """
+    count, channels, rows, columns = images.shape
+    pixels = images.to(torch.float32)
+    for axis, (start, length, side) in {2: (top, height, rows), 3: (left, width, columns)}.items():
+        first, second, share = _between(start, length, side)
+        shape = [count, 1, 1, 1]
+        shape[axis] = side
+        sizes = (-1, channels, *pixels.shape[2:])
+        near, far = (
+            pixels.gather(axis, place.view(shape).to(images.device, non_blocking=True).expand(sizes))
+            for place in (first, second)
+        )
+        pixels = near.lerp_(far, share.view(shape).to(images.device, non_blocking=True))
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _between(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The two pixels (N, side) that each pixel of an enlarged box lies between, and the share of the second."""
+    place = (torch.arange(side, dtype=torch.float64) + 0.5) * (length.to(torch.float64) / side)[:, None] - 0.5
+    place = place.clamp(min=0)
+    first = place.floor()
+    last = (length - 1).to(torch.float64)[:, None]
+    share = (place - first).to(torch.float32)
+    begin = start[:, None]
+    return (
+        begin + first.minimum(last).to(torch.int64),
+        begin + (first + 1).minimum(last).to(torch.int64),
+        share,
+    )
 
 
 def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:

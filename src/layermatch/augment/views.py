@@ -14,6 +14,9 @@ from layermatch.errors import UserError, check_bool, check_choice, check_number
 
 __all__ = ["StrongView", "WeakView"]
 
+#: The columns of a random box, and the narrowest one: three wide and four high, as torchvision's.
+_OF_AREA, _NARROWEST = ("area", "ratio"), 3 / 4
+
 
 class WeakView:
     """Random crop after reflection padding, then a horizontal flip with probability one half.
@@ -27,11 +30,19 @@ class WeakView:
     0          crop_y      first row of the crop, floor(u * (2 * padding + 1))
     1          crop_x      first column of the crop, likewise
     2          flip        mirrored if u < 0.5; not read if ``flip`` is false
+    last - 1   area        share of the area that is kept, area + (1 - area) * u
+    last       ratio       width to height of what is kept, (3/4)^(1 - 2u)
     ========== =========== ====================================================================
+
+    The last two are there if ``area`` is below 1. Then a random box is enlarged to the whole, as in Inception's crops
+    (Szegedy et al. 2015; torchvision's ``RandomResizedCrop``), in the place of the crop after padding: for pictures
+    whose objects differ in size. The first two columns are then its place. A box that would be wider or higher than the
+    image is cut there, where torchvision draws again.
 
     Args:
         flip: whether to flip.
-        pad: padding as a fraction of the side, in [0, 1).
+        pad: padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
+        area: smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
 
     Raises:
         UserError: an argument out of range.
@@ -45,15 +56,22 @@ class WeakView:
         torch.Size([2, 3, 32, 32])
     """
 
-    def __init__(self, *, flip: bool = True, pad: float = 0.125) -> None:
+    def __init__(self, *, flip: bool = True, pad: float = 0.125, area: float = 1.0) -> None:
         check_bool("flip", flip)
         check_number("pad", pad, low=0, high=1, high_open=True)
+        check_number("area", area, low=0, high=1, low_open=True)
         self.flip = flip
         self.pad = pad
+        self.area = area
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What each column of the draws decides."""
+        return (*self._columns, *(_OF_AREA if self.area < 1 else ()))
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """The columns without those of ``area``."""
         return ("crop_y", "crop_x", "flip")
 
     @property
@@ -78,30 +96,59 @@ class WeakView:
         return self._crop_and_flip(images, draws)
 
     def __repr__(self) -> str:
-        return f"WeakView(flip={self.flip}, pad={self.pad})"
+        return f"WeakView({self._geometry_text()})"
+
+    def _geometry_text(self) -> str:
+        area = f", area={self.area}" if self.area < 1 else ""
+        return f"flip={self.flip}, pad={self.pad}{area}"
 
     def _check(self, images: Tensor, draws: Tensor) -> None:
         check_images(images)
         height, width = images.shape[2:]
+        if self.area < 1:
+            self._check_draws(images, draws)
+            return
         if round(self.pad * height) >= height or round(self.pad * width) >= width:
             raise UserError(
                 f"images of {height}x{width} are too small for pad={self.pad}: "
                 "reflection needs round(pad * side) below the side"
             )
+        self._check_draws(images, draws)
+
+    def _check_draws(self, images: Tensor, draws: Tensor) -> None:
         shape = (len(images), self.num_draws)
         if draws.shape != shape or not draws.is_floating_point():
             raise UserError(f"draws of shape {tuple(draws.shape)}, {draws.dtype}, are not legal: give floats {shape}")
 
     def _crop_and_flip(self, images: Tensor, draws: Tensor) -> Tensor:
         height, width = images.shape[2:]
+        mirror = (draws[:, 2] < 0.5) & self.flip
+        if self.area < 1:
+            return self._zoom_and_flip(images, draws, mirror)
         pad = (round(self.pad * height), round(self.pad * width))
         return geometry.crop_and_flip(
             images,
             top=_choose(draws[:, 0], 2 * pad[0] + 1),
             left=_choose(draws[:, 1], 2 * pad[1] + 1),
-            mirror=(draws[:, 2] < 0.5) & self.flip,
+            mirror=mirror,
             pad=pad,
         )
+
+    def _zoom_and_flip(self, images: Tensor, draws: Tensor, mirror: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        draws = draws.to(torch.float64).cpu()
+        area = self.area + (1 - self.area) * draws[:, -2]
+        ratio = _NARROWEST ** (1 - 2 * draws[:, -1])
+        rows = (height * (area / ratio).sqrt()).round().clamp(1, height).to(torch.int64)
+        columns = (width * (area * ratio).sqrt()).round().clamp(1, width).to(torch.int64)
+        view = geometry.resized_crop(
+            images,
+            top=_choose_each(draws[:, 0], height - rows + 1),
+            left=_choose_each(draws[:, 1], width - columns + 1),
+            height=rows,
+            width=columns,
+        )
+        return torch.where(mirror.to(view.device)[:, None, None, None], view.flip(3), view)
 
 
 class StrongView(WeakView):
@@ -122,13 +169,15 @@ class StrongView(WeakView):
     5 + 2num_ops cutout_y      its centre: u * height
     ============ ============= ==================================================================
 
-    The layout depends on ``num_ops`` only: a part that is switched off leaves its columns unread.
+    The layout depends on ``num_ops``, and on ``area`` as in the weak view; a part that is switched off otherwise leaves
+    its columns unread.
 
     NOTE: FixMatch's TensorFlow code draws 2 operations of another list; TorchSSL crops after the operations.
 
     Args:
         flip: whether to flip.
-        pad: padding as a fraction of the side, in [0, 1).
+        pad: padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
+        area: smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
         num_ops: operations per image, at least 0.
         cutout: largest side of the box as a fraction of the width, in [0, 1]; 0 switches it off.
         operations: names to draw from, at least one; a repeated name is drawn more often.
@@ -152,11 +201,12 @@ class StrongView(WeakView):
         *,
         flip: bool = True,
         pad: float = 0.125,
+        area: float = 1.0,
         num_ops: int = 3,
         cutout: float = 0.5,
         operations: Sequence[str] = RANDAUGMENT,
     ) -> None:
-        super().__init__(flip=flip, pad=pad)
+        super().__init__(flip=flip, pad=pad, area=area)
         check_number("num_ops", num_ops, low=0, integer=True)
         check_number("cutout", cutout, low=0, high=1)
         if isinstance(operations, str) or not operations:
@@ -180,13 +230,19 @@ class StrongView(WeakView):
             >>> StrongView(flip=False).with_ops(1)
             StrongView(flip=False, pad=0.125, num_ops=1, cutout=0.5, operations=RANDAUGMENT)
         """
-        return StrongView(flip=self.flip, pad=self.pad, num_ops=num_ops, cutout=self.cutout, operations=self.operations)
+        return StrongView(
+            flip=self.flip,
+            pad=self.pad,
+            area=self.area,
+            num_ops=num_ops,
+            cutout=self.cutout,
+            operations=self.operations,
+        )
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """What each column of the draws decides."""
+    def _columns(self) -> tuple[str, ...]:
         slots = [f"{what}_{slot}" for slot in range(self.num_ops) for what in ("operation", "magnitude")]
-        return (*super().columns, *slots, "cutout_size", "cutout_x", "cutout_y")
+        return (*super()._columns, *slots, "cutout_size", "cutout_x", "cutout_y")
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Make the view.
@@ -204,9 +260,11 @@ class StrongView(WeakView):
         self._check(images, draws)
         # One copy to the host, which must know the group sizes anyway; positions then agree on all devices.
         draws = draws.cpu()
+        cropped = self._crop_and_flip(images, draws)
+        draws = draws[:, : len(self._columns)]
         choice, uniform = draws[:, 3:-3:2], draws[:, 4:-3:2]
         view = rand_augment(
-            self._crop_and_flip(images, draws),
+            cropped,
             choice=_choose(choice, len(self.operations)),
             uniform=uniform,
             operations=self.operations,
@@ -219,7 +277,7 @@ class StrongView(WeakView):
     def __repr__(self) -> str:
         operations = "RANDAUGMENT" if self.operations == RANDAUGMENT else self.operations
         return (
-            f"StrongView(flip={self.flip}, pad={self.pad}, num_ops={self.num_ops}, cutout={self.cutout}, "
+            f"StrongView({self._geometry_text()}, num_ops={self.num_ops}, cutout={self.cutout}, "
             f"operations={operations})"
         )
 
@@ -227,3 +285,8 @@ class StrongView(WeakView):
 def _choose(uniform: Tensor, count: int) -> Tensor:
     """Map uniforms to 0 .. count - 1, int64; in float64, where the product of a float32 is exact."""
     return (uniform.to(torch.float64) * count).to(torch.int64).clamp(max=count - 1)
+
+
+def _choose_each(uniform: Tensor, count: Tensor) -> Tensor:
+    """The same with a count of its own for each sample, (N,) int64."""
+    return (uniform.to(torch.float64) * count).to(torch.int64).minimum(count - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -544,9 +544,11 @@ class SemiSupervisedData(LightningDataModule):
 def _prepared_as(source: Source, split: Split | None) -> Source:
     """The source, with the size that the images of a split had where the source would choose one."""
     size = None if split is None else split.measured.get("image_size")
-    if size is None or not is_dataclass(source) or getattr(source, "image_size", size) is not None:
+    if size is None or getattr(source, "image_size", size) is not None:
         return source
-    return replace(source, image_size=size)  # type: ignore[return-value]
+    chooser: Any = source  # a dataclass, as all that choose a size are
+    prepared: Source = replace(chooser, image_size=size)
+    return prepared
 
 
 def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,6 +30,7 @@ __all__ = [
     "decode_image",
     "decode_picture",
     "is_image",
+    "open_picture",
     "size_of_picture",
 ]
 
@@ -136,6 +137,33 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     except _BROKEN as error:
         raise ImageFileError(path, _reason(error, path)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def open_picture(path: str, *, size: int = 256) -> Image.Image:
+    """Decode an image file as a whole, as a person sees it, in RGB.
+
+    Args:
+        path: The path of a file, as :func:`decode_image` takes it.
+        size: What the short side of a large picture must have left when it is reduced, in pixels.
+
+    Returns:
+        The picture: at its own size, or reduced where it has more than 2^25 pixels.
+
+    Raises:
+        ImageFileError: See :func:`decode_image`.
+
+    Example:
+        >>> open_picture("no/such/file.png")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decoded(path, size=size, mode=PIL_MODES[3])
+    except _BROKEN as error:
+        raise ImageFileError(path, _reason(error, path)) from error
 
 
 def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray[np.uint8]:

@@ -172,10 +172,10 @@ def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
     Args:
         text: What is being done.
-        total: The number of images.
+        total: The number of things to do.
 
     Yields:
-        What to call with a number of images that are done.
+        A function to call with the number of things that were done since.
     """
     reporter = Reporter()
     if reporter.is_interactive:

@@ -102,7 +102,7 @@ def test_what_is_not_used_is_in_the_notes(tmp_path: Path) -> None:
     save(tmp_path / "train" / "dog" / ".hidden.png")
     for of_a_system in (".DS_Store", "._00000.png"):
         (tmp_path / "train" / "dog" / of_a_system).write_bytes(b"\0")
-    save(tmp_path / "val" / "cat" / "1.png")
+    save(tmp_path / "dev" / "cat" / "1.png")
     save(tmp_path / "beside.png")
     (tmp_path / "README").write_text("read me")
     data = Folder(root=tmp_path).load()

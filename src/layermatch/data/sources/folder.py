@@ -15,9 +15,10 @@ from layermatch.data.sources.listing import (
 )
 from layermatch.errors import UserError
 
-__all__ = ["Folder"]
+__all__ = ["LAYOUTS", "Folder", "find_parts"]
 
-_LAYOUTS = (
+#: The folders that a data set may have.
+LAYOUTS = (
     "either train/<class>/ or labeled/<class>/ and unlabeled/ (and, in both, an optional val/<class>/ and "
     "test/<class>/)"
 )
@@ -63,8 +64,8 @@ class Folder:
 
     def load(self) -> SourceData:
         """List the files; none is opened."""
-        root = check_root_folder(self.root, _LAYOUTS)
-        parts = _find_parts(root)
+        root = check_root_folder(self.root, LAYOUTS)
+        parts = find_parts(root)
         classes = list_classes(root, parts["labelled"])
         for name in _EVALUATED.values():
             if name in parts:
@@ -72,7 +73,23 @@ class Folder:
         return load_folders(root, parts, classes, image_size=self.image_size, channels=self.channels)
 
 
-def _find_parts(root: Path) -> dict[str, str]:
+def find_parts(root: Path) -> dict[str, str]:
+    """The folder of each part of a data set.
+
+    Args:
+        root: The folder that holds ``train/`` or ``labeled/``.
+
+    Returns:
+        The name of the folder by the name of the part, ``"labelled"`` first.
+
+    Raises:
+        UserError: The folder has neither layout, or both.
+
+    Example:
+        >>> find_parts(Path("no/such/folder"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        layermatch.errors.UserError: data.root='no/such/folder' holds neither train/ nor labeled/ and unlabeled/: ...
+    """
     there = {name for name in ("train", "labeled", "unlabeled", *_EVALUATED) if (root / name).is_dir()}
     evaluated = {part: folder for folder, part in _EVALUATED.items() if folder in there}
     if there - set(_EVALUATED) == {"train"}:
@@ -80,4 +97,4 @@ def _find_parts(root: Path) -> dict[str, str]:
     if there - set(_EVALUATED) == {"labeled", "unlabeled"}:
         return {"labelled": "labeled", "unlabelled": "unlabeled"} | evaluated
     found = ", ".join(f"{name}/" for name in sorted(there)) or "neither train/ nor labeled/ and unlabeled/"
-    raise UserError(f"data.root={str(root)!r} holds {found}: give a folder that holds {_LAYOUTS}")
+    raise UserError(f"data.root={str(root)!r} holds {found}: give a folder that holds {LAYOUTS}")

@@ -1,0 +1,220 @@
+"""What a check finds in folders, tables and arrays, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from tests.check.planted import picture, plant, write_sound
+
+from layermatch.check.__main__ import check
+from layermatch.check.findings import Finding, Inspection
+from layermatch.cli import config_dir, plain
+from layermatch.data.manifest import Row, write_manifest
+from layermatch.errors import UserError
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return plain(compose("check", overrides=list(overrides)))
+
+
+def checked(tmp_path: Path, *overrides: str) -> Inspection:
+    return check(settings(f"output={tmp_path / 'check.html'}", *overrides))
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Inspection]:
+    folder = tmp_path_factory.mktemp("check")
+    write_sound(folder / "pictures")
+    plant(folder / "pictures")
+    return folder, checked(folder, f"data.root={folder / 'pictures'}")
+
+
+def of_kind(found: Inspection, kind: str) -> list[Finding]:
+    return [one for one in found.findings if one.kind == kind]
+
+
+def test_a_sound_folder_has_no_problem(tmp_path: Path) -> None:
+    write_sound(tmp_path / "pictures")
+    found = checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+    assert found.problems == []
+    assert found.pairs == ()
+    assert found.counts == {"labelled": (6, 6, 6, 0), "validation": (2, 2, 2, 0), "test": (3, 3, 3, 0)}
+    assert "up to 4, and data.num_labels=12 (4 a class)" in found.advice[0]
+
+
+def test_every_planted_fault_is_found(faulty: tuple[Path, Inspection]) -> None:
+    _, found = faulty
+    exact, near = of_kind(found, "leak into test")
+    assert exact.text.startswith("1 test image has the pixels of a labelled one")
+    assert exact.examples == ("train/ant/0.png = test/ant/same pixels.bmp",)
+    assert near.text.startswith("1 test image looks like a labelled one (hashes differ in 4 of 64 bits at most)")
+    assert near.examples == ("train/ant/1.png = test/ant/same picture.jpg",)
+    (wrong,) = of_kind(found, "contradicting labels")
+    assert wrong.examples == ("train/ant/a bee.png = train/bee/1.png",)
+    (bad,) = of_kind(found, "unreadable")
+    assert bad.text.startswith("2 files cannot be read")
+    assert [example.partition(":")[0] for example in bad.examples] == ["train/ant/cut off.png", "train/bee/empty.jpg"]
+    (again,) = of_kind(found, "duplicates")
+    assert again.text == "2 labelled images have the pixels of another labelled one"
+    assert [one.text for one in of_kind(found, "not used")] == [".mp4 (1): train/bee/film.mp4"]
+    (uneven,) = of_kind(found, "imbalance")
+    assert uneven.text.startswith("bee has 27 images and ant 8, 3.4 times as many")
+    (narrow,) = of_kind(found, "long images")
+    assert narrow.text.startswith("1 of ")
+    assert {one.kind for one in found.problems} == {"leak into test", "contradicting labels", "unreadable"}
+
+
+def test_the_json_file_has_the_same(faulty: tuple[Path, Inspection]) -> None:
+    folder, found = faulty
+    written = json.loads((folder / "check.json").read_text())
+    assert written == {"made_by": "layermatch.check", **json.loads(json.dumps(found.plain()))}
+    assert written["problems"] == len(found.problems) == 4
+    assert written["classes"]["test"] == {"ant": 5, "bee": 3, "cow": 3}
+    assert written["sizes"]["labelled"]["short_side"] == {"min": 64, "median": 64.0, "max": 80}
+    assert {"train/ant/0.png", "test/ant/same pixels.bmp"} in [set(one["paths"]) for one in written["same"]]
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_needs_no_other_file_and_shows_names_as_text(faulty: tuple[Path, Inspection]) -> None:
+    folder, found = faulty
+    page = Page()
+    page.feed((folder / "check.html").read_text())
+    assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.loaded)
+    assert page.tags.count("img") == 2 * len(found.pairs) + 3
+    assert "b" not in page.tags
+    assert "script" not in page.tags
+    assert "train/ant/0.png = test/ant/same pixels.bmp" in page.words
+
+
+def test_classes_that_differ_are_found_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    write_sound(root)
+    (root / "test" / "bee").rename(root / "test" / "Bee")
+    found = checked(tmp_path, f"data.root={root}")
+    assert [one.text for one in found.problems] == [
+        "only train/ has the classes bee",
+        "only test/ has the classes Bee",
+        "'bee' and 'Bee' differ only in upper and lower case, spaces or characters that look alike",
+    ]
+    assert found.content.classes == ("Bee", "ant", "bee", "cow")
+    assert sum(found.counts["test"]) == 9
+
+
+def test_one_class_in_two_unicode_forms_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    write_sound(root)
+    (root / "train" / "bee").rename(root / "train" / "b\xe9")
+    for part in ("test", "val"):
+        (root / part / "bee").rename(root / part / "be\u0301")
+    found = checked(tmp_path, f"data.root={root}")
+    assert found.problems == []
+    (said,) = of_kind(found, "class names")
+    assert "b\xe9 is one class, though" in said.text
+
+
+def test_a_class_without_pictures_is_a_problem(tmp_path: Path) -> None:
+    write_sound(tmp_path / "pictures")
+    for path in (tmp_path / "pictures" / "train" / "cow").iterdir():
+        path.unlink()
+    found = checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+    (said,) = found.problems
+    assert "has no images for the classes cow" in said.text
+    assert found.advice == ()
+
+
+def test_a_manifest_is_looked_at_with_the_files_that_it_does_not_name(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for k in range(8):
+        picture(k).save(root / f"{k}.png")
+    picture(0).save(root / "8.webp", lossless=True)
+    rows = [
+        Row("0.png", "ant"),
+        Row("1.png", "bee"),
+        Row("2.png"),
+        Row("3.png", "ant", "val"),
+        Row("8.webp", "ant", "test"),
+    ]
+    write_manifest(tmp_path / "labels.csv", [*rows, Row("4.png", "", "ignored")])
+    found = checked(tmp_path, "data=manifest", f"data.manifest={tmp_path / 'labels.csv'}", f"data.root={root}")
+    assert found.counts["unlabelled"] == (0, 0, 1)
+    (leak,) = found.problems
+    assert leak.examples == ("0.png (ant) = 8.webp (ant)",)
+    assert of_kind(found, "not used")[0].text == "rows of the manifest: ignored (1)"
+    assert of_kind(found, "files not used")[0].text.endswith(": 4.png, 5.png, 6.png and 1 more")
+
+
+def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
+    found = checked(tmp_path, "data=digits")
+    assert sum(found.counts["labelled"]) == 1437
+    assert found.looks["test"].sizes.tolist() == [[8, 8]] * 360
+    assert (tmp_path / "check.html").read_text().count("<h3>") >= 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.root=gone"], "data.root='gone' is not a folder: give a folder that holds either train/"),
+        (["distance=16"], "distance=16 is not legal: give a whole number, at least 0 and at most 15"),
+        (["pictures=0"], "pictures=0 is not legal: give a whole number, at least 1 and at most 100"),
+        (["output=page.txt"], "output=page.txt is no HTML page: give a name that ends with .html"),
+        (["output=no/such/check.html"], "output=no/such/check.html: there is no folder no/such: give a file in a "),
+        (["data.num_workers=-1"], "data.num_workers=-1 is not legal: give a whole number, at least 0"),
+        (["+data.bogus=1"], "unknown setting data.bogus: choose one of "),
+    ],
+)
+def test_a_mistake_is_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(settings("data.root=x", *overrides))
+    assert str(caught.value).startswith(message)
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    write_sound(tmp_path / "pictures", per_class=1)
+    (tmp_path / "check.json").write_text("{}")
+    with pytest.raises(UserError, match=r"check\.json exists and is no check: give another name$"):
+        checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["check.json"]
+    (tmp_path / "check.json").unlink()
+    checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+    checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+
+
+def test_the_package_for_hashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(UserError, match=r"pip install 'layermatch\[check\]'"):
+        checked(tmp_path, f"data.root={tmp_path}")
+
+
+def test_the_command_says_it_in_lines_and_by_its_status(tmp_path: Path) -> None:
+    write_sound(tmp_path / "pictures", per_class=2)
+    picture(0).save(tmp_path / "pictures" / "test" / "ant" / "leak.png")
+    command = [sys.executable, "-m", "layermatch.check", "data.root=pictures"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "warning: leak into test: 1 test image has the pixels of a labelled one" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 problem found in ")
+    assert (tmp_path / "check.html").exists()
+    assert not (tmp_path / "outputs").exists()
