@@ -190,7 +190,7 @@ def test_training_changes_what_is_proposed(server: Server, open_page: Callable[[
     page.select_option("#order", "uncertain")
     page.wait_for_selector("#said-view:has-text('by the model')")
     assert proposed(page) != before
-    assert "the model says" in page.get_attribute(".cell[tabindex='0']", "aria-label")
+    page.wait_for_selector(".cell[tabindex='0'][aria-label*='the model says']")
 
     # What the model thinks of the rest is confirmed at once, and taken back at once.
     page.click("nav button[data-view=guesses]")

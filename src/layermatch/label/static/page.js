@@ -90,7 +90,8 @@ function take(state, { isOwn = false } = {}) {
   showTraining(state.training, before && before.training);
   showProposals(state.proposals);
   const own = isOwn ? 1 : 0; // one change is this window's, and its pictures are known
-  if (before && before.revision + own < state.revision) renew();
+  const isOther = before && before.proposals.version !== state.proposals.version; // the model says something else
+  if (before && (isOther || before.revision + own < state.revision)) renew();
 }
 
 async function poll() {
