@@ -18,7 +18,7 @@ ENDING = ".calibration.json"
 
 
 def calibration_path(ckpt_path: Path) -> Path:
-    """Where the calibration of a checkpoint lies.
+    """Return where the calibration of a checkpoint lies.
 
     Args:
         ckpt_path: The path of the checkpoint.
@@ -31,7 +31,7 @@ def calibration_path(ckpt_path: Path) -> Path:
 
 
 def digest_of(path: Path) -> str:
-    """A digest of a file's bytes (BLAKE2b, 16 bytes, as hexadecimal digits).
+    """Return a digest of a file's bytes (BLAKE2b, 16 bytes, as hexadecimal digits).
 
     Args:
         path: The path of the file.
@@ -47,7 +47,7 @@ def digest_of(path: Path) -> str:
 
 
 def read_calibration(ckpt_path: Path, *, digest: str, weights: str) -> dict[str, Any] | None:
-    """The calibration of a checkpoint's weights.
+    """Return the calibration of a checkpoint's weights.
 
     Args:
         ckpt_path: The path of the checkpoint.

@@ -160,7 +160,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_plain(path: str | Path) -> object:
-    """What a file of torch's holds, if that is tensors and plain values. Pickled code in it is not run.
+    """Return what a file of torch's holds, if that is tensors and plain values. Pickled code in it is not run.
 
     Args:
         path: The path of the file.

@@ -76,7 +76,7 @@ def rebuild(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     plugins: tuple[str, ...] = (),
 ) -> tuple[Settings, RunParts]:
-    """What the run of a checkpoint was made of, with its weights and the images to evaluate on.
+    """Return what the run of a checkpoint was made of, with its weights and the images to evaluate on.
 
     Args:
         ckpt_path: A ``.ckpt`` file of a run.

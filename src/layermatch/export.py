@@ -148,7 +148,7 @@ def _write(
 
 
 def _lay_out(whole: Path, folder: Path, kind: Format) -> None:
-    """A folder as the hub wants it, whole or not there."""
+    """Make a folder as the hub wants it, whole or not there."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
         ready = Path(made) / folder.name
         ready.mkdir()

@@ -72,7 +72,7 @@ def _long_tail(parts: RunParts) -> dict[str, str]:
 
 
 def _label_noise(parts: RunParts) -> dict[str, str]:
-    """How many labels are wrong, where some are."""
+    """Return how many labels are wrong, where some are."""
     data = parts.data
     if not data.label_noise:
         return {}

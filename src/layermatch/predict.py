@@ -182,7 +182,7 @@ def predict(request: Request) -> Summary:
 
 
 def _identity(request: Request, predictor: Predictor) -> dict[str, Any]:
-    """Everything that the bytes of the output depend on."""
+    """Return everything that the bytes of the output depend on."""
     own = ("input", "root", "features", "gallery", "gallery_per_class", "copy_to", "link_to", "top_k", "probabilities")
     given = {name: getattr(request, name) for name in (*own, "threshold", "weights")}
     return {
@@ -197,7 +197,7 @@ def _identity(request: Request, predictor: Predictor) -> dict[str, Any]:
 
 
 def _write(request: Request, job: Job, predictor: Predictor) -> Summary:
-    """Everything that is asked for; the table comes last to its place."""
+    """Return everything that is asked for; the table comes last to its place."""
     names = predictor.class_names
     with told_of_disk(request.output):
         errors = ErrorList(errors_path(request.output))

@@ -230,7 +230,7 @@ class Predictor:
         return height
 
     def prepare(self, image: Picture) -> Tensor:
-        """The pixels that an evaluation would read of an image, before they are normalised.
+        """Return the pixels that an evaluation would read of an image, before they are normalised.
 
         The orientation tag of a camera is applied, transparency lies on white, of 16 bits the upper 8 are taken, the
         short side is resized, and the centre is cut out; see :func:`~layermatch.data.decoding.decode_image`.
@@ -284,7 +284,7 @@ class Predictor:
         return Prediction(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def logits(self, images: Tensor) -> Output:
-        """What the network makes of one batch: features and logits, before the temperature.
+        """Return what the network makes of one batch: features and logits, before the temperature.
 
         Args:
             images: ``(N, C, H, W)`` uint8.
@@ -318,7 +318,7 @@ class Predictor:
 
 
 def resolve_checkpoint_file(ckpt_path: str | Path) -> Path:
-    """The checkpoint that a path means: itself, or of a run directory the one whose weights the run reports.
+    """Return the checkpoint that a path means: itself, or of a run directory the one whose weights the run reports.
 
     Args:
         ckpt_path: A checkpoint file, or a run directory.
@@ -353,7 +353,7 @@ def _recipe(saved: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def _network(settings: Settings | None, recipe: Recipe, *, given: nn.Module | None, path: Path) -> Network:
-    """The network without its weights."""
+    """Return the network without its weights."""
     if isinstance(given, Network):
         made = copy.deepcopy(given)
     elif given is not None:
@@ -378,7 +378,7 @@ def _evaluation(
     method: Method | None,
     path: Path,
 ) -> Callable[[Network, Tensor], Output]:
-    """What computes the logits that are evaluated; the network gets the heads that this needs."""
+    """Return what computes the logits that are evaluated; the network gets the heads that this needs."""
     if method is None and recipe.head is not None:
         _add_linear_head(network, recipe.head, num_classes=len(recipe.classes))
         return _Head(recipe.head)
@@ -443,7 +443,7 @@ def _first(error: Exception) -> str:
 
 
 def _computing(device: str | torch.device, settings: Settings | None, recipe: Recipe) -> tuple[torch.device, str, bool]:
-    """The device, its precision, and whether images are channels last."""
+    """Return the device, its precision, and whether images are channels last."""
     place = _device(device)
     if settings is None:
         return place, recipe.precision, recipe.channels_last

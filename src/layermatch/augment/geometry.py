@@ -100,7 +100,7 @@ def resized_crop(images: Tensor, *, top: Tensor, left: Tensor, height: Tensor, w
 
 
 def _between(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two pixels (N, side) that each pixel of an enlarged box lies between, and the share of the second."""
+    """Return the two pixels (N, side) that each pixel of an enlarged box lies between, and the share of the second."""
     place = (torch.arange(side, dtype=torch.float64) + 0.5) * (length.to(torch.float64) / side)[:, None] - 0.5
     place = place.clamp(min=0)
     first = place.floor()

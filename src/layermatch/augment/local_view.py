@@ -119,7 +119,7 @@ class LocalView:
         return f"LocalView(flip={self.flip}, side={self.side}, scale={self.scale})"
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """The rows and columns of the view of an image.
+        """Return the rows and columns of the view of an image.
 
         Args:
             height: The image's rows.
@@ -171,5 +171,5 @@ def _check_pair(name: str, value: object) -> None:
 
 
 def _rows(chosen: Tensor, images: Tensor) -> Tensor:
-    """The positions of the chosen samples, on the images' device."""
+    """Return the positions of the chosen samples, on the images' device."""
     return chosen.nonzero()[:, 0].to(images.device, non_blocking=True)

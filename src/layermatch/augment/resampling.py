@@ -54,7 +54,7 @@ def _levels(pixels: Tensor) -> Tensor:
 
 
 def _weights(first: Tensor, length: Tensor, *, side: int, out: int) -> Tensor:
-    """How much each of ``side`` pixels counts in each of ``out``: (N, out, side) float32, rows that sum to 1."""
+    """Return how much each of ``side`` pixels counts in each of ``out``: (N, out, side) float32, rows that sum to 1."""
     scale = (length.to(torch.float64) / out)[:, None]  # (N, 1)
     centre = first[:, None] + (torch.arange(out, dtype=torch.float64) + 0.5) * scale  # (N, out)
     position = torch.arange(side)
@@ -65,7 +65,7 @@ def _weights(first: Tensor, length: Tensor, *, side: int, out: int) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """The kernel of Keys (1981)."""
+    """Return the kernel of Keys (1981)."""
     x = distance.abs()
     near = ((_A + 2) * x - (_A + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * _A

@@ -277,5 +277,5 @@ def _choose(uniform: Tensor, count: int) -> Tensor:
 
 
 def _choose_each(uniform: Tensor, count: Tensor) -> Tensor:
-    """The same with a count of its own for each sample, (N,) int64."""
+    """Return the same with a count of its own for each sample, (N,) int64."""
     return (uniform.to(torch.float64) * count).to(torch.int64).minimum(count - 1)

@@ -140,7 +140,7 @@ class CacheFolder:
         return True
 
     def digests(self, path: Path, cached: ArrayImages) -> NDArray[np.uint64]:
-        """The digests of a cache's images; where they are not there they are computed and kept.
+        """Return the digests of a cache's images; where they are not there they are computed and kept.
 
         Args:
             path: The path of the cache.
@@ -213,7 +213,7 @@ class CacheFolder:
             raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
 
     def file_digests(self, folder: str, shape: Sequence[int]) -> dict[int, int]:
-        """The digest of each image that was checked at a shape, by the :func:`file_states` number of its file.
+        """Return the digest of each image that was checked at a shape, by the :func:`file_states` number of its file.
 
         Args:
             folder: The deepest folder that all files of the data set are below.
@@ -316,7 +316,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _load_numbers(path: Path) -> NDArray[np.uint64]:
-    """The numbers in a file; none where there is no such file, or it is damaged."""
+    """Return the numbers in a file; none where there is no such file, or it is damaged."""
     try:
         numbers: NDArray[np.uint64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -14,7 +14,7 @@ __all__ = ["default_cache_dir"]
 
 
 def default_cache_dir() -> Path:
-    """Where the system keeps a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+    """Find the folder of a user's caches; on Linux ``layermatch`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
 
     In a container there may be no home folder, or one that is not the user's: then one for temporary files.
     """
@@ -27,7 +27,7 @@ def default_cache_dir() -> Path:
 
 
 def _can_hold(folder: Path) -> bool:
-    """Whether there is such a folder, or one can be made."""
+    """Return whether there is such a folder, or one can be made."""
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     return there == folder or (is_folder(there) and os.access(there, os.W_OK | os.X_OK))
 

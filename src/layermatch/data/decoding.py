@@ -169,7 +169,7 @@ def open_picture(path: str, *, size: int = 256) -> Image.Image:
 
 
 def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray[np.uint8]:
-    """What :func:`decode_image` makes of a picture that is open already.
+    """Return what :func:`decode_image` makes of a picture that is open already.
 
     Args:
         picture: The picture. One that was opened from a file and not loaded yet gives the same pixels as its file.
@@ -232,7 +232,7 @@ def decode_whole(path: str, *, size: int) -> Image.Image:
 
 
 def image_endings() -> frozenset[str]:
-    """The endings that files of the formats which are read have, in lower case.
+    """Return the endings that files of the formats which are read have, in lower case.
 
     Example:
         >>> {".jpg", ".png", ".webp"} <= image_endings(), ".txt" in image_endings()

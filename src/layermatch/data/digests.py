@@ -15,7 +15,7 @@ _BYTES = 8
 
 
 def image_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """A number for each image that tells its pixels from all others.
+    """Return a number for each image that tells its pixels from all others.
 
     Two images of one shape have the same number if they are byte-identical. Two others among a million have it with a
     probability of 3e-8.
@@ -64,7 +64,7 @@ class Digests:
         self._known[id(images)] = images, digests
 
     def of(self, images: Images) -> NDArray[np.uint64]:
-        """The digests of all images of a set, in their order; what is not known yet is read.
+        """Return the digests of all images of a set, in their order; what is not known yet is read.
 
         Args:
             images: ``N`` images.

@@ -218,7 +218,7 @@ def _is_address(value: object) -> bool:
 
 
 def _path_of(address: str) -> str:
-    """The path in an address: of a local file, of one that was uploaded, or of a bucket."""
+    """Return the path in an address: of a local file, of one that was uploaded, or of a bucket."""
     parts = urlsplit(address)
     inside = parse_qs(parts.query).get("d")
     path = inside[0] if inside and parts.path.startswith("/data/local-files") else unquote(parts.path)
@@ -332,7 +332,7 @@ class _Finder:
             self._called[called].append(file)
 
     def __call__(self, name: str) -> str | None:
-        """The file relative to the folder; None where there is none, or nobody knows which."""
+        """Return the file relative to the folder; None where there is none, or nobody knows which."""
         parts = name.replace("\\", "/").strip("/").split("/")
         last = _UPLOAD_PREFIX.sub("", parts[-1])
         candidates = ["/".join([*parts[start:-1], end]) for end in (parts[-1], last) for start in range(len(parts))]

@@ -54,7 +54,7 @@ class Leaks:
     examples: tuple[tuple[str, str, str], ...] = ()
 
     def plain(self, *, uses_unlabelled: bool) -> dict[str, Any]:
-        """The figures as plain containers, for ``results.json``, with the text.
+        """Return the figures as plain containers, for ``results.json``, with the text.
 
         Args:
             uses_unlabelled: Whether the method trains on the unlabelled pool.
@@ -63,7 +63,7 @@ class Leaks:
         return {"text": self.text(uses_unlabelled=uses_unlabelled)} | asdict(self) | lists
 
     def text(self, *, uses_unlabelled: bool) -> str:
-        """One line for people.
+        """Return one line for people.
 
         Args:
             uses_unlabelled: Whether the method trains on the unlabelled pool.
@@ -121,7 +121,7 @@ class Compared:
         )
 
     def drawable(self, *, beside: _Rows | None = None) -> _Rows:
-        """The positions of the pool that labelled and validation images may be drawn from without a leak.
+        """Return the positions of the pool that labelled and validation images may be drawn from without a leak.
 
         Of identical images the first one may be drawn, and none that is a test image.
 
@@ -135,13 +135,13 @@ class Compared:
         return np.union1d(rows[~np.isin(self.pool[rows], self.pool[beside])], beside)
 
     def left_out(self, split: Split) -> _Rows:
-        """The positions of the pool that are neither drawn nor left in it: those identical to evaluated images."""
+        """Return the positions of the pool that are neither drawn nor left in it: identical to evaluated images."""
         found = np.isin(self.pool, self._evaluated(split))
         found[_rows(split.validation)] = False
         return np.flatnonzero(found)
 
     def without(self, content: SourceData, split: Split) -> SourceData:
-        """The data set without the further images that are identical to evaluated ones."""
+        """Return the data set without the further images that are identical to evaluated ones."""
         more = content.unlabelled
         is_left = ~np.isin(self.further, self._evaluated(split))
         if more is None or is_left.all():
@@ -209,7 +209,7 @@ class Compared:
         return np.concatenate([self.test, self.pool[_rows(split.validation)]])
 
     def _examples(self, split: Split, content: SourceData, *, others: _Rows) -> tuple[tuple[str, str, str], ...]:
-        """Some training images: what they are, their names, and that of an evaluated one that each is identical to."""
+        """Return some training images: what they are, their names, and that of an evaluated one identical to each."""
         labelled = _rows(split.labelled)
         places = [("labelled", row) for row in split.validation] + [("test", row) for row in range(len(self.test))]
         evaluated = np.concatenate([self.pool[_rows(split.validation)], self.test])

@@ -116,7 +116,7 @@ class Split:
         return split
 
     def of_part(self, rows: NDArray[np.int64], *, pool_size: int) -> Split:
-        """The same images, where this is a split of a part of a pool.
+        """Return the same images, where this is a split of a part of a pool.
 
         Args:
             rows: ``(n,)``, the positions in the whole pool of the part's images.

@@ -34,7 +34,7 @@ NAMED = (
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
-    """All that a program has to know of an exported network, as plain containers.
+    """Return all that a program has to know of an exported network, as plain containers.
 
     Args:
         predictor: The predictor that is exported.
@@ -73,7 +73,7 @@ def _settings(settings: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _results(ckpt_path: Path) -> dict[str, Any]:
-    """What the run of the checkpoint found, where its results lie beside; they are those of its own selection."""
+    """Return what the run of the checkpoint found, where its results lie beside: those of its own selection."""
     try:
         results = read_results(ckpt_path.parent.parent / RESULTS)
     except UNREADABLE:
@@ -90,7 +90,7 @@ def _results(ckpt_path: Path) -> dict[str, Any]:
 
 
 def model_card(description: Mapping[str, Any], *, name: str, files: Mapping[str, str]) -> str:
-    """A page about the network, as the Hugging Face hub takes it: data, protocol, figures, and how they were selected.
+    """Write a page about the network, as the Hugging Face hub takes it: data, protocol, figures, their selection.
 
     Args:
         description: What :func:`describe` says.
@@ -121,7 +121,7 @@ def model_card(description: Mapping[str, Any], *, name: str, files: Mapping[str,
 
 
 def _code(text: object) -> str:
-    """A text as it is: a class name may look like Markdown or HTML."""
+    """Return a text as it is: a class name may look like Markdown or HTML."""
     return f"`{printable(text).replace('`', chr(39))}`"
 
 

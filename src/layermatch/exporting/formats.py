@@ -59,7 +59,7 @@ def _needs_extra(name: str) -> Iterator[None]:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """The exporters warn of their own insides, which the user of this package can do nothing about."""
+    """Give the exporters warn of their own insides, which the user of this package can do nothing about."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

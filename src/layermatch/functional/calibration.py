@@ -39,7 +39,7 @@ class Reliability:
 
 
 def reliability(logits: Tensor, label: Tensor, *, temperature: float = 1.0) -> Reliability:
-    r"""How well :math:`p = \mathrm{softmax}(\ell / T)` says how often it is right.
+    r"""Return how well :math:`p = \mathrm{softmax}(\ell / T)` says how often it is right.
 
     .. math::
 
@@ -72,7 +72,7 @@ def reliability(logits: Tensor, label: Tensor, *, temperature: float = 1.0) -> R
 
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:
-    r"""The temperature of least negative log-likelihood.
+    r"""Return the temperature of least negative log-likelihood.
 
     .. math:: T = \arg\min_T -\sum_n \log \mathrm{softmax}(\ell_n / T)_{y_n}
 

@@ -15,7 +15,7 @@ _KNOTS, _FURTHEST = 17, 5.0
 
 
 def shaping_degree(progress: float, *, warmup: float) -> float:
-    r"""How far embeddings are shaped class by class: 0, then half a cosine up to 1, then 1.
+    r"""Return how far embeddings are shaped class by class: 0, then half a cosine up to 1, then 1.
 
     .. math:: \alpha = \tfrac{1}{2} - \tfrac{1}{2} \cos(\pi s), \qquad
         s = \min\left(1, \max\left(0, \frac{t - w}{1 - 2 w}\right)\right)
@@ -39,7 +39,7 @@ def shaping_degree(progress: float, *, warmup: float) -> float:
 
 
 def view_spread(views: Tensor, centre: Tensor) -> Tensor:
-    r"""Mean squared distance of the embeddings of an image's views from its centre.
+    r"""Return the mean squared distance of the embeddings of an image's views from its centre.
 
     .. math:: L_{pred} = \frac{1}{V N} \sum_{v, u} \| e_{vu} - c_u \|^2
 
@@ -61,7 +61,7 @@ def view_spread(views: Tensor, centre: Tensor) -> Tensor:
 
 
 def sketched_gaussian_loss(points: Tensor, directions: Tensor, *, deviation: float = 1.0) -> Tensor:
-    r"""How far the distribution of points is from a Gaussian about 0, seen along some directions.
+    r"""Return how far the distribution of points is from a Gaussian about 0, seen along some directions.
 
     .. math::
         L_{sig} = \frac{N}{S} \sum_s \sum_k w_k \left[\Big(\frac{1}{N} \sum_i \cos(t_k a_s \cdot e_i) - \phi_k\Big)^2
@@ -106,7 +106,7 @@ def sketched_gaussian_loss(points: Tensor, directions: Tensor, *, deviation: flo
 
 
 def repulsion_loss(means: Tensor, present: Tensor) -> Tensor:
-    r"""How much the means of classes point the same way.
+    r"""Return how much the means of classes point the same way.
 
     .. math:: L_{rep} = \frac{1}{P (P - 1)} \sum_{i \ne j} \max(0, \cos(\mu_i, \mu_j))^2
 

@@ -234,7 +234,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
 
 
 def _framework() -> tuple[Any, Any, Any]:
-    """What the extra has, imported once there is a use of it."""
+    """Return what the extra has, imported once there is a use of it."""
     try:
         import uvicorn
 
@@ -249,7 +249,7 @@ def _framework() -> tuple[Any, Any, Any]:
 
 @contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    """A socket on this machine's own address."""
+    """Give a socket on this machine's own address."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":  # there it would let two servers have the port

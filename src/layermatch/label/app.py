@@ -33,7 +33,7 @@ Answer = Callable[[Session, dict[str, Any]], dict[str, Any]]
 
 
 def make_app(session: Session, *, token: str, port: int) -> ASGIApp:
-    """The application of one server.
+    """Return the application of one server.
 
     Args:
         session: What the server knows.
@@ -79,7 +79,7 @@ def _static(name: str) -> str:
 
 
 def _page(request: Request) -> Response:
-    """The page; its only variable part is the token, which is letters and digits."""
+    """Return the page; its only variable part is the token, which is letters and digits."""
     return Response(_static("page.html").replace("{{ token }}", request.app.state.token), media_type="text/html")
 
 
@@ -95,7 +95,7 @@ def _nothing(_: Request) -> Response:
 
 
 def _picture(request: Request) -> Response:
-    """A copy of a picture, by its number: no path ever comes from a request."""
+    """Return a copy of a picture, by its number: no path ever comes from a request."""
     session, number = _session(request), _known(_session(request), [request.path_params["number"]])[0]
     side = SIDES[1] if request.query_params.get("size") == "large" else SIDES[0]
     file = session.pictures.file_of(number)
@@ -141,7 +141,7 @@ def _known(session: Session, numbers: object, *, most: int | None = None) -> lis
 
 
 def _changing(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-    """A request that changes something: JSON in, JSON out."""
+    """Return a request that changes something: JSON in, JSON out."""
 
     async def respond(request: Request) -> Response:
         session = _session(request)
@@ -199,7 +199,7 @@ def _stop(session: Session, _: dict[str, Any]) -> dict[str, Any]:
 
 
 def _now(session: Session, numbers: Sequence[int]) -> dict[str, Any]:
-    """What is said of some pictures now, and the state; of many pictures the page asks for what it shows."""
+    """Return what is said of some pictures now, and the state; of many pictures the page asks for what it shows."""
     return {"items": session.items(numbers[:MOST_ITEMS]), "state": session.state()}
 
 

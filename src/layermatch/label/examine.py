@@ -71,11 +71,11 @@ class Task:
     clusters: int = 50
 
     def file_of(self, number: int) -> str:
-        """The file of a picture."""
+        """Return the file of a picture."""
         return os.path.join(self.root, self.paths[number])  # noqa: PTH118 -- 100,000 Paths take a second
 
     def sizes(self) -> list[int]:
-        """The sizes of the samples.
+        """Return the sizes of the samples.
 
         Example:
             >>> Task("pictures", ["a.jpg"] * 5000, "cache").sizes()
@@ -87,7 +87,7 @@ class Task:
         return sizes
 
     def folder(self) -> Path:
-        """A folder that is another one if the model or any file is."""
+        """Return a folder that is another one if the model or any file is."""
         digest = hashlib.sha256(repr((_FORMAT, self.seed, self.sample, self.clusters)).encode())
         for name in (self.ckpt_path or "", *map(self.file_of, range(len(self.paths)))):
             digest.update(ascii((name, _state(name))).encode())
@@ -167,7 +167,7 @@ class _Reader:
         return self._eye
 
     def read(self, size: int) -> Looked:
-        """What was seen of the first pictures. Those of the first sample say along which axes features are kept."""
+        """Return what was seen of the first pictures; the first sample says along which axes features are kept."""
         parts: list[Looked] = []
         fresh: dict[int, Path] = {}
         for begin in range(0, size, _CHUNK):
@@ -222,7 +222,7 @@ class _Reader:
         _save(self.folder / "axes.npz", dict(zip(("mean", "components"), self._axes, strict=True)))
 
     def _reduced(self, part: Looked) -> Looked:
-        """The same with few numbers for each picture: their places along the axes."""
+        """Return the same with few numbers for each picture: their places along the axes."""
         mean, components = self._axes or (np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
         width = part.features.shape[1]  # 0 where none of them could be read
         features = part.features if width else np.zeros((len(part.is_read), len(mean)), np.float32)
@@ -248,7 +248,7 @@ class _Pixels:
     classes: tuple[str, ...] = ()
 
     def look(self, files: Sequence[str]) -> tuple[Float, Float]:
-        """The features, and no probability."""
+        """Return the features, and no probability."""
         rows = [
             np.asarray(decode_whole(file, size=2 * _SIDE).resize((_SIDE, _SIDE)), np.float32).reshape(-1)
             for file in files
@@ -266,7 +266,7 @@ class _Model:
         self.classes = tuple(self._predictor.class_names)
 
     def look(self, files: Sequence[str]) -> tuple[Float, Float]:
-        """The features, each of length 1, and the probability of each class."""
+        """Return the features, each of length 1, and the probability of each class."""
         prediction = self._predictor(list(files))
         features = np.asarray(prediction.features, np.float32)
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
@@ -274,7 +274,7 @@ class _Model:
 
 
 def _clusters(features: Float, task: Task) -> tuple[NDArray[np.int32], Float]:
-    """The cluster of each picture, and its distance to the centre of that."""
+    """Return the cluster of each picture, and its distance to the centre of that."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if not len(features):
@@ -287,7 +287,7 @@ def _clusters(features: Float, task: Task) -> tuple[NDArray[np.int32], Float]:
 
 
 def _load(path: Path, names: Sequence[str]) -> tuple[NDArray[Any], ...] | None:
-    """The arrays in a file; None if there is none that is whole."""
+    """Return the arrays in a file; None if there is none that is whole."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return tuple(arrays[name] for name in names)

@@ -71,7 +71,7 @@ class Guard:
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        """The status and the reason of a refusal; None where there is none."""
+        """Return the status and the reason of a refusal; None where there is none."""
         origin = headers.get("origin")
         if headers.get("host") not in self.hosts:
             return 421, "this server answers to 127.0.0.1 alone"
@@ -91,7 +91,7 @@ class Guard:
         return None
 
     def _given(self, scope: Scope, headers: Headers) -> list[str]:
-        """The tokens of an address and of its cookie."""
+        """Return the tokens of an address and of its cookie."""
         cookies: Mapping[str, object]
         try:
             cookies = {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}

@@ -141,22 +141,22 @@ class Labels:
         return tuple(self._classes)
 
     def given(self, path: str) -> Given:
-        """What is said of a picture."""
+        """Return what is said of a picture."""
         row = self._rows[self._place[path]]
         return Given(row.label, row.split)
 
     def all_given(self) -> list[Given]:
-        """What is said of each picture, in their order."""
+        """Return what is said of each picture, in their order."""
         with self._lock:
             return [self.given(path) for path in self._paths]
 
     def rows(self) -> list[Row]:
-        """Every row, as the manifest has it or would have it."""
+        """Return every row, as the manifest has it or would have it."""
         with self._lock:
             return list(self._rows)
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
-        """How many of the pictures each class has, and how many each split; of ``train``, those without a label."""
+        """Count the pictures of each class, and those of each split; of ``train``, those without a label."""
         classes: Counter[str] = Counter()
         splits: Counter[str] = Counter()
         with self._lock:
@@ -314,7 +314,7 @@ class Labels:
         self.notice = ""
 
     def _check_unchanged(self) -> None:
-        """The last look before the file is replaced."""
+        """Look a last time before the file is replaced."""
         now = _state_of(self.manifest)
         if now not in {self._state, _State()}:
             raise LabelsError(f"{self.manifest.name} was changed outside just now: answer once more")
@@ -334,7 +334,7 @@ class Labels:
             self._classes.append(name)
 
     def _know_all(self) -> None:
-        """The classes of labels come after those that are known, sorted."""
+        """Append the classes of labels to those that are known, sorted."""
         for name in sorted({row.label for row in self._rows if row.label} - set(self._classes)):
             self._know(name)
 
@@ -357,7 +357,7 @@ class Labels:
 
 
 def checked_name(name: object) -> str:
-    """The name of a class as it is written.
+    """Return the name of a class as it is written.
 
     Args:
         name: What was given.
@@ -385,7 +385,7 @@ def _in_words(changed: Mapping[str, Given]) -> str:
 
 
 def _lines(rows: Iterable[Row], others: Sequence[str]) -> list[str]:
-    """Each row as its line of CSV, as :func:`~layermatch.data.manifest.write_manifest` writes it."""
+    """Return each row as its line of CSV, as :func:`~layermatch.data.manifest.write_manifest` writes it."""
     made: list[str] = []
     writer = csv.writer(SimpleNamespace(write=made.append), lineterminator="\n")
     writer.writerows([row.path, row.label, row.split, *(row.others.get(name, "") for name in others)] for row in rows)

@@ -37,7 +37,7 @@ class Pictures:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def file_of(self, number: int) -> str | None:
-        """The file of a picture; None where it leads out of the folder by now, and may not.
+        """Return the file of a picture; None where it leads out of the folder by now, and may not.
 
         Args:
             number: The number of the picture.
@@ -109,7 +109,7 @@ class _Walk:
                     self.left_out[OTHER] += 1
 
     def _reason(self, entry: os.DirEntry[str]) -> str:
-        """Why an entry is not shown, whatever is in it; empty for the others."""
+        """Return why an entry is not shown, whatever is in it; empty for the others."""
         if entry.name.startswith("."):
             return HIDDEN if self._is_picture(entry.name) and not entry.name.startswith("._") else ""
         if not _is_text(entry.name):

@@ -64,7 +64,7 @@ def read_found(folder: Path) -> Found:
 
 
 def _best(probabilities: NDArray[np.float32]) -> tuple[Int, NDArray[np.float32], NDArray[np.float32]]:
-    """The most probable class, its probability and its lead, some thousand rows at a time."""
+    """Return the most probable class, its probability and its lead, some thousand rows at a time."""
     count, classes = probabilities.shape
     guess, confidence, margin = np.zeros(count, np.int64), np.zeros(count, np.float32), np.zeros(count, np.float32)
     if classes == 0:
@@ -167,7 +167,7 @@ def doubted(found: Found, labels: Sequence[str], below: float) -> Int:
 
 
 def thoughts(found: Found | None, total: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """What the model thinks of each of all pictures, for looking up.
+    """Return what the model thinks of each of all pictures, for looking up.
 
     Args:
         found: What is known; None before anything is.
@@ -183,7 +183,7 @@ def thoughts(found: Found | None, total: int) -> tuple[NDArray[np.int32], NDArra
 
 
 def shown(value: Any) -> float:
-    """A probability as it is sent to the page.
+    """Return a probability as it is sent to the page.
 
     Args:
         value: The probability.

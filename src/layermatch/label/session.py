@@ -65,7 +65,7 @@ class Session:
     # ---------------------------------------------------------------------------------------------------------- asking
 
     def state(self) -> dict[str, Any]:
-        """What the page shows beside pictures."""
+        """Return what the page shows beside pictures."""
         self._use_newest_model()
         notice = ""
         try:
@@ -107,7 +107,7 @@ class Session:
         }
 
     def _model_name(self, ckpt_path: str | None) -> str:
-        """A checkpoint in words: its run and its file; empty for pixels."""
+        """Return a checkpoint in words: its run and its file; empty for pixels."""
         return "" if ckpt_path is None else printable("/".join(Path(ckpt_path).parts[-3::2]))
 
     def _use_newest_model(self) -> None:
@@ -121,7 +121,7 @@ class Session:
                 self.examiner.start(self._task)
 
     def items(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """What is said and thought of some pictures.
+        """Return what is said and thought of some pictures.
 
         Args:
             numbers: The numbers of the pictures.
@@ -147,7 +147,7 @@ class Session:
     # --------------------------------------------------------------------------------------------------------- viewing
 
     def view(self, kind: str, asked: dict[str, str]) -> dict[str, Any]:
-        """The pictures of a view.
+        """Return the pictures of a view.
 
         Args:
             kind: ``next`` (proposals), ``all``, ``guesses`` (what the model takes for a class) or ``doubts``.
@@ -223,7 +223,7 @@ class Session:
         return ids, f"the least probable label first, {self._where(len(found.numbers))}"
 
     def _said(self) -> tuple[Bool, Bool]:
-        """Which pictures have a label, and which are of no class."""
+        """Return which pictures have a label, and which are of no class."""
         given = self.labels.all_given()
         ignored = np.fromiter((each.split == IGNORED for each in given), np.bool_, len(given))
         labelled = np.fromiter((bool(each.label) for each in given), np.bool_, len(given)) & ~ignored
@@ -294,7 +294,7 @@ class Session:
 
 
 def _place(paths: Sequence[str], path: str) -> int:
-    """The place of a path among sorted ones."""
+    """Return the place of a path among sorted ones."""
     return bisect_left(paths, path)
 
 

@@ -42,7 +42,7 @@ class Thumbnails:
         self._bytes: int | None = None
 
     def get(self, file: str, side: int) -> bytes:
-        """A copy of a picture as JPEG.
+        """Return a copy of a picture as JPEG.
 
         Args:
             file: The path of the picture.
@@ -64,7 +64,7 @@ class Thumbnails:
         return made
 
     def _path_of(self, file: str, side: int) -> Path | None:
-        """Where a copy is kept, of a file in the state that it is in now; None if there is no file."""
+        """Return where a copy is kept, of a file in the state that it is in now; None if there is no file."""
         try:
             status = os.stat(file)  # noqa: PTH116 -- asked for at every picture
         except OSError:
@@ -103,7 +103,7 @@ class Thumbnails:
                     self._bytes -= size
 
     def _files(self) -> list[tuple[float, int, str]]:
-        """The time, the size and the path of each file that is kept."""
+        """Return the time, the size and the path of each file that is kept."""
         found = []
         with suppress(OSError), os.scandir(self.folder) as folders:
             for folder in folders:

@@ -49,7 +49,7 @@ _SHOWN = {LOSS_CLASSIFIER.name: "loss of the classifier", MASK_RATE.name: "share
 
 
 def newest_checkpoint_of(path: Path) -> Path | None:
-    """The checkpoint that a path means: itself, or of a run directory the best by validation, else the newest one.
+    """Find the checkpoint that a path means: itself, or of a run directory the best by validation, else the newest.
 
     The model that is loaded from it says whether it is whole; this only looks at names and times.
 
@@ -75,7 +75,7 @@ class _Start:
     created: float
 
     def process(self) -> psutil.Process | None:
-        """The process, if it is still there."""
+        """Return the process, if it is still there."""
         try:
             process = psutil.Process(self.pid)
             is_it = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
@@ -146,7 +146,7 @@ class Training:
             self._is_awaited = True
 
     def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
-        """The settings of a run, as words of the command line.
+        """Return the settings of a run, as words of the command line.
 
         Args:
             run_dir: The directory of the run; its labels lie beside it.
@@ -158,7 +158,7 @@ class Training:
         return [*(f"{name}={_value(value)}" for name, value in settings.items()), "data=manifest", *where]
 
     def command(self) -> str:
-        """The command that the last start gave, for people; empty where there is none."""
+        """Return the command that the last start gave, for people; empty where there is none."""
         start = self._start
         if start is None:
             return ""
@@ -196,7 +196,7 @@ class Training:
         return start is not None and start.process() is not None
 
     def has_ended(self) -> bool:
-        """Whether a run has ended since this was last asked."""
+        """Return whether a run has ended since this was last asked."""
         with self._lock:
             if not self._is_awaited or self.is_running:
                 return False
@@ -204,7 +204,7 @@ class Training:
             return True
 
     def status(self) -> dict[str, Any]:
-        """What the page shows of the last start; ``kind`` is ``none``, ``running``, or how it ended."""
+        """Return what the page shows of the last start; ``kind`` is ``none``, ``running``, or how it ended."""
         with self._lock:
             start = self._start
             if start is None:
@@ -223,7 +223,7 @@ class Training:
             }
 
     def checkpoint(self) -> Path | None:
-        """The newest checkpoint of the newest start that has one."""
+        """Return the newest checkpoint of the newest start that has one."""
         for run_dir in self._run_dirs():
             found = newest_checkpoint_of(run_dir)
             if found is not None:
@@ -238,7 +238,7 @@ class Training:
         return "finished" if judge(start.run_dir).kind == "finished" else "stopped"
 
     def _progress(self, run_dir: Path) -> tuple[int, dict[str, float]]:
-        """The step, and the last value of each metric that is shown, in words."""
+        """Return the step, and the last value of each metric that is shown, in words."""
         path = run_dir / METRICS
         if self._metrics is None or self._metrics.path != path:
             self._metrics = MetricsFile(path)
@@ -251,7 +251,7 @@ class Training:
         }
 
     def _run_dirs(self) -> list[Path]:
-        """The run directories, the newest first."""
+        """Return the run directories, the newest first."""
         with suppress(OSError):
             return sorted(
                 (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), reverse=True
@@ -259,7 +259,7 @@ class Training:
         return []
 
     def _left_over(self) -> _Start | None:
-        """The newest start of an earlier server, whether it is still at it or not."""
+        """Return the newest start of an earlier server, whether it is still at it or not."""
         with suppress(OSError):
             for path in sorted(self.folder.glob("*.json"), reverse=True):
                 with suppress(OSError, ValueError, LookupError, TypeError):
@@ -269,7 +269,7 @@ class Training:
 
 
 def _value(value: object) -> str:
-    """A value as Hydra reads it."""
+    """Return a value as Hydra reads it."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}:{_value(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list):
@@ -296,7 +296,7 @@ def _end(process: subprocess.Popen[bytes] | psutil.Process) -> None:
 
 
 def _last_line(run_dir: Path) -> str:
-    """The last line that a run said, which is why it ended where it failed."""
+    """Return the last line that a run said, which is why it ended where it failed."""
     for path in (run_dir.with_suffix(".log"), run_dir / LOG):
         with suppress(OSError), path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))

@@ -134,17 +134,17 @@ class JEPAMatch(PseudoLabelling):
         return (CLASSIFIER, PROJECTION)
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
-        """The rule's heads and the projection; see :class:`Method`."""
+        """Return the rule's heads and the projection; see :class:`Method`."""
         projection = _projection_head(problem.num_features, self.hidden, self.width)
         return {**super().heads(problem), PROJECTION: projection}
 
     def views_to_send(self, batch: Batch) -> dict[str, Tensor]:
-        """The views that learn, without the local ones, whose size is another."""
+        """Return the views that learn, without the local ones, whose size is another."""
         views = super().views_to_send(batch)
         return {name: view for name, view in views.items() if name not in self.local}
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
-        """What the projections learn; see the class."""
+        """Return what the projections learn; see the class."""
         local = self.send_local(seen.batch, step.network)
         whole = torch.stack([out.heads[PROJECTION] for out in (seen.weak, seen.views["strong"])])
         every = torch.cat([whole, local])  # (2 + M, N, width)
@@ -168,7 +168,7 @@ class JEPAMatch(PseudoLabelling):
         return Losses({name: Term(value, PSEUDO_LABELS, reached, share) for name, (value, share) in values.items()})
 
     def send_local(self, batch: Batch, network: Network) -> Tensor:
-        """The projections of the local views, ``(M, N, width)``.
+        """Return the projections of the local views, ``(M, N, width)``.
 
         Args:
             batch: The batch.
@@ -189,13 +189,13 @@ class JEPAMatch(PseudoLabelling):
         return torch.stack(out.heads[PROJECTION].chunk(len(views)))
 
     def directions(self) -> Tensor:
-        """The directions that this step's distribution is seen along, ``(width, S)``, columns of length 1."""
+        """Return the directions that this step's distribution is seen along, ``(width, S)``, columns of length 1."""
         return unit_directions(torch.randn(self.num_directions, self.width)).T
 
     def class_means(
         self, shaped: Tensor, labelled: Tensor, label: Tensor, pseudo_labels: PseudoLabels
     ) -> tuple[Tensor, Tensor]:
-        """The mean projection of each class, of labelled images and of those whose pseudo-label counts.
+        """Return the mean projection of each class, of labelled images and of those whose pseudo-label counts.
 
         Args:
             shaped: ``(V, N, width)``, the projections that are shaped; an image counts with its mean.
@@ -222,7 +222,7 @@ class JEPAMatch(PseudoLabelling):
 
 
 def _projection_head(num_features: int, hidden: int, width: int) -> nn.Module:
-    """Three linear layers with BatchNorm."""
+    """Return three linear layers with BatchNorm."""
     return nn.Sequential(
         nn.Linear(num_features, hidden, bias=False),
         nn.BatchNorm1d(hidden),

@@ -58,7 +58,7 @@ class Computation:
     num_workers: int | None
 
     def load(self, device: str) -> Predictor:
-        """The predictor on a device."""
+        """Return the predictor on a device."""
         return Predictor.load(self.ckpt_path, device=device, **self.options)
 
 
@@ -116,7 +116,7 @@ def _wait(futures: list[Future[str]], job: Job, done: int, advance: Callable[[in
 
 
 def _work_of_rank(job: Job, computation: Computation, device: str, chunks: list[int]) -> str:
-    """The work of a process of its own; what is wrong, on one line, as exceptions do not all travel."""
+    """Return the work of a process of its own; what is wrong, on one line, as exceptions do not all travel."""
     try:
         with loader_errors():
             _work(job, computation, computation.load(device), chunks, _tell_nobody)
@@ -126,7 +126,7 @@ def _work_of_rank(job: Job, computation: Computation, device: str, chunks: list[
 
 
 def _tell_nobody(count: int) -> None:
-    """The first process looks itself how far the others are."""
+    """Do nothing: the first process looks itself how far the others are."""
 
 
 def _work(

@@ -47,7 +47,7 @@ _DAMAGED = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib
 
 
 def work_folder(output: Path) -> Path:
-    """Where the work on an output is kept until it is finished.
+    """Return where the work on an output is kept until it is finished.
 
     Args:
         output: The path of the output.
@@ -98,11 +98,11 @@ class FileList:
         self.count = count
 
     def __len__(self) -> int:
-        """The number of chunks."""
+        """Return the number of chunks."""
         return len(self._starts) - 1
 
     def chunk(self, number: int) -> list[Record]:
-        """The images of a chunk.
+        """Return the images of a chunk.
 
         Args:
             number: The number of the chunk, from 0.
@@ -179,7 +179,7 @@ class Job:
                 raise UserError(f"{path}: there is no folder {path.parent}: give a file in a folder that exists")
 
     def _ours(self) -> set[str]:
-        """The paths of what this job has begun to put in its place."""
+        """Return the paths of what this job has begun to put in its place."""
         try:
             return set(json.loads((self.folder / _OURS).read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -243,17 +243,17 @@ class Job:
         self.files = FileList(place, chunk_size=self.chunk_size)
 
     def chunk_path(self, number: int) -> Path:
-        """The file of a chunk that is done."""
+        """Return the file of a chunk that is done."""
         return self.folder / _CHUNKS / f"{number:08d}.npz"
 
     def left(self) -> list[int]:
-        """The numbers of the chunks that are not done, or whose images have changed since the list was made."""
+        """Return the numbers of the chunks that are not done, or whose images have changed since the list was made."""
         if not self.goes_on:
             return list(range(len(self.files)))
         return [number for number in range(len(self.files)) if not self._is_done(number)]
 
     def num_done(self) -> int:
-        """How many chunks have a file."""
+        """Return how many chunks have a file."""
         with os.scandir(self.folder / _CHUNKS) as entries:
             return sum(entry.name.endswith(".npz") for entry in entries)
 
@@ -270,7 +270,7 @@ class Job:
         return False
 
     def read_chunk(self, number: int) -> dict[str, NDArray[Any]]:
-        """What was computed for a chunk, by name; every byte is compared with its checksum.
+        """Return what was computed for a chunk, by name; every byte is compared with its checksum.
 
         Args:
             number: The number of the chunk.
@@ -305,7 +305,7 @@ class Job:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """The size and the time of change of a file; zeros where there is none.
+    """Return the size and the time of change of a file; zeros where there is none.
 
     Args:
         path: The path of the file.

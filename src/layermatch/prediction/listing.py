@@ -48,7 +48,7 @@ class Listing:
 
 
 def list_input(given: Path, root: Path | None) -> Listing:
-    """What the settings ``input`` and ``root`` mean.
+    """Return what the settings ``input`` and ``root`` mean.
 
     Args:
         given: A folder (all images below it, sorted by path), a manifest (``.csv``, ``.parquet``), a list of files
@@ -106,7 +106,7 @@ def _of_list(file: Path, root: Path) -> Iterator[Entry]:
 
 
 def _relative(path: str, root: Path) -> str:
-    """A path relative to the root, where it is below it."""
+    """Return a path relative to the root, where it is below it."""
     if not os.path.isabs(path) and root == Path():  # noqa: PTH117 -- one for each image
         return os.path.normpath(path).replace(os.sep, "/")
     if not os.path.isabs(path):  # noqa: PTH117

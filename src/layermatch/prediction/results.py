@@ -56,7 +56,7 @@ class Result:
 
 
 def results_of(job: Job, class_names: Sequence[str], *, threshold: float) -> Iterator[Result]:
-    """The results of a job that is done, in the order of its list; a chunk is in memory at a time.
+    """Yield the results of a job that is done, in the order of its list; a chunk is in memory at a time.
 
     Args:
         job: The job.
@@ -161,7 +161,7 @@ class Table:
         return self._unfinished
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds probabilities."""
+        """Return whether a column holds probabilities."""
         return name.startswith("confidence") or name in self._of_classes
 
 
@@ -238,7 +238,7 @@ def _pyarrow() -> Any:
 
 
 def errors_path(output: Path) -> Path:
-    """Where the files that cannot be read are listed.
+    """Return where the files that cannot be read are listed.
 
     Args:
         output: The path of the output.
@@ -302,7 +302,7 @@ class FeatureFile:
         self._write_header()
 
     def _write_header(self) -> None:
-        """The header has room for the number of rows, which is known at the end alone."""
+        """Write the header, with room for the number of rows, which is known at the end alone."""
         np.lib.format.write_array_header_1_0(
             self._file, {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._width)}
         )

@@ -56,7 +56,7 @@ class FolderNames:
             self.of(name)
 
     def of(self, name: str) -> str:
-        """The folder of a class, the same each time.
+        """Return the folder of a class, the same each time.
 
         Args:
             name: The name of the class; empty is that of pictures without a label.
@@ -81,7 +81,7 @@ def _legal(name: str) -> str:
 
 
 def _read_journal(path: Path) -> tuple[int, Path | None]:
-    """How many pictures are in their places, and where the next one was being put."""
+    """Return how many pictures are in their places, and where the next one was being put."""
     if not path.exists():
         return 0, None
     text = path.read_text(encoding="ascii")

@@ -136,7 +136,7 @@ def _sorted(entries: list[Entry], name: str | None) -> list[Entry]:
 
 
 def _listing(entries: Sequence[Entry], *, width: int) -> Table:
-    """A line for each run, with as many settings in which they differ as the width has room for."""
+    """Return a line for each run, with as many settings in which they differ as the width has room for."""
     settings = _differing(entries)[:MAX_DIFFERING]
     while True:
         columns = _columns(entries, settings)
@@ -156,7 +156,7 @@ def _listing(entries: Sequence[Entry], *, width: int) -> Table:
 
 
 def _columns(entries: Sequence[Entry], settings: Sequence[str]) -> list[list[str]]:
-    """Each column with its heading."""
+    """Return each column with its heading."""
     columns = [["run", *_short_paths([entry.path for entry in entries])]]
     columns.append(["algorithm", *(_short_value(entry.value("algorithm.name")) for entry in entries)])
     columns.append(["labels", *(_short_value(entry.num_labels or None) for entry in entries)])
@@ -169,13 +169,13 @@ def _columns(entries: Sequence[Entry], settings: Sequence[str]) -> list[list[str
 
 
 def _short_name(setting: str) -> str:
-    """The last part of a name; of a class that was chosen, its section."""
+    """Return the last part of a name; of a class that was chosen, its section."""
     *_, section, last = ["", *setting.split(".")]
     return section if last == "_target_" else last
 
 
 def _short_value(value: str | None) -> str:
-    """A value that fits into a column; of a class or function, its own name."""
+    """Return a value that fits into a column; of a class or function, its own name."""
     text = "-" if value is None else value
     text = text.rpartition(".")[2] if text.startswith("layermatch.") else text
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
@@ -186,13 +186,13 @@ def _steps(entry: Entry) -> str:
 
 
 def _age(entry: Entry) -> str:
-    """How long ago it wrote, in one unit."""
+    """Return how long ago it wrote, in one unit."""
     largest = " ".join(duration(entry.state.quiet).split()[:2])
     return "-" if entry.state.kind == "empty" else f"{largest} ago"
 
 
 def _short_paths(paths: Sequence[Path]) -> list[str]:
-    """The paths without the folders that all of them lie in, which the caption names."""
+    """Return the paths without the folders that all of them lie in, which the caption names."""
     shared = _shared_folder(paths)
     return [printable(path.absolute().relative_to(shared)) for path in paths]
 
@@ -209,7 +209,7 @@ def _table(*header: str, left: int = 1) -> Table:
 
 
 def _differing(entries: Sequence[Entry]) -> list[str]:
-    """The settings of what is trained in which runs differ, and that are no column already."""
+    """Return the settings of what is trained in which runs differ, and that are no column already."""
     known = [entry.settings for entry in entries if entry.settings]
     if not known:
         return []
@@ -233,7 +233,7 @@ def _cell(entry: Entry, name: str) -> str:
 
 
 def _as_json(entry: Entry) -> dict[str, object]:
-    """One run, for scripts: numbers are numbers, what is not known is null."""
+    """Return one run, for scripts: numbers are numbers, what is not known is null."""
     figures = {"steps": entry.steps, "val": entry.val, "test": entry.test, "seconds": entry.seconds}
     return {"path": str(entry.path), "state": entry.state.kind, **figures, "settings": dict(entry.settings)}
 

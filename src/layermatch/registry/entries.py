@@ -61,7 +61,7 @@ class Entry:
         return int(text) if text.isdecimal() else None
 
     def value(self, name: str) -> str | None:
-        """What a condition compares with, as text.
+        """Return what a condition compares with, as text.
 
         Args:
             name: One of :data:`FIGURES`, or the full name of a setting.
@@ -79,7 +79,7 @@ class Entry:
         return None if figure is None else str(figure)
 
     def figure(self, name: str) -> float | None:
-        """The same as a number; None where it is none.
+        """Return the same as a number; None where it is none.
 
         Args:
             name: One of :data:`FIGURES`, or the full name of a setting.
@@ -138,13 +138,13 @@ def _last(curves: MetricsFile, metric: Metric) -> float | None:
 
 
 def _steps_made(path: Path, curves: MetricsFile) -> int:
-    """The step of the newest checkpoint, or of the last log line where that is later."""
+    """Return the step of the newest checkpoint, or of the last log line where that is later."""
     saved = (step_of(checkpoint.name) or 0 for checkpoint in checkpoints_in(path))
     return max([*saved, curves.last_step])
 
 
 def names_of(entries: Iterable[Entry]) -> list[str]:
-    """Every name that a condition on these runs can have, figures first.
+    """Return every name that a condition on these runs can have, figures first.
 
     Args:
         entries: The runs.

@@ -19,7 +19,7 @@ SWEEP = "multirun.yaml"
 
 
 def read_entries(folders: Sequence[Path], conditions: Sequence[str] = ()) -> list[Entry]:
-    """The runs in folders, each once, that meet all conditions.
+    """Return the runs in folders, each once, that meet all conditions.
 
     Args:
         folders: The folders; each may be a run directory itself.
@@ -44,7 +44,7 @@ def _is_job(path: Path) -> bool:
 
 
 def newest_run(folder: Path, conditions: Sequence[str] = ()) -> Path | None:
-    """The run that wrote last, among those that are still running where there are any.
+    """Return the run that wrote last, among those that are still running where there are any.
 
     Args:
         folder: The folder with the runs.

@@ -33,7 +33,7 @@ class Leftover:
 
 
 def size_of(run_dir: Path) -> int:
-    """The bytes of all files in a run directory; what is linked to is not in it.
+    """Return the bytes of all files in a run directory; what is linked to is not in it.
 
     Args:
         run_dir: The directory of the run.
@@ -49,7 +49,7 @@ def _size(path: Path) -> int:
 
 
 def find_leftovers(entries: Iterable[Entry], *, keep_checkpoints: bool = True) -> list[Leftover]:
-    """What can go: only files that a run itself wrote, by their names, and of no run that is still at it.
+    """Return what can go: only files that a run itself wrote, by their names, and of no run that is still at it.
 
     A finished run keeps its newest checkpoint and that of its best evaluation. A run that was stopped keeps all, for
     it may go on. Files that were being written when a process was killed go.

@@ -42,11 +42,11 @@ class Condition:
     value: str
 
     def __str__(self) -> str:
-        """The condition as it was written."""
+        """Return the condition as it was written."""
         return f"{self.name}{self.sign}{self.value}"
 
     def holds(self, entry: Entry, *, name: str) -> bool:
-        """Whether it holds for a run. A run that has no such value is never chosen.
+        """Return whether it holds for a run. A run that has no such value is never chosen.
 
         Args:
             entry: The run.
@@ -92,7 +92,7 @@ def read_condition(text: str) -> Condition:
 
 
 def full_name(name: str, names: Sequence[str]) -> str:
-    """The name that a short one stands for.
+    """Return the name that a short one stands for.
 
     Args:
         name: A name, or the last part of one.
@@ -121,7 +121,7 @@ def full_name(name: str, names: Sequence[str]) -> str:
 
 
 def choose(entries: Sequence[Entry], conditions: Sequence[Condition]) -> list[Entry]:
-    """The runs for which all conditions hold, in their order.
+    """Return the runs for which all conditions hold, in their order.
 
     Args:
         entries: The runs.

@@ -80,7 +80,7 @@ def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
 
 
 def _chosen(paths: list[Path], conditions: Sequence[str]) -> list[Path]:
-    """The run directories that meet all conditions."""
+    """Return the run directories that meet all conditions."""
     if not conditions:
         return paths
     wanted = [read_condition(text) for text in conditions]

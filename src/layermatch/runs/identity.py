@@ -170,7 +170,7 @@ def setting_of(settings: Settings) -> dict[str, Any]:
 
 
 def trained_with(key: str, value: Any) -> Any:
-    """The value of a setting, or that of another with which the same is trained.
+    """Return the value of a setting, or that of another with which the same is trained.
 
     Args:
         key: The name of the setting.

@@ -49,7 +49,7 @@ def say(text: str) -> None:
 
 
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of the study and those of every run.
+    """Return the words of the study and those of every run.
 
     Args:
         words: The command line.

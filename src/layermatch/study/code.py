@@ -62,7 +62,7 @@ class CodeVersion:
 
 
 def code_version() -> CodeVersion:
-    """The code that runs are made by now."""
+    """Return the code that runs are made by now."""
     package = Path(__file__).parents[1]
     root = package.parents[1]
     try:
@@ -75,7 +75,7 @@ def code_version() -> CodeVersion:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git says; empty where there is no git, or it refuses."""
+    """Return what git says; empty where there is no git, or it refuses."""
     command = ["git", "-C", str(root), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603

@@ -41,7 +41,7 @@ OF_SPLIT = ("labelled", "validation", "unlabelled", "contents", "names")
 
 
 def check_study_dir(study_dir: Path, study: Study) -> dict[str, Any] | None:
-    """What the study wrote before; None where it wrote nothing.
+    """Return what the study wrote before; None where it wrote nothing.
 
     Args:
         study_dir: The directory of the study.
@@ -69,7 +69,7 @@ def check_study_dir(study_dir: Path, study: Study) -> dict[str, Any] | None:
 
 
 def differences(before: Mapping[str, Any], found: Found) -> str:
-    """What a study asks otherwise than when its files were written; empty where it asks the same.
+    """Return what a study asks otherwise than when its files were written; empty where it asks the same.
 
     Args:
         before: The content of ``study.json``.
@@ -116,7 +116,7 @@ class Collector:
         self._page_made, self._page_took = 0.0, 0.0
 
     def found(self) -> Found:
-        """All that is known now."""
+        """Return all that is known now."""
         for cell in self.cells:
             if cell.slug not in self._findings:
                 self._read(cell)

@@ -33,7 +33,7 @@ SHARED = "base"
 
 
 def files_of(group: str) -> list[str]:
-    """The files of a folder of conf, in their order; those of ``--config-dir`` too.
+    """Return the files of a folder of conf, in their order; those of ``--config-dir`` too.
 
     Args:
         group: The name of the folder.
@@ -49,7 +49,7 @@ def files_of(group: str) -> list[str]:
 
 
 def config_folders() -> list[str]:
-    """The folders that the command line gave with ``--config-dir``."""
+    """Return the folders that the command line gave with ``--config-dir``."""
     sources = HydraConfig.get().runtime.config_sources
     return [str(source.path) for source in sources if source.provider == "command-line"]
 
@@ -71,7 +71,7 @@ class Composer:
             self._known = known if isinstance(known, dict) else {}
 
     def cells(self, study: Study, *, study_dir: Path) -> tuple[list[Cell], dict[str, str]]:
-        """Every run of a study, seed by seed: what is stopped has all settings of the seeds that it came to.
+        """Return every run of a study, seed by seed: what is stopped has all settings of the seeds that it came to.
 
         Args:
             study: The study.
@@ -146,7 +146,7 @@ class Composer:
 
 
 def _digest_of_files() -> str:
-    """What all files of conf are now."""
+    """Return what all files of conf are now."""
     digest = hashlib.sha256()
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file":

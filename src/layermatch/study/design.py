@@ -123,12 +123,12 @@ class Cell:
 
 
 def labels_name(num_labels: int | None) -> str:
-    """A number of labels as part of a path."""
+    """Return a number of labels as part of a path."""
     return "labels" if num_labels is None else f"labels-{num_labels}"
 
 
 def fingerprint_of(content: object) -> str:
-    """Ten digits of a content that JSON can hold; they do not depend on the order of keys.
+    """Return ten digits of a content that JSON can hold; they do not depend on the order of keys.
 
     Args:
         content: The content.
@@ -174,7 +174,7 @@ class Study:
     def parse(
         name: str, section: Mapping[str, Any], *, given: Sequence[str] = (), files_of: Callable[[str], Sequence[str]]
     ) -> Study:
-        """A study from its file.
+        """Return a study from its file.
 
         Args:
             name: The name of the file.
@@ -213,11 +213,11 @@ class Study:
         )
 
     def words_of(self, setting: Setting) -> tuple[str, ...]:
-        """What a setting's runs have on their command line, beside labels, seed and directory."""
+        """Return what a setting's runs have on their command line, beside labels, seed and directory."""
         return (*self.common, *setting.words, *self.given)
 
     def reference_of(self, setting: Setting) -> Setting | None:
-        """The setting that one is compared with; None where that is itself, or there is none.
+        """Return the setting that one is compared with; None where that is itself, or there is none.
 
         Args:
             setting: One of the study's settings.
@@ -230,7 +230,7 @@ class Study:
         return None if found == setting else found
 
     def plain(self) -> dict[str, Any]:
-        """What is asked, as plain containers: by it two studies are told apart."""
+        """Return what is asked, as plain containers: by it two studies are told apart."""
         return {
             "settings": {setting.name: list(setting.words) for setting in self.settings},
             "common": list(self.common),
@@ -257,7 +257,7 @@ def _named(given: object) -> list[Setting]:
 
 
 def _crossed(given: object, files_of: Callable[[str], Sequence[str]]) -> list[Setting]:
-    """Every choice of the grid with every other."""
+    """Return every choice of the grid with every other."""
     if not isinstance(given, Mapping):
         raise UserError(f"study.grid={given!r} is not legal: give SETTING: [VALUE, ...] for each axis")
     if not given:
@@ -273,7 +273,7 @@ def _crossed(given: object, files_of: Callable[[str], Sequence[str]]) -> list[Se
 
 
 def _axis(axis: str, values: object, files_of: Callable[[str], Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The values of an axis by name, and what each adds to the command line."""
+    """Return the values of an axis by name, and what each adds to the command line."""
     if isinstance(values, Mapping):
         return {printable(name): _words(f"study.grid.{axis}.{name}", words) for name, words in values.items()}
     if values == ALL:
@@ -284,7 +284,7 @@ def _axis(axis: str, values: object, files_of: Callable[[str], Sequence[str]]) -
 
 
 def _shown(axis: str, value: str, *, is_named: bool) -> str:
-    """A value of an axis as part of a setting's name."""
+    """Return a value of an axis as part of a setting's name."""
     if is_named or axis == "algorithm":
         return value
     return "" if value == "null" else f"{axis.rpartition('.')[2]}={value}"

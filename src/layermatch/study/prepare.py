@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 
 def _refusal(raw: Mapping[str, Any]) -> str:
-    """Why no run can have these settings; empty where one can."""
+    """Return why no run can have these settings; empty where one can."""
     try:
         build_parts(Settings.parse(dict(raw)))
     except UserError as error:

@@ -27,7 +27,7 @@ OF_SOURCE = ("source",)
 
 
 def source_of(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that say which data set it is.
+    """Return the settings that say which data set it is.
 
     Args:
         raw: The configuration of a run.
@@ -47,18 +47,18 @@ class Prepared:
         self.refused, self.data = dict(refused), dict(data)
 
     def data_of(self, cell: Cell) -> str:
-        """The digest of a run's data; empty where it is not known."""
+        """Return the digest of a run's data; empty where it is not known."""
         return self.data.get(fingerprint_of(source_of(cell.raw)), "")
 
 
 def _key(cell: Cell, code: CodeVersion) -> str:
-    """What a verdict on a setting depends on."""
+    """Return what a verdict on a setting depends on."""
     raw = {name: value for name, value in cell.raw.items() if name not in {"seed", "run_dir", "ckpt_path"}}
     return fingerprint_of([raw, code.sources])
 
 
 def known_refusals(study_dir: Path) -> dict[str, str]:
-    """The verdicts that a study keeps: the reason by a key, empty for a setting that is legal.
+    """Return the verdicts that a study keeps: the reason by a key, empty for a setting that is legal.
 
     Args:
         study_dir: The directory of the study.
@@ -71,7 +71,7 @@ def known_refusals(study_dir: Path) -> dict[str, str]:
 
 
 def refusals(study: Study, cells: Sequence[Cell], *, code: CodeVersion, known: Mapping[str, str]) -> dict[str, str]:
-    """The settings of which it is known that no run can have them, with the reason.
+    """Return the settings of which it is known that no run can have them, with the reason.
 
     Args:
         study: The study.
@@ -125,7 +125,7 @@ def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir
 
 
 def last_line(text: str) -> str:
-    r"""The line of a process's last words that says what was wrong.
+    r"""Return the line of a process's last words that says what was wrong.
 
     Args:
         text: What it wrote.

@@ -68,7 +68,7 @@ class Record:
     checked: str = ""
 
     def begun(self, *, code: Mapping[str, Any], data: str, goes_on: bool) -> Record:
-        """The record of a run that is started.
+        """Return the record of a run that is started.
 
         Args:
             code: The code that it is started with.
@@ -89,7 +89,7 @@ def _path(cell: Cell) -> Path:
 
 
 def read_record(cell: Cell) -> Record:
-    """What the study noted of a run; an empty record where it noted nothing, or that cannot be read.
+    """Return what the study noted of a run; an empty record where it noted nothing, or that cannot be read.
 
     Args:
         cell: The run.
@@ -123,7 +123,7 @@ def write_record(cell: Cell, record: Record) -> None:
 
 
 def look(cell: Cell) -> Status:
-    """Where a run is.
+    """Return where a run is.
 
     Args:
         cell: The run.
@@ -144,7 +144,7 @@ def look(cell: Cell) -> Status:
 
 
 def _results_of(cell: Cell) -> dict[str, Any] | None:
-    """The results of a run that made all its steps; None otherwise."""
+    """Return the results of a run that made all its steps; None otherwise."""
     try:
         results = read_results(cell.run_dir / RESULTS)
     except UNREADABLE:
@@ -154,7 +154,7 @@ def _results_of(cell: Cell) -> dict[str, Any] | None:
 
 
 def _was_checked(cell: Cell) -> bool:
-    """Whether the same files were compared with the same settings before: to read a config.yaml takes long."""
+    """Return whether the same files were compared with the same settings before: to read a config.yaml takes long."""
     checked = read_record(cell).checked
     return bool(checked) and checked == _check(cell)
 
@@ -168,7 +168,7 @@ def _check(cell: Cell) -> str:
 
 
 def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any]) -> str:
-    """What a run has otherwise than it should; empty where nothing is."""
+    """Return what a run has otherwise than it should; empty where nothing is."""
     try:
         was, now = setting_of(stored), setting_of(raw)
         draws = [draw_of(stored), draw_of(raw)]

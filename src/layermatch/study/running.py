@@ -41,7 +41,7 @@ STOPS = tuple(name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if has
 
 
 def command_of(cell: Cell, *, options: Sequence[str] = ()) -> list[str]:
-    """The words after ``python`` that start a run, and let it go on.
+    """Return the words after ``python`` that start a run, and let it go on.
 
     Args:
         cell: The run.
@@ -52,7 +52,7 @@ def command_of(cell: Cell, *, options: Sequence[str] = ()) -> list[str]:
 
 
 def shown_command(cell: Cell, *, options: Sequence[str] = ()) -> str:
-    """The same as a line that can be copied into a shell.
+    """Return the same as a line that can be copied into a shell.
 
     Args:
         cell: The run.
@@ -184,7 +184,7 @@ class Runner:
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
 
     def _take(self, cell: Cell, status: Status) -> None:
-        """What is to be done with a run that is not missing any more."""
+        """Do what is to be done with a run that is not missing any more."""
         if status.state is State.FINISHED:
             self._count(cell, status)
         elif status.state is State.OTHER:
@@ -324,7 +324,7 @@ class Runner:
 
 
 def log_of(cell: Cell) -> Path:
-    """What the last process of a run wrote to its terminal.
+    """Return what the last process of a run wrote to its terminal.
 
     Args:
         cell: The run.

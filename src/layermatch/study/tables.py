@@ -61,7 +61,7 @@ class Finding:
     in_one_go: bool = True
 
     def figure(self, metric: Metric) -> float | None:
-        """A figure of the run; None where there is none."""
+        """Return a figure of the run; None where there is none."""
         return finite_number(metric.read(self.results))
 
     @property
@@ -154,7 +154,7 @@ class Row:
 
 
 def rows_of(found: Found) -> dict[int | None, list[Row]]:
-    """The rows of each number of labels that the study names, in its order.
+    """Return the rows of each number of labels that the study names, in its order.
 
     Args:
         found: What the study knows.
@@ -203,7 +203,7 @@ def _by_seed(findings: Sequence[Finding], metric: Metric) -> dict[int, float]:
 
 
 def result_tables(found: Found, *, is_brief: bool = False) -> list[Table]:
-    """The tables of a study, two for each number of labels.
+    """Return the tables of a study, two for each number of labels.
 
     Args:
         found: What the study knows.
@@ -309,7 +309,7 @@ MARK = "layermatch.study"
 
 
 def identity_lines(found: Found) -> list[str]:
-    """What the tables are the tables of, in lines."""
+    """Return what the tables are the tables of, in lines."""
     made = Counter(
         " and then ".join(str(code) for code in finding.code) or "unknown code" for finding in found.findings
     )
@@ -327,7 +327,7 @@ def identity_lines(found: Found) -> list[str]:
 
 
 def _highest(found: Found) -> str:
-    """What would be chosen, where validation images choose."""
+    """Return what would be chosen, where validation images choose."""
     if not found.study.metric.name.startswith("val/"):
         return ""
     parts = []
@@ -344,7 +344,7 @@ def _runs(count: int) -> str:
 
 
 def as_markdown(found: Found) -> str:
-    """The tables, and what they are of, as Markdown.
+    """Return the tables, and what they are of, as Markdown.
 
     Args:
         found: What the study knows.
@@ -364,7 +364,7 @@ def as_markdown(found: Found) -> str:
 
 
 def as_csv(found: Found) -> str:
-    """A line for each finished run.
+    """Return a line for each finished run.
 
     Args:
         found: What the study knows.

@@ -54,7 +54,7 @@ class Recipe:
 
     @classmethod
     def of(cls, data: SemiSupervisedData, method: Method, problem: Problem, *, precision: str) -> Self:
-        """The recipe of a run.
+        """Return the recipe of a run.
 
         Args:
             data: The data module, set up.
@@ -79,12 +79,12 @@ class Recipe:
         )
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as plain containers, for checkpoints."""
+        """Return the recipe as plain containers, for checkpoints."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def of_plain(cls, values: Mapping[str, Any]) -> Self:
-        """A recipe from what :meth:`plain` gave.
+        """Return a recipe from what :meth:`plain` gave.
 
         Args:
             values: The values by name.

@@ -86,7 +86,7 @@ def watch(arguments: Sequence[str] | None, console: Console) -> None:
 
 
 def _run_of(folder: Path, conditions: Sequence[str]) -> Path:
-    """The folder itself where it is a run's; otherwise the newest run in it that meets all conditions."""
+    """Return the folder itself where it is a run's; otherwise the newest run in it that meets all conditions."""
     if not conditions and outputs_in(folder):
         return folder
     newest = newest_run(folder, conditions)

@@ -96,7 +96,7 @@ def find_images(folder: Path) -> Found:
 
 
 def walk_images(folder: Path) -> Iterator[str | Unused]:
-    """What :func:`find_images` finds, one after another, sorted by path: one folder's names are in memory at a time.
+    """Yield what :func:`find_images` finds, sorted by path: one folder's names are in memory at a time.
 
     Args:
         folder: The folder in which to look, at any depth.

@@ -79,7 +79,7 @@ class MNIST(PublishedSource):
         )
 
     def _find_all(self) -> dict[str, Path]:
-        """The file of each content; those that are missing are fetched, or named."""
+        """Return the file of each content; those that are missing are fetched, or named."""
         root = expand("data.root", self.root, "a folder")
         folder = root / self._published.__name__ / "raw"
         missing = [name for name in self._sums if _find(name, folder, root) is None]
@@ -101,7 +101,7 @@ class MNIST(PublishedSource):
         return Download(address, archive, dict(self._published.resources)[archive], "", {name: None})
 
     def _read(self, name: str, path: Path) -> NDArray[np.uint8]:
-        """A file's array, after a look at its sum."""
+        """Return a file's array, after a look at its sum."""
         try:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         except _READ_ERRORS as error:
@@ -173,7 +173,7 @@ def _find(name: str, *folders: Path) -> Path | None:
 
 
 def _array(what: str, content: bytes, *, num_axes: int) -> NDArray[np.uint8]:
-    """The array of an IDX file."""
+    """Return the array of an IDX file."""
     head = 4 + 4 * num_axes
     if content[:4] != bytes((0, 0, _UNSIGNED_BYTES, num_axes)) or len(content) < head:
         raise UserError(f"{what} is no IDX file of unsigned bytes with {num_axes} axes: give the published file")
