@@ -104,7 +104,7 @@ def digest_of(content: SourceData) -> str:
     digest.update(chr(0).join(map(composed, content.classes)).encode("utf-8", "surrogatepass"))
     for part, images in content.parts().items():
         names = chr(0).join(map(composed, content.image_ids.get(part, ())))
-        found = _contents(images.images, range(len(images)))
+        found = _looked_into(images.images, range(len(images)), [b""] * len(images))
         digest.update(f"\n{part}\n{names}\n{' '.join(found)}\n".encode("utf-8", "surrogatepass"))
         digest.update(images.labels.astype("<i8").tobytes())
     return digest.hexdigest()
@@ -181,12 +181,17 @@ def _contents(content: SourceData, positions: Sequence[int]) -> tuple[str, ...]:
 
     Where names do not say it, the class of the image is digested as well: a table may have been corrected meanwhile.
     """
-    images, labels = content.labelled.images, content.labelled.labels
+    labels = content.labelled.labels
     classes = [] if content.are_labels_in_names else [name.encode() for name in content.classes]
+    more = [classes[labels[position]] for position in positions] if classes else [b""] * len(positions)
+    return _looked_into(content.labelled.images, positions, more)
+
+
+def _looked_into(images: Images, positions: Sequence[int], more: Sequence[bytes]) -> tuple[str, ...]:
     rows = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), MOST_LOOKED_INTO)).astype(np.int64))
     found = [""] * len(positions)
     for row in rows.tolist():
-        found[row] = _content(images, positions[row], more=classes[labels[positions[row]]] if classes else b"")
+        found[row] = _content(images, positions[row], more=more[row])
     return tuple(found)
 
 
