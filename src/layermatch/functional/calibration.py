@@ -42,7 +42,6 @@ def reliability(logits: Tensor, label: Tensor, *, temperature: float = 1.0) -> R
     r"""Return how well :math:`p = \mathrm{softmax}(\ell / T)` says how often it is right.
 
     .. math::
-
         \mathrm{ECE} = \sum_b \frac{N_b}{N} \left| \mathrm{acc}_b - \mathrm{conf}_b \right|, \qquad
         \mathrm{NLL} = -\frac{1}{N} \sum_n \log p_{n, y_n}, \qquad
         \mathrm{Brier} = \frac{1}{N} \sum_n \sum_k (p_{nk} - [k = y_n])^2
