@@ -282,9 +282,13 @@ def test_unknown_keys_are_refused_in_every_section(
             assemble(changed, tmp_path)
 
 
+#: Files that are no choice of a run: W&B's, see tests/dashboards, and those of studies, see tests/study.
+OTHERS = {"sweep", "study"}
+
+
 def test_every_yaml_file_can_be_chosen() -> None:
     """No file of conf/ is a dead one: each is loaded by some choice."""
-    groups = {path.parent.name for path in config_dir().glob("*/*.yaml")} - {"sweep"}  # W&B's, see tests/dashboards
+    groups = {path.parent.name for path in config_dir().glob("*/*.yaml")} - OTHERS
     chosen = set()
     for group in groups:
         for path in (config_dir() / group).glob("*.yaml"):
@@ -299,7 +303,7 @@ def test_every_yaml_file_can_be_chosen() -> None:
             more += ["data.manifest=x"] if path.stem == "manifest" else []
             settings_of(f"{group}={path.stem}", *more)
             chosen.add(path)
-    files = {path for path in config_dir().glob("*/*.yaml") if path.stem != "base" and path.parent.name != "sweep"}
+    files = {path for path in config_dir().glob("*/*.yaml") if path.stem != "base" and path.parent.name not in OTHERS}
     assert chosen == files
     for base in config_dir().glob("*/base.yaml"):
         assert yaml.safe_load(base.read_text())

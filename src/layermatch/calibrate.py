@@ -120,7 +120,7 @@ def _row(title: str, temperature: float, found: Reliability) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Start the command."""
     run_app(_calibrate, "calibrate")
 
 

@@ -79,7 +79,7 @@ def _convert(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Start the command."""
     run_app(_convert, "convert")
 
 

@@ -221,7 +221,7 @@ def _export(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``python -m layermatch.export``."""
+    """Start the command."""
     run_app(_export, config_name="export")
 
 

@@ -307,7 +307,7 @@ def _report(request: Request, summary: Summary) -> None:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Start the command."""
     run_app(_predict, "predict")
 
 

@@ -65,7 +65,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a predictor's weights come from.
+    """The checkpoint that a predictor's weights come from.
 
     Args:
         path: The checkpoint file.
@@ -106,7 +106,7 @@ class Predictor:
         temperature: Logits are divided by it; 1 without a calibration.
         batch_size: The images that are computed at a time, as in the evaluations of the run.
         device: The device of the network.
-        checkpoint: Where the weights come from.
+        checkpoint: The checkpoint that the weights come from.
 
     Example:
         >>> from layermatch import Predictor
@@ -304,7 +304,7 @@ class Predictor:
         return Prediction(*(part.float().cpu().clone() for part in (probabilities(logits), out.features)))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """As Lightning's trainer computes."""
+        """Compute as Lightning's trainer does."""
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype, cache_enabled=False)
 

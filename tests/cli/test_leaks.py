@@ -54,7 +54,7 @@ def test_what_is_reported_changes_nothing_and_may_be_left_out_when_a_run_goes_on
     text = written("plan.json")["leaks"]
     assert text == found["text"]
     assert text.startswith("byte-identical to test images: ")
-    assert text.endswith("data.leaks=remove takes them out")
+    assert text.endswith("leaks=remove takes them out")
     shown = capsys.readouterr().out
     assert shown.count("│ leaks") == 2  # the plan, and the results
     line = refused(cli, capsys, *SMALL, "trainer.max_steps=2", "ckpt_path=last", "data.leaks=remove")

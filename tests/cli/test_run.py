@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
     results = results_of(out)
     assert set(results) == {
         "status", "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "loss",
-        "seconds", "versions", "classes", "confusion",
+        "seconds", "versions", "classes", "confusion", "leaks",
     }  # fmt: skip
     assert results["status"] == "finished"
     assert results["classes"] == [str(digit) for digit in range(10)]

@@ -104,5 +104,5 @@ def test_it_goes_with_long_tails_and_unseen_classes() -> None:
 
 @pytest.mark.parametrize("noise", [-0.1, 1.1, "much", None, True, float("nan")])
 def test_what_is_no_share_is_refused(noise: Any) -> None:
-    with pytest.raises(UserError, match=r"^data\.label_noise=.* is not legal"):
+    with pytest.raises(UserError, match=r"^label_noise=.* is not legal"):
         make(label_noise=noise)

@@ -146,7 +146,7 @@ def test_a_split_is_used_again_without_what_leaks_and_is_refused_with_it(tmp_pat
     leaking.save_split(tmp_path / "leaking.json")
     given = {"split": tmp_path / "leaking.json", "num_labels": None, "num_val": 0}
     with pytest.raises(
-        UserError, match=r"^data\.leaks=remove is not legal with data\.split=.*: \d+ of its labelled and .*labelled:\d"
+        UserError, match=r"^leaks=remove is not legal with split=.*: \d+ of its labelled and .*labelled:\d"
     ):
         make(leaks="remove", **given)
     assert make(leaks="report", **given).leaks_found == leaking.leaks_found
@@ -156,7 +156,7 @@ def test_a_fold_is_as_it_was_published_or_refused() -> None:
     source = Planted(folds=True)
     data = make(source, fold=0, num_labels=None, num_val=40, leaks="keep")
     assert data.split.labelled == (0, 1, 2, 3, 4, 5)
-    with pytest.raises(UserError, match=r"^data\.leaks=remove is not legal with data\.fold=0: 1 of its .*labelled:5\)"):
+    with pytest.raises(UserError, match=r"^leaks=remove is not legal with fold=0: 1 of its .*labelled:5\)"):
         make(source, fold=0, num_labels=None, leaks="remove")
     source.pool[5] = 7
     data = make(source, leaks="remove", fold=1, num_labels=None, num_val=20)
@@ -282,5 +282,5 @@ def test_digests_tell_images_apart() -> None:
 
 @pytest.mark.parametrize("leaks", ["none", "", None, True, 1])
 def test_another_word_is_refused(leaks: Any) -> None:
-    with pytest.raises(UserError, match=r"^data\.leaks=.* is not legal: choose "):
+    with pytest.raises(UserError, match=r"^leaks=.* is not legal: choose "):
         make(leaks=leaks)

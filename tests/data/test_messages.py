@@ -54,7 +54,7 @@ SOURCES: dict[str, tuple[str, type, dict[str, Any], str]] = {
     "channels": ("folder", Folder, {"root": "x", "channels": 2}, "{}channels=2 is not legal"),
     "a truth": ("svhn", SVHN, {"root": "x", "extra": 3}, "{}extra=3 is not legal"),
     "a title": ("stl10", STL10, {"root": "x"}, "STL-10: {}root='x' is not a folder: give the folder of the files"),
-    "a table": ("manifest", Manifest, {"manifest": "no.csv"}, "{}manifest='no.csv'"),
+    "a table": ("manifest", Manifest, {"manifest": "no.csv"}, "cannot read the manifest no.csv"),
     "a list": ("imagenet100", ImageNet100, {"root": ".", "class_list": "no"}, "{}class_list='no' is not a file"),
 }
 
@@ -95,7 +95,9 @@ class TestMessages:
     @pytest.mark.parametrize("name", SOURCES)
     def test_of_a_source(self, name: str) -> None:
         config, source, changes, expected = SOURCES[name]
-        needed = ["data.class_list=classes.txt"] if config == "imagenet100" else []
+        needed = {"imagenet100": ["data.class_list=classes.txt"], "manifest": ["data.manifest=table.csv"]}.get(
+            config, []
+        )
         configured = said_of_a_configuration(changes, f"data={config}", "data.root=pictures", *needed)
         with pytest.raises(UserError) as caught:
             source(**changes).load()

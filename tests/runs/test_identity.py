@@ -109,7 +109,13 @@ def test_what_may_change_in_a_run(overrides: list[str], may: bool) -> None:
 
 @cache
 def every_setting() -> set[str]:
-    given = ([], ["experiment=stl10"], ["experiment=folder", "data.root=x"], ["algorithm=supervised"])
+    given = (
+        [],
+        ["experiment=stl10"],
+        ["experiment=folder", "data.root=x"],
+        ["data=manifest", "data.manifest=x"],
+        ["algorithm=supervised"],
+    )
     return {key for overrides in given for key in flatten(settings_of(*overrides))}
 
 

@@ -17,7 +17,7 @@ class ValidationLogits(Callback):
 
     Attributes:
         label: The labels of each batch, ``(B,)`` int64.
-        of: For ``ema`` and ``live``, the logits of each batch, ``(B, K)`` float32, on the CPU.
+        of: The logits of ``ema`` and of ``live`` of each batch, ``(B, K)`` float32, on the CPU.
     """
 
     def __init__(self) -> None:

@@ -261,6 +261,7 @@ class SemiSupervisedData(LightningDataModule):
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self._kept(content, given)
         self.labelled = self._as_given(_part(content.labelled, self.split.labelled), len(content.classes))
+        name_classes_without_labels(self.labelled.labels, content.classes)
         self.validation = content.validation
         if self.split.validation:
             self.validation = _part(content.labelled, self.split.validation)
@@ -269,7 +270,6 @@ class SemiSupervisedData(LightningDataModule):
 
     def _kept(self, content: SourceData, given: Split | None) -> SourceData:
         """Return the data set with its images where they are to be kept, without those that are evaluated as well."""
-        name_classes_without_labels(self.split, content)
         if self.leaks == "keep":
             return self.storage.keep(content)
         digests = Digests()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,17 +145,17 @@ class Labelling:
             )
 
 
-def name_classes_without_labels(split: Split, content: SourceData) -> None:
+def name_classes_without_labels(labels: NDArray[np.int64], classes: Sequence[str]) -> None:
     """Warn of classes of which no image is labelled.
 
     Args:
-        split: The split.
-        content: The data set that it is of.
+        labels: ``(N,)``, the class of each labelled image.
+        classes: The name of each class.
     """
-    counts = np.bincount(content.labelled.labels[list(split.labelled)], minlength=len(content.classes))
-    without = [name for name, count in zip(content.classes, counts, strict=True) if not count]
+    counts = np.bincount(labels, minlength=len(classes))
+    without = [name for name, count in zip(classes, counts, strict=True) if not count]
     if without and is_rank_zero():
         _log.warning(
             "no image of %d of the %d classes is labelled (%s): they cannot be learnt",
-            len(without), len(content.classes), shorten(without),
+            len(without), len(classes), shorten(without),
         )  # fmt: skip

@@ -298,7 +298,7 @@ def _label(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the command line."""
+    """Start the command."""
     run_app(_label, "label")
 
 

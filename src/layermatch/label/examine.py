@@ -312,7 +312,7 @@ def _delete_old(cache: Path, *, but: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: standard input is JSON with the fields of a :class:`Task`."""
+    """Start the work: standard input is JSON with the fields of a :class:`Task`."""
     with suppress(OSError, AttributeError):
         os.nice(10)  # the page comes first
     try:

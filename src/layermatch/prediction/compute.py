@@ -1,4 +1,4 @@
-"""From the files of a job to what the network says of them, a chunk at a time, on one device or several."""
+"""What the network says of the files of a job, a chunk at a time, on one device or several."""
 
 from __future__ import annotations
 

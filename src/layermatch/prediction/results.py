@@ -172,7 +172,7 @@ class _CsvRows:
         self._writer.writerow(table.header)
 
     def add(self, cells: list[Any]) -> None:
-        """As in a run's ``predictions.csv``: six decimals."""
+        """Write a number as a run's ``predictions.csv`` does: with six decimals."""
         self._writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in cells])
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _sorted(entries: list[Entry], name: str | None) -> list[Entry]:
-    """In the order of a value; runs without it come first."""
+    """Sort runs by a value; those without it come first."""
     if name is None or not entries:
         return entries
     if name == "written":

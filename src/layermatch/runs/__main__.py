@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 @steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; a mistake of the user is one line on standard error and status 2.
+    """Start the command; a mistake of the user is one line on standard error and status 2.
 
     Args:
         arguments: The arguments of the command line; None takes the process's.

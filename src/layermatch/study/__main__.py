@@ -217,7 +217,7 @@ def _check_named(words: list[str]) -> None:
 
 @steady_output()
 def main() -> None:
-    """Entry point of the command line."""
+    """Start the command."""
     before = sys.argv
     with one_line_errors():
         own, given = parted(before[1:])

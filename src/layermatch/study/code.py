@@ -38,7 +38,7 @@ class CodeVersion:
     sources: str
 
     def __str__(self) -> str:
-        """In words, for people.
+        """Return it in words, for people.
 
         Example:
             >>> str(CodeVersion("0.1.0", "", False, "3f2a0c91d7"))
@@ -48,14 +48,14 @@ class CodeVersion:
         return f"layermatch {self.version}{state}, sources {self.sources}"
 
     def plain(self) -> dict[str, Any]:
-        """As plain containers, for JSON."""
+        """Return it as plain containers, for JSON."""
         return {
             "version": self.version, "commit": self.commit, "is_dirty": self.is_dirty, "sources": self.sources,
         }  # fmt: skip
 
     @staticmethod
     def of_plain(fields: Mapping[str, Any]) -> CodeVersion:
-        """From what :meth:`plain` gave, whatever became of it since."""
+        """Make it of what :meth:`plain` gave, whatever became of that since."""
         texts = (printable(fields.get(name, "")) for name in ("version", "commit", "sources"))
         given, commit, sources = texts
         return CodeVersion(given, commit, fields.get("is_dirty") is True, sources)

@@ -1,4 +1,4 @@
-"""From the words of a run's command line to its configuration, as the run will compose it."""
+"""The configuration that the words of a run's command line make, as the run will compose it."""
 
 from __future__ import annotations
 

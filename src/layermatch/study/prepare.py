@@ -38,7 +38,7 @@ def _digest(raw: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Entry point: the file to write is the one argument."""
+    """Start the command: the file to write is its one argument."""
     asked = json.load(sys.stdin)
     refused: dict[str, str] = {}
     data: dict[str, str] = {}

@@ -26,7 +26,7 @@ NAMED = 3
 
 
 class State(Enum):
-    """Where a run is."""
+    """The place of a run."""
 
     FINISHED = "finished"
     RUNNING = "running elsewhere"
@@ -39,7 +39,7 @@ class Status:
     """What a run directory holds of the run that it should hold.
 
     Args:
-        state: Where the run is.
+        state: The place of the run.
         why: What the other run is that is there; empty unless ``state`` is :attr:`State.OTHER`.
         results: The content of ``results.json`` of a finished run; empty for others.
     """

@@ -105,7 +105,7 @@ class Found:
 
     @property
     def rule(self) -> str:
-        """By what rule the weights that are compared were chosen, in words."""
+        """Say by what rule the weights that are compared were chosen, in words."""
         selections = {finding.cell.raw["checkpoint"]["selection"] for finding in self.findings} or {
             cell.raw["checkpoint"]["selection"] for cell in self.cells
         }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from torch import Tensor
 
 from layermatch.methods import Method
+from layermatch.networks import Network
 from layermatch.parts import Losses, Step
 from layermatch.parts.losses import check_losses
 
@@ -39,17 +40,17 @@ class CurrentStage:
         self.number, self._has_checked_losses = number, False
         return True
 
-    def check_losses(self, losses: Losses, *, groups: Collection[str], method: Method) -> None:
+    def check_losses(self, losses: Losses, *, network: Network, method: Method) -> None:
         """Refuse losses that a method may not give, at the first batch of a stage.
 
         Args:
             losses: The losses of a batch.
-            groups: The names of the network's parameter groups.
+            network: The network, whose parameter groups they may reach.
             method: The method that gave them.
 
         Raises:
             UserError: A loss is none, or does not say what it reaches.
         """
         if not self._has_checked_losses:
-            check_losses(losses, groups=groups, giver=type(method).__name__)
+            check_losses(losses, groups=network.parameter_groups(), giver=type(method).__name__)
             self._has_checked_losses = True

@@ -210,7 +210,7 @@ class SemiSupervisedModule(LightningModule):
         if self.stage.begin(self.method, step, self.predict_pool):
             self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
-        self.stage.check_losses(losses, groups=self.network.parameter_groups(), method=self.method)
+        self.stage.check_losses(losses, network=self.network, method=self.method)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
             self._measure_gradients(losses)
         self.add_gradients(losses, sync=is_step)

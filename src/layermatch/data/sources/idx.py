@@ -53,7 +53,7 @@ class MNIST(PublishedSource):
     Example:
         >>> MNIST(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: MNIST: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: MNIST: root='no/such/folder' is not a folder: ...
     """
 
     _name: ClassVar[str] = "MNIST"
@@ -80,15 +80,15 @@ class MNIST(PublishedSource):
 
     def _find_all(self) -> dict[str, Path]:
         """Return the file of each content; those that are missing are fetched, or named."""
-        root = expand("data.root", self.root, "a folder")
+        root = expand("root", self.root, "a folder")
         folder = root / self._published.__name__ / "raw"
         missing = [name for name in self._sums if _find(name, folder, root) is None]
         if missing and not self.download:
             where = f"found in {folder} or in {root}" if is_folder(root) else "found"
-            problem = "" if is_folder(root) else f"data.root={str(root)!r} is not a folder: "
+            problem = "" if is_folder(root) else f"root={str(root)!r} is not a folder: "
             raise UserError(
                 f"{self._name}: {problem}{shorten(missing)} not {where}, plain or with .gz: they come from "
-                f"{self._published.mirrors[0]} and data.download=true fetches them"
+                f"{self._published.mirrors[0]} and download=true fetches them"
             )
         downloads = [self._download(name) for name in missing]
         provide_files(self._name, folder, tuple(downloads), download=True, verify=False)
@@ -111,7 +111,7 @@ class MNIST(PublishedSource):
         if self.verify and hashlib.md5(content, usedforsecurity=False).hexdigest() != self._sums[name]:
             raise UserError(
                 f"{self._name}: {path} does not hold the published images (another MD5 checksum): move it away and "
-                f"fetch it again from {self._published.mirrors[0]}, or data.verify=false skips this check"
+                f"fetch it again from {self._published.mirrors[0]}, or verify=false skips this check"
             )
         return _array(f"{self._name}: {path}", content, num_axes=3 if "images" in name else 1)
 
@@ -153,7 +153,7 @@ class FashionMNIST(MNIST):
     Example:
         >>> FashionMNIST(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        layermatch.errors.UserError: Fashion-MNIST: data.root='no/such/folder' is not a folder: ...
+        layermatch.errors.UserError: Fashion-MNIST: root='no/such/folder' is not a folder: ...
     """
 
     _name: ClassVar[str] = "Fashion-MNIST"
