@@ -40,9 +40,8 @@ class Computation:
     """What every process of a job is told.
 
     Args:
-        load: Makes the predictor for a device, see :meth:`~layermatch.predictor.Predictor.load`.
         ckpt_path: The checkpoint.
-        options: Its further arguments.
+        options: Further arguments of :meth:`~layermatch.predictor.Predictor.load`.
         top_k: The most probable classes that are kept of each image.
         probabilities: Whether the probabilities of all classes are kept.
         features: Whether the features are kept.
