@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from layermatch.arguments import OneLineParser
 from layermatch.bench import augment, data, policies, step
 from layermatch.bench.report import Section, check_json_path, machine, show, write_json
 from layermatch.console import Reporter
@@ -23,14 +22,8 @@ __all__ = ["main"]
 SUBJECTS = ("augment", "step", "policies", "data")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Leave it to :func:`main` to print one line, without the usage."""
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m layermatch.bench", description=__doc__, allow_abbrev=False)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m layermatch.bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("subject", choices=(*SUBJECTS, "all"), help="what to measure")
     parser.add_argument("--quick", action="store_true", help="within a minute on two CPU cores; smaller batch")
     parser.add_argument(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich import box, filesize
 from rich.cells import cell_len
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from layermatch.arguments import OneLineParser
 from layermatch.errors import UserError
 from layermatch.paths import argument_path
 from layermatch.registry.entries import Entry, names_of
@@ -46,14 +45,8 @@ MAX_VALUE = 18
 QUIET_KINDS = {Kind.OWN, Kind.APART}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Leave it to the caller to print one line, without the usage."""
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="python -m layermatch.runs",
         description="List, choose, compare and tidy run directories.",
         epilog="conditions: --where algorithm=fixmatch,uda --where 'num_labels<=40' --where state=stopped --where "

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
+from layermatch.arguments import OneLineParser, start_command
 from layermatch.errors import UserError
-from layermatch.output import steady_output, terminal
 from layermatch.paths import argument_path, is_folder
 from layermatch.registry import choose, read_condition, read_entry
 from layermatch.report.groups import choose_baseline, group_runs
@@ -29,14 +26,8 @@ __all__ = ["main", "report"]
 MARK_WITHIN = 2000
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Leave it to :func:`main` to print one line, without the usage."""
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m layermatch.report", description=__doc__, allow_abbrev=False)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m layermatch.report", description=__doc__, allow_abbrev=False)
     parser.add_argument("run_dirs", nargs="*", type=argument_path, metavar="RUN_DIR", help="directory of a run")
     parser.add_argument(
         "--multirun",
@@ -144,18 +135,13 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
-@steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user is one line on standard error and status 2.
 
     Args:
         arguments: The arguments of the command line; None takes the process's.
     """
-    try:
-        report(arguments, terminal())
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.status)
+    start_command(report, arguments)
 
 
 if __name__ == "__main__":

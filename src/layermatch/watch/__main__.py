@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
@@ -11,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from layermatch.arguments import OneLineParser, start_command
 from layermatch.errors import UserError, check_number
-from layermatch.output import SteadyStream, steady_output, terminal
+from layermatch.output import SteadyStream
 from layermatch.paths import argument_path, is_folder
 from layermatch.registry import newest_run
 from layermatch.runs.layout import outputs_in
@@ -28,14 +27,8 @@ from layermatch.watch.watcher import Snapshot, Watcher
 __all__ = ["main", "watch"]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Leave it to :func:`main` to print one line, without the usage."""
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m layermatch.watch", description=__doc__, allow_abbrev=False)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m layermatch.watch", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "run_dir",
         type=argument_path,
@@ -148,7 +141,6 @@ def _is_read(console: Console) -> bool:
     return not (isinstance(console.file, SteadyStream) and console.file.lost)
 
 
-@steady_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user is one line on standard error and status 2, Ctrl-C is no mistake.
 
@@ -156,10 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments of the command line; None takes the process's.
     """
     try:
-        watch(arguments, terminal())
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.status)
+        start_command(watch, arguments)
     except KeyboardInterrupt:
         sys.exit(0)
 
