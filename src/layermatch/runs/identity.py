@@ -101,6 +101,7 @@ KINDS: Mapping[str, Kind] = {
     "data.std": Kind.LEARNT,
     "layerwise._target_": Kind.LEARNT,
     "model": Kind.LEARNT,
+    "model.weights": Kind.TRAINED,
     "optimizer": Kind.LEARNT,
     "optimizer.lr": Kind.TRAINED,
     "pseudo_labels._target_": Kind.LEARNT,
