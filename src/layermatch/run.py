@@ -93,6 +93,7 @@ def run(
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
         parts = _parts(settings, _split_of(checkpoint, settings.raw, ckpt_path), agreement)
+        _check_steps(settings, parts)
         own = own_metrics(parts.algorithm)
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
@@ -190,6 +191,15 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool)
         raise UserError(f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir{advice}")
 
 
+def _check_steps(settings: Settings, parts: RunParts) -> None:
+    """Refuse steps that count for nothing, of a method whose classifier is computed after the last one."""
+    if parts.algorithm.method.solves and settings.trainer.max_steps > 1:
+        raise UserError(
+            f"trainer.max_steps={settings.trainer.max_steps} is not legal with algorithm={settings.algorithm.name}, "
+            "which is solved in one step: give trainer.max_steps=1"
+        )
+
+
 def _locked(run_dir: Path) -> AbstractContextManager[None]:
     """Keep the directory to this run, of whose processes the first one locks it."""
     return lock_run_dir(run_dir) if is_rank_zero() else nullcontext()
@@ -246,7 +256,11 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
     if not shown:
         return []
     data = parts.data
-    keepers = [KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)]
+    keepers: list[Callback] = [
+        KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)
+    ]
+    if data.features is not None:  # which are no pictures
+        return keepers
     return [Panels(shown, classes=data.classes, mean=data.mean, std=data.std), *keepers]
 
 
