@@ -93,7 +93,6 @@ def run(
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
         parts = _parts(settings, _split_of(checkpoint, settings.raw, ckpt_path), agreement)
-        _check_steps(settings, parts)
         own = own_metrics(parts.algorithm)
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
@@ -173,7 +172,9 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
     with agreement.first_of_machine():
         if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
             settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
-        return build_parts(settings, split=split)
+        parts = build_parts(settings, split=split)
+    _check_steps(settings, parts)
+    return parts
 
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool) -> None:

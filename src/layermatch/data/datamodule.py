@@ -23,8 +23,8 @@ from layermatch.data.features import (
     PLAIN,
     FeatureEvalSteps,
     FeatureOptions,
-    FeatureStore,
     FeatureSteps,
+    FeatureStore,
     check_can_be_kept,
     extractor_digest,
 )

@@ -46,8 +46,8 @@ __all__ = [
     "PLAIN",
     "FeatureEvalSteps",
     "FeatureOptions",
-    "FeatureStore",
     "FeatureSteps",
+    "FeatureStore",
     "check_can_be_kept",
     "extractor_digest",
 ]

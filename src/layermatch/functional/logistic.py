@@ -16,7 +16,7 @@ _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 #: C where a class has a single label, so that nothing can be held out.
 _DEFAULT = 1.0
 _FOLDS = 5
-_ITERATIONS = 1000
+_ITERATIONS, _TOLERANCE = 1000, 1e-6
 #: The bias of a class without a label, below those of all others.
 _NEVER = 30.0
 
@@ -41,10 +41,10 @@ def logistic_regression(features: Tensor, label: Tensor, *, num_classes: int) ->
     .. math:: \min_{W, b} \; C \sum_i H(y_i, W z_i / s + b) + \tfrac12 \lVert W \rVert_F^2,
        \qquad s^2 = \frac{1}{N} \sum_i \lVert z_i - \bar z \rVert^2
 
-    Source: scikit-learn's ``LogisticRegression`` (L-BFGS), in float64; the scale s makes C the same for any network, and
-    is in the weight that is returned. C is the one of 1e-3, 1e-2, ..., 1e3 with the least cross-entropy in
+    Source: scikit-learn's ``LogisticRegression`` (L-BFGS), in float64; the scale s makes C the same for any network,
+    and is in the weight that is returned. C is the one of 1e-3, 1e-2, ..., 1e3 with the least cross-entropy in
     stratified 5-fold cross-validation (as many folds as the rarest class has labels, if these are fewer), the smallest
-    of equal ones. Where a class has a single label nothing can be held out, and C is 1. The folds are the same each time.
+    of equal ones. Where a class has a single label nothing can be held out, and C is 1. The folds are always the same.
 
     Args:
         features: z, ``(N, D)`` float.
@@ -90,7 +90,7 @@ def _fitted(
     """Return weight and bias of each class that has labels, in the order of the classes."""
     from sklearn.linear_model import LogisticRegression as Solver
 
-    solver = Solver(C=strength, max_iter=_ITERATIONS).fit(features, labels)
+    solver = Solver(C=strength, max_iter=_ITERATIONS, tol=_TOLERANCE).fit(features, labels)
     weight, bias = solver.coef_, solver.intercept_
     if len(weight) == 1:  # of two classes, scikit-learn gives the difference
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

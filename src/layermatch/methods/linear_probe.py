@@ -21,8 +21,8 @@ class LinearProbe(Method):
 
     .. math:: \min_{W, b} \; C \sum_i H(y_i, W f(x_i) + b) + \tfrac{s^2}{2} \lVert W \rVert_F^2
 
-    with :math:`s` the scale of the features. Source: the linear probe of CLIP (Radford et al. 2021, appendix A.3), which
-    is scikit-learn's logistic regression by L-BFGS, its regularisation chosen on held-out images. The extractor learns
+    with :math:`s` the scale of the features. Source: the linear probe of CLIP (Radford et al. 2021), which is
+    scikit-learn's logistic regression by L-BFGS, its regularisation chosen on held-out images. The extractor learns
     nothing. C is chosen by cross-validation on the labelled images alone; see
     :func:`~layermatch.functional.logistic_regression`.
 

@@ -54,6 +54,6 @@ def check_same_extractor(network: Network, data: SemiSupervisedData) -> None:
     """
     if data.features is not None and data.features.weights != extractor_digest(network.extractor):
         raise UserError(
-            "the checkpoint has another extractor than the one that the features were computed with: give the model and "
-            "the weights that its run had"
+            "the checkpoint has another extractor than the one that the features were computed with: give the model "
+            "and the weights that its run had"
         )
