@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -96,6 +98,16 @@ class Network(nn.Module):
     """
 
     classifier: nn.Linear
+
+    #: What the weights of the extractor want images to be: the mean and the deviation of each channel, and the height
+    #: and width in pixels. None where the weights are random.
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    #: The names of the parameters that never move.
+    frozen: frozenset[str] = frozenset()
+    #: What is said of the network before a run, name to text.
+    notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, extractor: nn.Module, *, num_features: int | None = None, num_classes: int | None = None
@@ -192,12 +204,16 @@ class Network(nn.Module):
         """Return every parameter once, by the part of the network that it is in, from input to output.
 
         The extractor's parts are its children; a child that only holds a row of blocks of layers
-        (``nn.Sequential`` or ``nn.ModuleList`` of such) is looked into, and so is an only child. The heads follow.
+        (``nn.Sequential`` or ``nn.ModuleList`` of such) is looked into, and so is an only child. A row that is called
+        ``blocks``, ``layers``, ``stages`` or ``features``, as that of a vision transformer is, has a part for each of
+        its blocks. The heads follow.
 
         Returns:
             Name of the part, without ``extractor.`` in front where that is clear, to (name, parameter) as
             in :meth:`parameter_groups`. A wide residual network has ``stem``, ``groups.0``, ``groups.1``, ...,
-            ``activation``, ``classifier``; a ResNet-50 ``conv1``, ``bn1``, ``layer1``, ..., ``classifier``.
+            ``activation``, ``classifier``; a ResNet-50 ``conv1``, ``bn1``, ``layer1``, ..., ``classifier``; a vision
+            transformer ``extractor`` (its tokens and positions), ``patch_embed``, ``blocks.0``, ``blocks.1``, ...,
+            ``norm``, ``classifier``.
 
         Example:
             >>> from layermatch.networks import wrn_small
@@ -217,6 +233,43 @@ class Network(nn.Module):
             groups[keys[part]].append((name, parameter))
         return {key: named for key, named in groups.items() if named}
 
+    def depths(self) -> dict[str, int]:
+        """Return how deep each of :meth:`layer_groups` is, for learning rates that fall from output to input.
+
+        Returns:
+            Name of the part to its depth: 0 for what comes before the first block (a stem, the embedding of patches),
+            1, 2, ... for the blocks, and one more for what comes after the last, the heads among it. A network without
+            such blocks has its extractor's parts as blocks, from 0.
+
+        Example:
+            >>> from layermatch.networks import wrn_small
+            >>> wrn_small(num_classes=10).depths()
+            {'stem': 0, 'groups.0': 1, 'groups.1': 2, 'groups.2': 3, 'activation': 4, 'classifier': 4}
+        """
+        names, heads = list(self.layer_groups()), list(self.heads)
+        parts, heads = [n for n in names if n not in heads], [n for n in names if n in heads]
+        blocks = [name for name in parts if self.is_block(name)]
+        if not blocks:
+            return dict(zip(parts, range(len(parts)), strict=True)) | dict.fromkeys(heads, len(parts))
+        found, depth = {}, 0
+        for name in parts:
+            depth += name in blocks
+            found[name] = depth if name in blocks or depth < len(blocks) else len(blocks) + 1
+        return found | dict.fromkeys(heads, len(blocks) + 1)
+
+    def is_block(self, part: str) -> bool:
+        """Return whether a part of the extractor is one of a row, as its place or its name says."""
+        above, _, last = part.rpartition(".")
+        row = self.extractor.get_submodule(above.removeprefix(EXTRACTOR).removeprefix(".")) if above else None
+        return isinstance(row, nn.Sequential | nn.ModuleList) or _NUMBERED.fullmatch(last) is not None
+
+
+#: A row of blocks that is called one of these is divided into its blocks.
+_ROWS = frozenset({"blocks", "features", "layers", "stages"})
+
+#: Blocks that are no row of their own, as ``layer1`` to ``layer4`` of a ResNet.
+_NUMBERED = re.compile(r"(block|denseblock|layer|stage)_?\d+")
+
 
 def _parts(module: nn.Module, name: str) -> list[str]:
     """Name the parts that a module's parameters are divided into; itself where it has some of its own."""
@@ -228,7 +281,11 @@ def _parts(module: nn.Module, name: str) -> list[str]:
         return _parts(children[0][1], children[0][0])
     parts = own
     for child_name, child in children:
-        parts += _parts(child, child_name) if _is_row_of_blocks(child) else [child_name]
+        if _is_named_row(child_name, child):
+            parts += [f"{child_name}.{key}" for key, block in child.named_children() if _has_parameters(block)]
+        else:
+            holds_row = any(_is_named_row(key, grandchild) for key, grandchild in child.named_children())
+            parts += _parts(child, child_name) if holds_row or _is_row_of_blocks(child) else [child_name]
     return parts
 
 
@@ -242,6 +299,13 @@ def _advice(features: Tensor) -> str:
 
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
+
+
+def _is_named_row(name: str, module: nn.Module) -> bool:
+    """Return whether a module is a row of several blocks, by its name too: a row of single layers is none."""
+    if name.rpartition(".")[2] not in _ROWS or not isinstance(module, nn.Sequential | nn.ModuleList):
+        return False
+    return sum(_has_parameters(block) and any(True for _ in block.children()) for block in module) > 1
 
 
 def _is_row_of_blocks(module: nn.Module) -> bool:

@@ -1,0 +1,20 @@
+"""Backbones of timm and torchvision, with pretrained weights or without, of which all or only a part learns."""
+
+from layermatch.networks.pretrained.builders import (
+    Wanted,
+    efficientnet_lite0,
+    timm_backbone,
+    torchvision_backbone,
+    wanted_input,
+)
+from layermatch.networks.pretrained.network import Base, PretrainedNetwork
+
+__all__ = [
+    "Base",
+    "PretrainedNetwork",
+    "Wanted",
+    "efficientnet_lite0",
+    "timm_backbone",
+    "torchvision_backbone",
+    "wanted_input",
+]
