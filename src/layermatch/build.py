@@ -27,7 +27,7 @@ from layermatch.settings import OF_MODULE, Component, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.episodes import Episodes, place_in_run
-from layermatch.training.features import learn_from_features
+from layermatch.training.features import check_learns_from_features
 
 __all__ = [
     "RunParts",
@@ -277,8 +277,7 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     with section_of_errors("algorithm", settings.algorithm.method.arguments), settings.data.named_in_errors():
-        average = algorithm.ema.network
-        learn_from_features(algorithm.network, average, method, data, device=device.torch_device)
+        check_learns_from_features(algorithm.network, method, data)
     if settings.compile:
         from torch._functorch import config as functorch_config
 

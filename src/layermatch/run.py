@@ -54,6 +54,7 @@ from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, check_sections
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
+from layermatch.training.features import learn_from_features
 
 __all__ = ["main", "run"]
 
@@ -173,7 +174,10 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
         if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
             settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
         parts = build_parts(settings, split=split)
-    _check_steps(settings, parts)
+        _check_steps(settings, parts)
+        with settings.data.named_in_errors():
+            algorithm, device = parts.algorithm, parts.device.torch_device
+            learn_from_features(algorithm.network, algorithm.ema.network, algorithm.method, parts.data, device=device)
     return parts
 
 

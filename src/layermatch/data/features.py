@@ -418,7 +418,8 @@ class FeatureStore:
         """
         self.weights = extractor_digest(extractor)
         self._network, self._width = network, width
-        self._network_key = hashlib.sha256(f"{self.weights}\n{extractor!r}".encode()).hexdigest()
+        resize = getattr(network, "resize", None)  # which is no layer
+        self._network_key = hashlib.sha256(f"{self.weights}\n{extractor!r}\n{resize}".encode()).hexdigest()
 
     def want(self, images: Images, kinds: Sequence[str]) -> None:
         """Have some views of some images, after the next :meth:`compute`.

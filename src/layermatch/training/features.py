@@ -5,12 +5,34 @@ from __future__ import annotations
 import torch
 
 from layermatch.data import SemiSupervisedData
-from layermatch.data.features import extractor_digest
+from layermatch.data.features import check_can_be_kept, extractor_digest
 from layermatch.errors import UserError
 from layermatch.methods import Method
 from layermatch.networks import Network
 
-__all__ = ["check_same_extractor", "learn_from_features"]
+__all__ = ["check_learns_from_features", "check_same_extractor", "learn_from_features"]
+
+
+def check_learns_from_features(network: Network, method: Method, data: SemiSupervisedData) -> None:
+    """Refuse features in the place of images where they would not be the same, before any is computed.
+
+    Args:
+        network: The network.
+        method: The method that is trained.
+        data: The data module.
+
+    Raises:
+        UserError: The extractor learns, or the method changes images itself.
+    """
+    if data.storage.kind != "features":
+        return
+    check_can_be_kept(network.extractor)
+    if method.changes_images:
+        name = method.changes_images
+        raise UserError(
+            f"storage=features is not legal with {name}={getattr(method, name)}, for which {type(method).__name__} "
+            f"changes images itself: give {name}=0, or storage=auto"
+        )
 
 
 def learn_from_features(
@@ -30,12 +52,7 @@ def learn_from_features(
     """
     if data.storage.kind != "features":
         return
-    if method.changes_images:
-        name = method.changes_images
-        raise UserError(
-            f"storage=features is not legal with {name}={getattr(method, name)}, for which {type(method).__name__} "
-            f"changes images itself: give {name}=0, or storage=auto"
-        )
+    check_learns_from_features(network, method, data)
     # Whoever has stages may ask for what the network says of the whole pool.
     of_pool = type(method).begin_stage is not Method.begin_stage
     data.keep_features(network, device=device, of_pool=of_pool)
