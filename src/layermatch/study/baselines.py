@@ -11,8 +11,8 @@ from layermatch.study.design import Setting, Study
 
 __all__ = ["BASELINES", "better_baseline", "is_pretrained", "with_baselines"]
 
-#: The settings of labels alone, by name, and what each has on its command line after everything else. A probe leaves the
-#: extractor as it is and is solved in one step, whatever the other runs do.
+#: The settings of labels alone, by name, and what each has on its command line after everything else. A probe leaves
+#: the extractor as it is and is solved in one step, whatever the other runs do.
 BASELINES: Mapping[str, tuple[str, ...]] = {
     "linear_probe": ("trainer.max_steps=1", "eval_every=1", "model.tune=frozen"),
     "supervised": (),
