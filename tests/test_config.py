@@ -79,7 +79,7 @@ def test_every_experiment_composes_and_builds(
     parts = assemble(settings, tmp_path)
     assert settings["name"] == experiment
     assert parts.algorithm.network.classifier.out_features == len(parts.data.classes)
-    assert parts.algorithm.uses_unlabelled == (algorithm != "supervised")
+    assert parts.algorithm.uses_unlabelled == (algorithm not in {"linear_probe", "supervised"})
     batch = parts.data.batch_of_step(3)
     assert {len(view) for view in batch.labelled.views.values()} == {settings["data"]["batch_size"]}
 

@@ -30,6 +30,7 @@ from layermatch.settings import OF_MODULE, Component, DataSettings, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.episodes import Episodes, place_in_run
+from layermatch.training.features import check_learns_from_features
 
 __all__ = [
     "RunParts",
@@ -356,6 +357,8 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     algorithm = build_algorithm(settings, data=data, method=method)
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
+    with section_of_errors("algorithm", settings.algorithm.method.arguments), settings.data.named_in_errors():
+        check_learns_from_features(algorithm.network, method, data)
     if settings.compile:
         from torch._functorch import config as functorch_config
 

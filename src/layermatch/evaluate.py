@@ -117,6 +117,8 @@ def _settings(
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's
     settings["checkpoint"] |= {"selection": "last"}  # the weights are those of the file
     settings["data"] |= NOTHING_LOOKED_FOR
+    if settings["data"].get("storage") == "features":
+        settings["data"]["storage"] = "auto"  # the whole network is evaluated, on the images themselves
     settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     for section, values in overrides.items():
         given = {key: value for key, value in values.items() if value is not None}

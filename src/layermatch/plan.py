@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
+from rich import filesize
 
 from layermatch.build import OF_WEIGHTS, RunParts
+from layermatch.runs.quantities import duration
 from layermatch.settings import Settings
 
 __all__ = ["plan_rows"]
@@ -55,8 +57,23 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
         **_leaks(parts),
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
         "kept": f"data.storage={settings.data.module['storage']}",
+        **_features(parts),
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
         **data.content.notes,
+    }
+
+
+def _features(parts: RunParts) -> dict[str, str]:
+    """Return how many features are learnt from, and what they took, where they are computed once."""
+    store = parts.data.features
+    if store is None:
+        return {}
+    views, dtype = store.options.views, store.options.dtype
+    took = f"{store.computed:,} computed in {duration(store.seconds)}" if store.computed else "all there already"
+    size = filesize.decimal(store.num_bytes)
+    return {
+        "features": f"{store.num_passes:,} views of images, {views} of a kind and image, {dtype}: {size}, {took}",
+        "features in": str(store.folder),
     }
 
 

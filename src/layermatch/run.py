@@ -55,6 +55,7 @@ from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, check_sections
 from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
+from layermatch.training.features import learn_from_features
 
 __all__ = ["main", "run"]
 
@@ -173,7 +174,12 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
     with agreement.first_of_machine():
         if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
             settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
-        return build_parts(settings, split=split)
+        parts = build_parts(settings, split=split)
+        _check_steps(settings, parts)
+        with settings.data.named_in_errors():
+            algorithm, device = parts.algorithm, parts.device.torch_device
+            learn_from_features(algorithm.network, algorithm.ema.network, algorithm.method, parts.data, device=device)
+    return parts
 
 
 def _as_trained(settings: Settings, checkpoint: dict[str, Any] | None, ckpt_path: Path | None) -> Settings:
@@ -196,6 +202,15 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool)
         kind = "a finished run" if layout.RESULTS in there else "a run or files of the same names"
         advice = "" if starts_again else ", or ckpt_path=auto to go on"
         raise UserError(f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir{advice}")
+
+
+def _check_steps(settings: Settings, parts: RunParts) -> None:
+    """Refuse steps that count for nothing, of a method whose classifier is computed after the last one."""
+    if parts.algorithm.method.solves and settings.trainer.max_steps > 1:
+        raise UserError(
+            f"trainer.max_steps={settings.trainer.max_steps} is not legal with algorithm={settings.algorithm.name}, "
+            "which is solved in one step: give trainer.max_steps=1"
+        )
 
 
 def _locked(run_dir: Path) -> AbstractContextManager[None]:
@@ -254,7 +269,11 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
     if not shown:
         return []
     data = parts.data
-    keepers = [KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)]
+    keepers: list[Callback] = [
+        KeepRunId(dashboard) for dashboard in shown if isinstance(dashboard, dashboards.WandbDashboard)
+    ]
+    if data.features is not None:  # which are no pictures
+        return keepers
     return [Panels(shown, classes=data.classes, mean=data.mean, std=data.std), *keepers]
 
 

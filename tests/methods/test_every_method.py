@@ -29,7 +29,7 @@ METHODS, RULES, POLICIES = names("algorithm"), names("layerwise"), names("pseudo
 LENIENT = {"threshold": 0.12, "first": 10.0}
 
 #: Their pseudo-label loss takes no layer-wise rule, or there is none.
-WITHOUT_RULE = {"supervised"}
+WITHOUT_RULE = {"linear_probe", "supervised"}
 
 
 #: Data modules, which methods share that ask for the same views of the same data.

@@ -11,13 +11,14 @@ dispatcher (:mod:`~layermatch.augment.randaugment`), and the views made of them
 from layermatch.augment.local_view import LocalView
 from layermatch.augment.normalise import normalise
 from layermatch.augment.randaugment import OPERATIONS, RANDAUGMENT, Operation, apply_operation
-from layermatch.augment.views import StrongView, WeakView
+from layermatch.augment.views import PlainView, StrongView, WeakView
 
 __all__ = [
     "OPERATIONS",
     "RANDAUGMENT",
     "LocalView",
     "Operation",
+    "PlainView",
     "StrongView",
     "WeakView",
     "apply_operation",

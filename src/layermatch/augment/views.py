@@ -12,10 +12,39 @@ from layermatch.augment.ops import check_images
 from layermatch.augment.randaugment import OPERATIONS, RANDAUGMENT, rand_augment
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 
-__all__ = ["StrongView", "WeakView"]
+__all__ = ["PlainView", "StrongView", "WeakView"]
 
 #: The columns of a random box, and the narrowest one: three wide and four high, as torchvision's.
 _OF_AREA, _NARROWEST = ("area", "ratio"), 3 / 4
+
+
+class PlainView:
+    """The image as it is, as evaluation sees it.
+
+    Example:
+        >>> images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+        >>> bool((PlainView()(images, torch.zeros(2, 0)) == images).all())
+        True
+    """
+
+    #: Uniforms per sample.
+    num_draws = 0
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:  # noqa: ARG002 -- what every view is called with
+        """Return the images.
+
+        Args:
+            images: uint8 (N, C, H, W), C 1 or 3.
+            draws: float (N, 0).
+
+        Raises:
+            UserError: illegal images.
+        """
+        check_images(images)
+        return images
+
+    def __repr__(self) -> str:
+        return "PlainView()"
 
 
 class WeakView:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from layermatch.data import SemiSupervisedData
 from layermatch.data.batch import EvalBatch
-from layermatch.data.steps import EvalSteps
 from layermatch.distributed import all_gather_uneven_rows
 from layermatch.functional import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.metrics import BETWEEN, NC1, NEAREST_CENTRE, WITHIN
@@ -88,9 +87,7 @@ class FeatureClustering(Callback):
         if trainer.global_step == self._last_step:
             return  # with accumulated batches a step is seen several times
         self._last_step = trainer.global_step
-        steps = EvalSteps(
-            data.labelled, batch_size=data.eval_batch_size, rank=trainer.global_rank, world_size=trainer.world_size
-        )
+        steps = data.eval_steps(data.labelled)
         with _evaluation_mode(algorithm.network), torch.no_grad(), trainer.precision_plugin.forward_context():
             for number in range(len(steps)):
                 batch = trainer.strategy.batch_to_device(steps[number])

@@ -28,7 +28,7 @@ from layermatch.data.passes import folder_of
 from layermatch.data.wording import one_line
 from layermatch.errors import UserError
 
-__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states"]
+__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states", "replacing"]
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
 _FORMAT = 3
@@ -121,7 +121,7 @@ class CacheFolder:
                     ANOTHER_PLACE,
                 )
             digests = [np.empty(0, np.uint64)]
-            with _replacing(path) as file:
+            with replacing(path) as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape)}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -207,7 +207,7 @@ class CacheFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _replacing(self._check_path(folder)) as file:
+            with replacing(self._check_path(folder)) as file:
                 np.save(file, np.union1d(self.checked(folder), states))
         except OSError as error:
             raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
@@ -284,7 +284,7 @@ class _Record:
 
     def write(self, path: Path) -> None:
         content = {"folder": self.folder, "shape": self.shape, "files": self.ordered}
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(json.dumps(content).encode())
 
     def images(self) -> FileImages:
@@ -302,7 +302,7 @@ class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file that takes its name when it is complete: two runs may start at once, and one may be stopped."""
     unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
     try:
@@ -328,7 +328,7 @@ def _save_if_possible(path: Path, numbers: NDArray[np.uint64]) -> None:
     """Keep numbers that would otherwise be computed again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as file:
+        with replacing(path) as file:
             np.save(file, numbers)
 
 

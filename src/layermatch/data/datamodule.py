@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layermatch.augment import LocalView, StrongView, WeakView, normalise
+from layermatch.augment import LocalView, PlainView, StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.digests import Digests
+from layermatch.data.features import (
+    PLAIN,
+    FeatureEvalSteps,
+    FeatureOptions,
+    FeatureSteps,
+    FeatureStore,
+    check_can_be_kept,
+    extractor_digest,
+)
 from layermatch.data.images import ConcatImages, Images, take
 from layermatch.data.imbalance import Imbalance
 from layermatch.data.label_noise import with_wrong_labels
@@ -34,6 +43,7 @@ from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch,
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_choice, check_number
+from layermatch.networks import Network
 
 __all__ = ["SemiSupervisedData"]
 
@@ -84,7 +94,11 @@ class SemiSupervisedData(LightningDataModule):
         eval_batch_size: The images per device and evaluation batch.
         num_workers: The number of processes that read images; None is 0, and up to 8 where image files are decoded.
         storage: The place where images are kept: ``device``, ``ram``, ``disk``, ``lazy`` or ``auto``; see
-            :class:`~layermatch.data.storage.Storage`. Batches do not depend on it.
+            :class:`~layermatch.data.storage.Storage`. Batches do not depend on it. With ``features`` they are features
+            of a frozen extractor, once :meth:`keep_features` was called, as the training module does.
+        feature_views: The views of each kind and image whose features are kept, at least 1.
+        feature_seed: The seed of what these views do to an image.
+        feature_dtype: The type of the kept numbers, ``float32`` or ``bfloat16``; the extractor computes in it.
         cache_dir: The folder of decoded image files, an absolute path; None is the user's cache directory.
         overfit: Whether every step trains on the batch of step 0, for debugging.
         mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images, or
@@ -117,6 +131,8 @@ class SemiSupervisedData(LightningDataModule):
     validation: ImageSet | None
     #: The training images that are evaluated as well; None where nobody looked.
     leaks_found: Leaks | None = None
+    #: The features that batches are made of; None where they are made of images.
+    features: FeatureStore | None = None
 
     def __init__(
         self,
@@ -141,6 +157,9 @@ class SemiSupervisedData(LightningDataModule):
         eval_batch_size: int = 512,
         num_workers: int | None = None,
         storage: str = "auto",
+        feature_views: int = 4,
+        feature_seed: int = 0,
+        feature_dtype: str = "float32",
         cache_dir: str | Path | None = None,
         overfit: bool = False,
         mean: Sequence[float] | None = None,
@@ -166,11 +185,12 @@ class SemiSupervisedData(LightningDataModule):
         weak = WeakView() if weak is None else weak
         strong = StrongView() if strong is None else strong
         #: What makes each kind of view.
-        self.kinds: dict[str, WeakView | LocalView] = {
+        self.kinds: dict[str, WeakView | LocalView | PlainView] = {
             "weak": weak,
             "medium": strong.with_ops(1) if medium is None else medium,
             "strong": strong,
             "local": LocalView(flip=weak.flip) if local is None else local,
+            PLAIN: PlainView(),
         }
         if views is not None:
             views.check(self.kinds)
@@ -196,6 +216,7 @@ class SemiSupervisedData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
+        self.feature_options = FeatureOptions(views=feature_views, seed=feature_seed, dtype=feature_dtype)
         self.overfit = overfit
         self.mean = tuple(mean or ())
         self.std = tuple(std or ())
@@ -204,6 +225,7 @@ class SemiSupervisedData(LightningDataModule):
         self.channels_last = channels_last
         self.device = device
         self._loaded: SourceData | None = None
+        self._digests = Digests()
         self._device_pool: DevicePool | None = None
 
     # --------------------------------------------------------------------------------------------------------- sets
@@ -274,10 +296,12 @@ class SemiSupervisedData(LightningDataModule):
 
     def _kept(self, content: SourceData, given: Split | None) -> SourceData:
         """Return the data set with its images where they are to be kept, without those that are evaluated as well."""
-        if self.leaks == "keep":
+        if self.leaks == "keep" and self.storage.kind != "features":
             return self.storage.keep(content)
-        digests = Digests()
+        digests = self._digests = Digests()
         kept = self.storage.keep(content, digests)
+        if self.leaks == "keep":
+            return kept
         compared = Compared.of(kept, digests)
         if self.leaks == "remove":
             self.split = self._split_without_leaks(content, given, compared)
@@ -385,9 +409,19 @@ class SemiSupervisedData(LightningDataModule):
         """Return the random numbers per sample of each view."""
         return [self.kinds[kind].num_draws for kind in wanted.values()]
 
+    def feature_steps(self) -> FeatureSteps | None:
+        """Return the random access to this rank's batches of features; None where batches are made of images."""
+        if self.features is None:
+            return None
+        steps = self.training_steps(read_images=False)
+        # A view draws the one number that chooses it.
+        steps.draws = [1] * len(self.views.labelled), [1] * len(self.views.unlabelled)
+        return FeatureSteps(steps, self.features, self.views)
+
     def batch_of_step(self, step: int) -> Batch:
         """Return the batch that this rank trains on at a step, on the CPU."""
-        return self.make_views(self.training_steps()[step])
+        of_features = self.feature_steps()
+        return self.make_views(self.training_steps()[step]) if of_features is None else of_features[step]
 
     def train_dataloader(self) -> DataLoader[RawBatch]:
         """Load endless batches, from the step that the trainer stands at."""
@@ -395,15 +429,17 @@ class SemiSupervisedData(LightningDataModule):
         if self.trainer is not None:
             # A checkpoint is written between optimizer steps, each of which takes one batch or more.
             first = getattr(self.trainer.lightning_module, "next_batch", self.trainer.global_step)
+        sampler = StepsFrom(first, stand_still=self.overfit)
+        of_features = self.feature_steps()
+        if of_features is not None:
+            return self._loader(of_features, sampler=sampler, decodes=False)
         on_device = self.storage.kind == "device"
-        steps = self.training_steps(read_images=not on_device)
-        return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
+        return self._loader(self.training_steps(read_images=not on_device), sampler=sampler, decodes=not on_device)
 
     def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
         """Load the unlabelled pool once, not augmented, each image on one rank; for a pass in the midst of training."""
-        rank, world_size = self._rank_and_world
-        steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
+        steps = self.eval_steps(self.unlabelled)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), decodes=self.features is None, is_kept=False)
 
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
         """Return the validation set; nothing where ``num_val`` is 0."""
@@ -416,9 +452,19 @@ class SemiSupervisedData(LightningDataModule):
         return self._eval_loader(self.test)
 
     def _eval_loader(self, images: ImageSet) -> DataLoader[RawEvalBatch]:
+        steps = self.eval_steps(images)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), decodes=self.features is None)
+
+    def eval_steps(self, images: ImageSet) -> EvalSteps | FeatureEvalSteps:
+        """Return this rank's batches of one of the module's sets, not augmented.
+
+        Args:
+            images: :attr:`labelled`, :attr:`unlabelled`, :attr:`validation` or :attr:`test`.
+        """
         rank, world_size = self._rank_and_world
-        steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(steps, sampler=EveryBatch(len(steps)))
+        part = images if self.features is None else self.features.plain(images)
+        steps = EvalSteps(part, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return steps if self.features is None else FeatureEvalSteps(steps, self.features.options.dtype)
 
     def _loader(
         self, steps: Any, sampler: StepsFrom | EveryBatch, *, decodes: bool = True, is_kept: bool = True
@@ -446,6 +492,46 @@ class SemiSupervisedData(LightningDataModule):
     def _num_loaders(self, content: SourceData) -> int:
         has_validation = bool(self.split.validation) or content.validation is not None
         return 1 + has_validation + (content.test is not None)
+
+    # ----------------------------------------------------------------------------------------------------- features
+
+    def keep_features(self, network: Network, *, device: torch.device, of_pool: bool = False) -> None:
+        """Make batches of features from here on; what is not in the cache is computed.
+
+        Args:
+            network: The network, whose extractor does not learn.
+            device: The device to compute on.
+            of_pool: Whether the unlabelled pool is also needed not augmented, for :meth:`pool_dataloader`.
+
+        Raises:
+            UserError: The extractor learns, or there is no room for the features.
+            RunError: The features are not finite.
+        """
+        check_can_be_kept(network.extractor)
+        if self.features is not None and self.features.weights == extractor_digest(network.extractor):
+            return
+        store = FeatureStore(
+            self.storage.folder / "features",
+            options=self.feature_options,
+            kinds=self.kinds,
+            normalise=self.normalise,
+            described=repr((self.mean, self.std)),
+            digests_of=self._digests.of,
+        )
+        store.begin(network, network.extractor, width=network.num_features)
+        for images, kinds in self._featured(of_pool=of_pool):
+            store.want(images.images, kinds)
+        store.compute(device, readers=self._readers(self.content, decodes=True))
+        self.features = store
+
+    def _featured(self, *, of_pool: bool) -> Iterator[tuple[ImageSet, list[str]]]:
+        """Yield each set that features are needed of, with the kinds of its views."""
+        yield self.labelled, [PLAIN, *self.views.labelled.values()]
+        if self.use_unlabelled:
+            yield self.unlabelled, [*self.views.unlabelled.values(), *([PLAIN] if of_pool else [])]
+        for evaluated in (self.validation, self.test):
+            if evaluated is not None:
+                yield evaluated, [PLAIN]
 
     # -------------------------------------------------------------------------------------------------------- views
 

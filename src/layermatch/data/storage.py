@@ -30,7 +30,7 @@ from layermatch.paths import expand, is_folder
 __all__ = ["AUTO_CACHE_BYTES", "STORAGES", "Storage", "reads_files"]
 
 #: What ``storage`` may be.
-STORAGES = ("auto", "device", "ram", "disk", "lazy")
+STORAGES = ("auto", "device", "ram", "disk", "lazy", "features")
 
 #: Image files that take more than this decoded (4 GiB) are cached only if the user asks for it, by ``disk``: it holds
 #: a million images of 32x32 or 150,000 of 96x96, but not ImageNet-100, which fills 19 GB and takes long to decode.
@@ -55,6 +55,8 @@ class Storage:
       so that the user hears of all bad ones at once; that one is whole is remembered until it changes.
     - ``auto``: ``disk``; but ``lazy`` for image files that take more than 4 GiB or half of the free disk decoded, or
       where no cache can be written.
+    - ``features``: as ``auto``, for computing features of them once, which batches are then made of; see
+      :class:`~layermatch.data.features.FeatureStore`. Batches are other ones.
 
     For what is written see :class:`~layermatch.data.cache.CacheFolder`.
 
@@ -104,22 +106,31 @@ class Storage:
         return _replaced(content, kept)
 
     @property
-    def _cache(self) -> CacheFolder:
+    def folder(self) -> Path:
+        """The folder of caches."""
         given = self.cache_dir
-        return CacheFolder(default_cache_dir() if given is None else expand("cache_dir", given, "a folder"))
+        return default_cache_dir() if given is None else expand("cache_dir", given, "a folder")
+
+    @property
+    def _cache(self) -> CacheFolder:
+        return CacheFolder(self.folder)
+
+    @property
+    def _is_auto(self) -> bool:
+        return self.kind in {"auto", "features"}
 
     def _files_kept(self, files: list[FileImages], bad: BadFiles, digests: Digests | None) -> dict[int, Images]:
         if not files:
             return {}
-        if self.kind == "lazy" or (self.kind == "auto" and sum(map(image_bytes, files)) > AUTO_CACHE_BYTES):
+        if self.kind == "lazy" or (self._is_auto and sum(map(image_bytes, files)) > AUTO_CACHE_BYTES):
             return self._checked(files, bad, digests)
         caches = [(self._cache.path_of(images), images) for images in files]
-        if self.kind == "auto" and not self._has_room(caches):
+        if self._is_auto and not self._has_room(caches):
             return self._checked(files, bad, digests)
         try:
             return self._all_cached(caches, bad, digests)
         except CacheError as error:
-            if self.kind != "auto":
+            if not self._is_auto:
                 raise
             Reporter().show(f"image files are decoded each time, as {error.reason}")
             return self._checked(files, bad, digests)

@@ -29,6 +29,7 @@ from layermatch.functional.latent_shaping import (
     sketched_gaussian_loss,
     view_spread,
 )
+from layermatch.functional.logistic import LogisticRegression, logistic_regression
 from layermatch.functional.loss_threshold import cross_entropy_of_probabilities, falling_threshold, loss_of_labels
 from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
@@ -59,6 +60,7 @@ __all__ = [
     "ANNEALING_FORMS",
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
+    "LogisticRegression",
     "added_labels",
     "aggregated",
     "align_distribution",
@@ -103,6 +105,7 @@ __all__ = [
     "last_of_each",
     "learning_status",
     "linear_ramp",
+    "logistic_regression",
     "loss_of_labels",
     "macro_accuracy",
     "memory_smoothed",

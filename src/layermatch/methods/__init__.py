@@ -9,6 +9,7 @@ from layermatch.methods.daso import DASO
 from layermatch.methods.dst import DST
 from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.jepamatch import JEPAMatch
+from layermatch.methods.linear_probe import LinearProbe
 from layermatch.methods.mean_teacher import MeanTeacher
 from layermatch.methods.mixmatch import MixMatch
 from layermatch.methods.pi_model import PiModel
@@ -35,6 +36,7 @@ __all__ = [
     "CoMatch",
     "IOMatch",
     "JEPAMatch",
+    "LinearProbe",
     "MeanTeacher",
     "Method",
     "MixMatch",

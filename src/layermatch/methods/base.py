@@ -34,6 +34,13 @@ class Method(StepState, ABC):
     #: The stages of a run, the first from its start on; most methods have one.
     stages: tuple[Stage, ...] = (Stage(),)
 
+    #: The setting by which the method changes images itself, as by turning them; empty where it learns from features of
+    #: images as well.
+    changes_images: str = ""
+
+    #: Whether the classifier is computed after the last step from all labelled images; see :meth:`solve`.
+    solves: ClassVar[bool] = False
+
     def heads(self, problem: Problem) -> dict[str, nn.Module]:  # noqa: ARG002 -- for those that have some
         """Return the heads that the method needs beside the classifier, by name; by default none."""
         return {}
@@ -90,6 +97,16 @@ class Method(StepState, ABC):
     def evaluated_head(self) -> str | None:
         """The head whose logits :meth:`outputs` gives; None where a method computes them in a way of its own."""
         return CLASSIFIER if type(self).outputs is Method.outputs else None
+
+    def solve(self, features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Return the classifier of a method that :attr:`solves`, weight ``(K, D)`` and bias ``(K,)``.
+
+        Args:
+            features: ``(N, D)`` float32, those of all labelled images, not augmented, in their order; on the CPU.
+            label: ``(N,)`` int64, on the CPU.
+            num_classes: K.
+        """
+        raise NotImplementedError(f"{type(self).__name__} solves, and has no solve()")
 
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002 -- for those that have some
         """Return the ratios for the log that need gradients of their own, asked for where ``layers/*`` are measured.

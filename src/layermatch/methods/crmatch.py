@@ -80,6 +80,11 @@ class CRMatch(PseudoLabelling):
         self.clamped = clamped
 
     @property
+    def changes_images(self) -> str:  # type: ignore[override]
+        """The setting for which images are turned; see :class:`Method`."""
+        return "lambda_r" if self.lambda_r else ""
+
+    @property
     def heads_sent(self) -> tuple[str, ...]:
         """The classifier, the distance, and the rotation where it is asked for."""
         return (CLASSIFIER, DISTANCE, ROTATION) if self.lambda_r else (CLASSIFIER, DISTANCE)

@@ -131,6 +131,11 @@ class ReMixMatch(RoutedMethod):
         strong = dict.fromkeys(self.strong, "strong")
         return Views(labelled={self.labelled_view: self.labelled_view}, unlabelled={"weak": "weak", **strong})
 
+    @property
+    def changes_images(self) -> str:  # type: ignore[override]
+        """The setting for which images are turned; see :class:`~layermatch.methods.Method`."""
+        return "w_rot" if self.w_rot else ""
+
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
         """Return the head that tells rotations; see :class:`~layermatch.methods.Method`."""
         return {ROTATION: linear_head(problem.num_features, 4)} if self.w_rot else {}

@@ -119,6 +119,8 @@ class Network(nn.Module):
         width: Any = getattr(extractor, "num_features", None) if num_features is None else num_features
         check_number("num_features", width, low=1, integer=True)
         self.num_features: int = width
+        #: Whether ``(B, D)`` that :meth:`forward` is given are features, which go to the heads as they are.
+        self.reads_features = False
         self.extractor = extractor
         if num_classes is not None:
             self.add_classifier(num_classes)
@@ -169,7 +171,8 @@ class Network(nn.Module):
         """Return the features, and what the heads make of them.
 
         Args:
-            images: Normalised images, shape ``(B, C, H, W)``, floating.
+            images: Normalised images, shape ``(B, C, H, W)``, floating; where :attr:`reads_features` is true also
+                features, ``(B, D)``, that were computed before.
             heads: The names of the heads.
 
         Returns:
@@ -178,7 +181,8 @@ class Network(nn.Module):
         Raises:
             UserError: The extractor's features are not D numbers for each image.
         """
-        features: Tensor = self.extractor(images)
+        is_features = self.reads_features and images.ndim == 2
+        features: Tensor = images if is_features else self.extractor(images)
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise UserError(
                 f"the extractor gives features of shape {_shape(features)} and the network has num_features="

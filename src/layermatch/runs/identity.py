@@ -67,7 +67,6 @@ KINDS: Mapping[str, Kind] = {
     "data.root": Kind.APART,
     "data.verify": Kind.APART,
     "data.download": Kind.APART,
-    "data.storage": Kind.APART,
     "data.cache_dir": Kind.APART,
     "data.num_workers": Kind.APART,
     "data.eval_batch_size": Kind.APART,
@@ -99,6 +98,9 @@ KINDS: Mapping[str, Kind] = {
     "data.channels": Kind.LEARNT,
     "data.mean": Kind.LEARNT,
     "data.std": Kind.LEARNT,
+    "data.storage": Kind.LEARNT,
+    "data.feature_views": Kind.LEARNT,
+    "data.feature_dtype": Kind.LEARNT,
     "layerwise._target_": Kind.LEARNT,
     "model": Kind.LEARNT,
     "model.weights": Kind.TRAINED,
@@ -108,7 +110,10 @@ KINDS: Mapping[str, Kind] = {
 }
 
 #: Values with which the same is trained as with another one, by the name of the setting.
-SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {"data.leaks": {"keep": "report"}}
+SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "data.leaks": {"keep": "report"},
+    "data.storage": dict.fromkeys(("device", "ram", "disk", "lazy"), "auto"),
+}
 
 #: What the settings of kind SPREAD come to, by a name of its own.
 ALL_DEVICES = "data.batch_size of all devices"

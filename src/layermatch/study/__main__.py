@@ -26,6 +26,7 @@ from layermatch.report.tables import on_terminal
 from layermatch.runs.directory import make_run_dir
 from layermatch.runs.reading import finite_number
 from layermatch.runs.text import printable
+from layermatch.study.baselines import with_baselines
 from layermatch.study.code import CodeVersion, code_version
 from layermatch.study.collecting import FILES, Collector, check_study_dir, differences
 from layermatch.study.composing import Composer, config_folders, files_of
@@ -85,6 +86,8 @@ def _study(config: DictConfig, given: Sequence[str]) -> None:
     name = str(HydraConfig.get().runtime.choices["study"])
     study = Study.parse(name, settings["study"], given=given, files_of=files_of)
     composer = Composer(study_dir)
+    has_reference = settings["study"].get("reference") is not None
+    study = with_baselines(study, model_of=composer.model_of, has_reference=has_reference)
     cells, left_out = composer.cells(study, study_dir=study_dir)
     options = [word for folder in config_folders() for word in ("--config-dir", folder)]
     if settings["dry_run"]:

@@ -139,6 +139,18 @@ class Composer:
         self._used[key] = self._known[key]
         return dict(self._used[key])
 
+    def model_of(self, words: Sequence[str]) -> Mapping[str, Any]:
+        """Return the section ``model`` of a run; empty where its words are not legal, which :meth:`cells` says.
+
+        Args:
+            words: Its command line.
+        """
+        try:
+            model = OmegaConf.to_container(OmegaConf.create(self._compose(words)["model"]), resolve=False)
+        except (UserError, HydraException, ValueError):
+            return {}
+        return {str(key): value for key, value in model.items()} if isinstance(model, dict) else {}
+
     def keep(self) -> None:
         """Write what was composed; where it cannot be written, it is composed again."""
         with suppress(OSError):

@@ -58,11 +58,13 @@ class Setting:
         name: The name in tables.
         words: What it adds to the command line of a run.
         choice: The value of each axis of the grid, by name; empty for a setting that was given by its name.
+        fixed: What it adds after everything else, also after what the command line gives every run.
     """
 
     name: str
     words: tuple[str, ...]
     choice: Mapping[str, str] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -214,7 +216,7 @@ class Study:
 
     def words_of(self, setting: Setting) -> tuple[str, ...]:
         """Return what a setting's runs have on their command line, beside labels, seed and directory."""
-        return (*self.common, *setting.words, *self.given)
+        return (*self.common, *setting.words, *self.given, *setting.fixed)
 
     def reference_of(self, setting: Setting) -> Setting | None:
         """Return the setting that one is compared with; None where that is itself, or there is none.
@@ -232,7 +234,7 @@ class Study:
     def plain(self) -> dict[str, Any]:
         """Return what is asked, as plain containers: by it two studies are told apart."""
         return {
-            "settings": {setting.name: list(setting.words) for setting in self.settings},
+            "settings": {setting.name: [*setting.words, *setting.fixed] for setting in self.settings},
             "common": list(self.common),
             "command line": list(self.given),
             "num_labels": list(self.num_labels),

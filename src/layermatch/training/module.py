@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from layermatch.data import SemiSupervisedData
 from layermatch.data.batch import Batch, EvalBatch, Views
-from layermatch.distributed import broadcast_from_zero_, world_size
+from layermatch.distributed import all_gather_uneven_rows, broadcast_from_zero_, world_size
 from layermatch.errors import UserError, check_number
 from layermatch.functional import cosine
 from layermatch.layerwise import GradientRule, ScaledGradients
@@ -31,12 +31,13 @@ from layermatch.training.by_source import GradientsBySource
 from layermatch.training.current_stage import CurrentStage
 from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.evaluation import Evaluation
+from layermatch.training.features import check_same_extractor, learn_from_features
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize, rate_of, scale_rates
 from layermatch.training.log_lines import LogLines, by_class
 from layermatch.training.own_line import OwnLine
-from layermatch.training.pool import predict_in_order
+from layermatch.training.pool import evaluating, predict_in_order
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY, Recipe
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
@@ -173,9 +174,12 @@ class SemiSupervisedModule(LightningModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 -- every stage needs the same
         """Make ready for the data of the trainer, where :meth:`prepare` has not been called."""
         self._quiet.enter_context(quiet_warnings())
-        if self.problem is not None:
-            return
-        self.prepare(problem_of(self._data(), self.network, self.method, max_steps=self.trainer.max_steps))
+        if self.problem is None:
+            self.prepare(problem_of(self._data(), self.network, self.method, max_steps=self.trainer.max_steps))
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SemiSupervisedData):
+            device = self.trainer.strategy.root_device
+            learn_from_features(self.network, self.ema.network, self.method, data, device=device)
 
     def _data(self) -> SemiSupervisedData:
         data = getattr(self.trainer, "datamodule", None)
@@ -198,7 +202,10 @@ class SemiSupervisedModule(LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """See where the run starts: its learning rate, and its cluster centres."""
+        """See where the run starts: its learning rate, its cluster centres, and whose features it learns from."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SemiSupervisedData):
+            check_same_extractor(self.network, data)
         if self.global_step:
             optimizer = cast("Optimizer", self.optimizers())
             self.rate.restore(optimizer)
@@ -328,6 +335,25 @@ class SemiSupervisedModule(LightningModule):
             state.after_step(step)
         if self.episodes is not None:
             self.episodes.after_step(self._parts, self.trainer.optimizers[0], step=self.global_step)
+        if self.method.solves and self.global_step == self.trainer.max_steps:
+            self._solve()
+
+    @torch.no_grad()
+    def _solve(self) -> None:
+        """Have the classifier that the method computes, in the live network and in the average."""
+        data = self._data()
+        steps = data.eval_steps(data.labelled)
+        with evaluating(self.network):
+            batches = [self.trainer.strategy.batch_to_device(steps[number]) for number in range(len(steps))]
+            found = [(each.indices, self.network(each.image, heads=()).features, each.label) for each in batches]
+        indices, features, label = (all_gather_uneven_rows(torch.cat(parts)) for parts in zip(*found, strict=True))
+        order = indices.argsort()  # as they lie in the set, however many ranks there are
+        weight, bias = self.method.solve(features[order].cpu(), label[order].cpu(), self.network.num_classes)
+        for network in (self.network, self.ema.network):
+            network.classifier.weight.copy_(weight)
+            network.classifier.bias.copy_(bias)
+        broadcast_from_zero_([self.network.classifier.weight, self.network.classifier.bias])
+        broadcast_from_zero_([self.ema.network.classifier.weight, self.ema.network.classifier.bias])
 
     def _discard(self) -> None:
         """Forget a step: its gradients, what its forward did to BatchNorm's statistics, and what its batches showed."""

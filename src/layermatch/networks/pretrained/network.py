@@ -81,10 +81,11 @@ class PretrainedNetwork(Network):
         """Return the features, and what the heads make of them; see :meth:`layermatch.networks.Network.forward`.
 
         Args:
-            images: Normalised images, shape ``(B, C, H, W)``, floating; resized first where the network is to.
+            images: Normalised images, shape ``(B, C, H, W)``, floating; resized first where the network is to. Where
+                :attr:`reads_features` is true also features, ``(B, D)``.
             heads: The names of the heads.
         """
-        if self.resize is not None and images.shape[-1] != self.resize:
+        if self.resize is not None and images.ndim == 4 and images.shape[-1] != self.resize:
             images = F.interpolate(images, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
         return super().forward(images, heads)
 

@@ -1,0 +1,80 @@
+"""What a pretrained network does with labels alone: the rows that every study of one has, and the better of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from layermatch.study.design import Setting, Study
+
+__all__ = ["BASELINES", "better_baseline", "is_pretrained", "with_baselines"]
+
+#: The settings of labels alone, by name, and what each has on its command line after everything else. A probe leaves
+#: the extractor as it is and is solved in one step, whatever the other runs do.
+BASELINES: Mapping[str, tuple[str, ...]] = {
+    "linear_probe": ("trainer.max_steps=1", "eval_every=1", "model.tune=frozen"),
+    "supervised": (),
+}
+
+
+def is_pretrained(model: Mapping[str, Any]) -> bool:
+    """Return whether a network starts from weights that were learnt elsewhere.
+
+    Args:
+        model: The section ``model`` of a run.
+
+    Example:
+        >>> is_pretrained({"name": "resnet18", "weights": "hub"}), is_pretrained({"depth": 28})
+        (True, False)
+    """
+    return model.get("weights") is not None
+
+
+def with_baselines(
+    study: Study, *, model_of: Callable[[Sequence[str]], Mapping[str, Any]], has_reference: bool = True
+) -> Study:
+    """Return a study with the rows of labels alone, in front, where its runs share a pretrained network.
+
+    What unlabelled images add to a pretrained network is what they add to the better of these. ``supervised`` has the
+    same part of the network learn as the other settings.
+
+    Args:
+        study: The study. A setting of its own with one of these algorithms stands in for the row.
+        model_of: Composes words of a command line, and gives the section ``model``.
+        has_reference: Whether the study says what differences are to; else it is the first row.
+    """
+    if not is_pretrained(model_of((*study.common, *study.given))):
+        return study
+    there = {word for setting in study.settings for word in setting.words}
+    names = {setting.name for setting in study.settings}
+    added = tuple(
+        Setting(name, (f"algorithm={name}",), fixed=fixed)
+        for name, fixed in BASELINES.items()
+        if f"algorithm={name}" not in there and name not in names
+    )
+    if not added:
+        return study
+    reference = study.reference if has_reference else added[0].name
+    return replace(study, settings=(*added, *study.settings), reference=reference)
+
+
+def better_baseline(values: Mapping[str, Iterable[float]]) -> str | None:
+    """Return the name of the row of labels alone whose mean is higher; the first of equal ones.
+
+    Chosen by what is compared, it may look better than it is by chance: a gain over it is one over both.
+
+    Args:
+        values: What is compared, of each seed or fold, by the name of the setting; others than :data:`BASELINES` do not
+            count.
+
+    Returns:
+        None where there is neither.
+
+    Example:
+        >>> better_baseline({"supervised": [0.7, 0.9], "linear_probe": [0.7, 0.8], "fixmatch": [0.95]})
+        'supervised'
+    """
+    means = {name: fmean(found) for name in BASELINES if name in values and (found := list(values[name]))}
+    return max(means, key=lambda name: means[name]) if means else None
