@@ -10,6 +10,7 @@ from layermatch.functional.annealing import (
 )
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.balanced import annealed_rates, balancing_rates
+from layermatch.functional.balanced_margin import balanced_margins, smoothed_loss_of_accepted, with_margin
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
@@ -18,6 +19,7 @@ from layermatch.functional.crest import added_labels, alignment_power, sampling_
 from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
+from layermatch.functional.distillation import class_means, distillation_loss, mixed_log_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.divergence import divergence_loss
 from layermatch.functional.equivariance import feature_distance_loss
@@ -54,11 +56,13 @@ from layermatch.functional.similarity_matching import (
     similarity_distribution,
     unfolded,
 )
+from layermatch.functional.voting import VOTE_TARGETS, target_of_votes, votes_of
 
 __all__ = [
     "ANNEALING_FORMS",
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
+    "VOTE_TARGETS",
     "added_labels",
     "aggregated",
     "align_distribution",
@@ -67,6 +71,7 @@ __all__ = [
     "annealed_supervised_loss",
     "annealing_threshold",
     "avoidance_loss",
+    "balanced_margins",
     "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
@@ -74,6 +79,7 @@ __all__ = [
     "blending_weights",
     "centroid_loss",
     "class_histogram",
+    "class_means",
     "class_sums",
     "confidence_mask",
     "constant",
@@ -83,6 +89,7 @@ __all__ = [
     "cross_entropy_of_probabilities",
     "curriculum_mapping",
     "debiased_probabilities",
+    "distillation_loss",
     "divergence",
     "divergence_loss",
     "ema",
@@ -107,6 +114,7 @@ __all__ = [
     "macro_accuracy",
     "memory_smoothed",
     "mix",
+    "mixed_log_probabilities",
     "nc1",
     "nearest_centre_accuracy",
     "one_vs_all_loss",
@@ -133,15 +141,19 @@ __all__ = [
     "shrunk_classes",
     "similarity_distribution",
     "sketched_gaussian_loss",
+    "smoothed_loss_of_accepted",
     "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "target_of_votes",
     "tempered_distribution",
     "truncated_gaussian",
     "unfolded",
     "unit_directions",
+    "votes_of",
     "view_spread",
     "warmup_decay",
+    "with_margin",
     "with_label_noise",
     "within_class_scatter",
 ]
