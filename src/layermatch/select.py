@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -214,9 +213,14 @@ def _parser() -> OneLineParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="directory of a run, a folder with runs in it, a pattern, a .ckpt file"
+        "runs",
+        nargs="+",
+        metavar="RUN_DIR",
+        help="directory of a run, folder with runs in it, pattern, or .ckpt file",
     )
-    parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help="only runs for which it holds")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION", help="only runs for which it holds"
+    )
     parser.add_argument("--weights", choices=("ema", "live"), default="ema", help="the weights (%(default)s)")
     parser.add_argument(
         "--images", type=int, default=MAX_IMAGES, metavar="N", help="images of the pool that are looked at; 0: all"
@@ -279,8 +283,7 @@ def _paths(given: argparse.Namespace) -> list[Path]:
     named: list[Path] = []
     for text in given.runs:
         path = argument_path(text)
-        # The shell has replaced a pattern already, but where it is quoted or nothing fits.
-        named += [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path)))] or [path]
+        named += _fitting(path) or [path]
     files = [path for path in named if path.suffix == ".ckpt"]
     folders = [path for path in named if path.suffix != ".ckpt"]
     found = [entry.path for entry in read_entries(folders, given.where)]
@@ -288,6 +291,13 @@ def _paths(given: argparse.Namespace) -> list[Path]:
         which = " for which all conditions hold" if given.where else ""
         raise UserError(f"no run{which} in {', '.join(map(printable, folders))}")
     return [*found, *files]
+
+
+def _fitting(path: Path) -> list[Path]:
+    """Return what fits a pattern: the shell has replaced it already, but where it is quoted."""
+    if path.exists() or not set("*?[") & set(str(path)):
+        return []
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
 def _measured(paths: Sequence[Path], measure: Callable[[Path], Measured]) -> tuple[list[Measured], int]:

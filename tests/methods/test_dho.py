@@ -103,7 +103,9 @@ def test_each_head_learns_from_its_own_loss_and_both_teach_the_extractor() -> No
     network.add_head("distilled", method.heads(problem)["distilled"].double())
     method.prepare(network, problem)
     method.teacher_pool.normal_()
-    batch = batch_of(torch.randn(8, 5).double(), torch.zeros(8, dtype=torch.int64), {"weak": torch.randn(24, 5).double()})
+    batch = batch_of(
+        torch.randn(8, 5).double(), torch.zeros(8, dtype=torch.int64), {"weak": torch.randn(24, 5).double()}
+    )
     losses = method.losses(batch, step_of(network))
     for term in losses.values():
         for group in network.parameter_groups():
@@ -214,7 +216,9 @@ def test_value_and_gradient_of_the_distillation_are_its_equation_in_bfloat16_too
     logits.requires_grad_()
     loss = distillation_loss(logits, teacher, temperature=3.0)
     loss.backward()
-    p, q = (np.exp(x / 3) / np.exp(x / 3).sum(axis=1, keepdims=True) for x in (teacher.numpy(), logits.detach().numpy()))
+    p, q = (
+        np.exp(x / 3) / np.exp(x / 3).sum(axis=1, keepdims=True) for x in (teacher.numpy(), logits.detach().numpy())
+    )
     assert loss.item() == pytest.approx(9 * (p * np.log(p / q)).sum() / 7, rel=1e-12)
     np.testing.assert_allclose(logits.grad.numpy(), 3 * (q - p) / 7, rtol=1e-10)
     half = distillation_loss(logits.detach().bfloat16(), teacher, temperature=3.0)

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 from tests import oracle
-from tests.given import batch_of, check_classifier_learns_from_labels, finish, gradient, image, network_of, problem_of
-from tests.given import step_of
+from tests.given import (
+    batch_of,
+    check_classifier_learns_from_labels,
+    finish,
+    gradient,
+    image,
+    network_of,
+    problem_of,
+    step_of,
+)
 from tests.oracle import Worst, tensor
 from torch import Tensor, nn
 
@@ -103,12 +111,12 @@ def test_smoothed_loss_is_its_equation(accepted: str, num_classes: int) -> None:
     logits.requires_grad_()
     loss = smoothed_loss_of_accepted(logits, label, mask, smoothing=0.3)
     loss.backward()
-    wanted, grad = reference(logits.detach().numpy(), label.numpy(), mask.numpy(), 0.3)
+    wanted, grad = reference(logits.detach().numpy(), label.numpy(), mask.double().numpy(), 0.3)
     assert loss.item() == pytest.approx(wanted, rel=1e-12)
     torch.testing.assert_close(logits.grad, torch.from_numpy(grad), rtol=1e-10, atol=1e-15)
     # Two ranks with half of the images each, which know the share of both.
     halves = [
-        smoothed_loss_of_accepted(logits[part], label[part], mask[part], smoothing=0.3, share=mask.mean())
+        smoothed_loss_of_accepted(logits[part], label[part], mask[part], smoothing=0.3, share=mask.double().mean())
         for part in (slice(0, 6), slice(6, 12))
     ]
     assert (sum(halves) / 2).item() == pytest.approx(wanted, rel=1e-12)

@@ -52,9 +52,8 @@ def test_value_and_gradient_are_those_of_the_equation(form: str) -> None:
     generator = torch.Generator().manual_seed(0)
     classes, num = 4, 24
     network = network_of(classes)
-    method = VPET(
-        rule=Uniform(lambda_u=0.5), teachers=["a"], target=form, weak_weight=2.0, strong_weight=3.0, supervised_weight=0.25
-    )
+    weights = {"weak_weight": 2.0, "strong_weight": 3.0, "supervised_weight": 0.25}
+    method = VPET(rule=Uniform(lambda_u=0.5), teachers=["a"], target=form, **weights)
     method.prepare(network, problem_of(classes, num_unlabelled=num))
     method.double()
     counts = torch.randint(0, 3, (num, classes), generator=generator).double()

@@ -150,10 +150,10 @@ __all__ = [
     "truncated_gaussian",
     "unfolded",
     "unit_directions",
-    "votes_of",
     "view_spread",
+    "votes_of",
     "warmup_decay",
-    "with_margin",
     "with_label_noise",
+    "with_margin",
     "within_class_scatter",
 ]

@@ -131,7 +131,7 @@ class FineSSL(RoutedMethod):
             pseudo_label_loss(with_margin(self.rule.route(network, out[view]).logits, target, margins), target, weight)
             for view in STRONG
         ]
-        share = all_reduce_mean_(mask.mean())
+        share = all_reduce_mean_(mask.to(sure["weak"].dtype).mean())
         told = [
             smoothed_loss_of_accepted(sure[view], target, mask, smoothing=self.smoothing, share=share)
             for view in STRONG

@@ -70,7 +70,7 @@ class VPET(RoutedMethod):
     Example:
         >>> from layermatch.layerwise import Uniform
         >>> [stage.start for stage in VPET(rule=Uniform()).stages]
-        [0.0, 0.3]
+        [0.0, 0.25]
         >>> [stage.start for stage in VPET(rule=Uniform(), teachers=["runs/lora", "runs/adaptformer"]).stages]
         [0.0]
     """
@@ -90,7 +90,7 @@ class VPET(RoutedMethod):
         weak_weight: float = 1.0,
         strong_weight: float = 1.0,
         supervised_weight: float = 0.0,
-        supervised: float = 0.3,
+        supervised: float = 0.25,
     ) -> None:
         super().__init__(rule=rule)
         check_teachers(teachers)
