@@ -396,28 +396,11 @@ class SemiSupervisedData(LightningDataModule):
         steps = self.training_steps(read_images=not on_device)
         return self._loader(steps, sampler=StepsFrom(first, stand_still=self.overfit), decodes=not on_device)
 
-    def pool_dataloader(self, *, labelled: bool = False) -> DataLoader[RawEvalBatch]:
-        """Load the unlabelled pool once, not augmented, each image on one rank; for a pass in the midst of training.
-
-        Args:
-            labelled: Whether to load the labelled images, in its place.
-        """
+    def pool_dataloader(self) -> DataLoader[RawEvalBatch]:
+        """Load the unlabelled pool once, not augmented, each image on one rank; for a pass in the midst of training."""
         rank, world_size = self._rank_and_world
-        images = self.labelled if labelled else self.unlabelled
-        steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        steps = EvalSteps(self.unlabelled, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
-
-    def draws_of_pass(self, number: int) -> Tensor:
-        """Return the random numbers of the pool's weak views in one pass over it.
-
-        Args:
-            number: The number of the pass, from 0 on: each has others, and none has those of a training step.
-
-        Returns:
-            ``(num_unlabelled, D)`` float32, a row for each image of the pool.
-        """
-        count, width = len(self.unlabelled), self.kinds["weak"].num_draws
-        return torch.from_numpy(uniforms(seed=self.seed, stream=PASSES, start=number * count, count=count, width=width))
 
     def val_dataloader(self) -> DataLoader[RawEvalBatch] | list[Any]:
         """Return the validation set; nothing where ``num_val`` is 0."""
@@ -521,6 +504,29 @@ class SemiSupervisedData(LightningDataModule):
             The same shape, float32.
         """
         return normalise(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
+
+    def image_dataloader(self, *, labelled: bool = False) -> DataLoader[RawEvalBatch]:
+        """Load the pixels of the unlabelled pool once, each image on one rank; for a look in the midst of training.
+
+        Args:
+            labelled: Whether to load the labelled images, in its place.
+        """
+        rank, world_size = self._rank_and_world
+        images = self.labelled if labelled else self.unlabelled
+        steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
+
+    def draws_of_pass(self, number: int) -> Tensor:
+        """Return the random numbers of the pool's weak views in one pass over it.
+
+        Args:
+            number: The number of the pass, from 0 on: each has others, and none has those of a training step.
+
+        Returns:
+            ``(num_unlabelled, D)`` float32, a row for each image of the pool.
+        """
+        count, width = len(self.unlabelled), self.kinds["weak"].num_draws
+        return torch.from_numpy(uniforms(seed=self.seed, stream=PASSES, start=number * count, count=count, width=width))
 
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again as ``split``."""

@@ -78,7 +78,7 @@ class PoolImages:
         draws = None if weak_pass is None else data.draws_of_pass(weak_pass)
         found = []
         with evaluating(self.step.network), evaluating(self.step.average):
-            for batch in data.pool_dataloader(labelled=labelled):
+            for batch in data.image_dataloader(labelled=labelled):
                 images = self._images(batch, draws)
                 found.append((batch.indices.to(self._device), what(data.normalise(images) if normalised else images)))
         # Autocast keeps its bf16 copies of the weights, and those made under no_grad carry no gradient.
