@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,9 @@ def measures_of(
     import torch
     from sklearn import metrics
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     from layermatch.functional.label_free import nuclear_norm_per_image, smooth_rank
-    from layermatch.quiet import quiet_warnings
 
     features, probs = np.asarray(features, np.float64), np.asarray(probs, np.float64)
     num_images, num_classes = probs.shape
@@ -104,7 +105,8 @@ def measures_of(
         raise UserError("its features or predictions are not finite")
     scaled = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     predicted = probs.argmax(axis=1)
-    with quiet_warnings():  # of points that are the same, and so make fewer clusters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of points that are the same, and so make fewer clusters
         clusters = KMeans(num_classes, n_init=KMEANS_STARTS, random_state=seed).fit_predict(scaled)
     stand_apart = 2 <= len(np.unique(clusters)) < num_images
     return {
