@@ -23,7 +23,7 @@ from layermatch.quiet import quiet_libraries
 from layermatch.rebuilding import as_trained
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
-__all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild"]
+__all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild", "settings_of_run"]
 
 #: Settings of ``data`` with which nothing has to be drawn or found again.
 NOTHING_LOOKED_FOR = {"leaks": "keep"}
@@ -93,7 +93,7 @@ def rebuild(
     ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
     checkpoint = read_checkpoint(ckpt_path)
     stored = checkpoint[CHECKPOINT_KEY]
-    raw = _settings(stored["settings"], overrides or {}, plugins)
+    raw = settings_of_run(stored["settings"], overrides or {}, plugins)
     if split == "test":  # which needs no split: its training images may be others by now, or gone
         raw["data"] |= EVERY_LABEL
         # What the run chose by its training images, it has to be once more.
@@ -108,10 +108,19 @@ def rebuild(
     return settings, parts
 
 
-def _settings(
+def settings_of_run(
     stored: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the run's settings on one device, with what the user puts in their place."""
+    """Return a run's settings on one device, with what the user puts in their place.
+
+    Args:
+        stored: The settings in the run's checkpoint.
+        overrides: Section -> key -> value; None there leaves the run's own.
+        plugins: Packages that the settings may name, beside this one and ``torch.optim``.
+
+    Raises:
+        UserError: There is no such section or key.
+    """
     settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
     check_keys("", settings, SECTIONS)
     settings["plugins"] = list(plugins)  # whom to trust is the user's to say, not the checkpoint's

@@ -153,6 +153,20 @@ def test_the_further_heads_have_dropout_and_no_part_in_evaluation() -> None:
     torch.testing.assert_close(method.outputs(network, weak).logits, before, rtol=0, atol=0)
 
 
+def test_the_form_for_fine_tuning_counts_the_ramp_in_steps_and_has_one_hidden_layer() -> None:
+    network, method, batch = small(ramp_steps=10, hidden_layers=1, width=7, reversal=0.2, eta=0.5)
+    head = network.heads["pseudo_head"]
+    assert [tuple(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)] == [(7, 4), (3, 7)]
+    found = []
+    for max_steps in (100, 1_000):  # however long the run is
+        worst = method.losses(batch, step_of(network, 5, max_steps))["worst_labelled"].weighted
+        found.append(gradient(worst, network, "extractor"))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+    method.ramp_steps, method.ramp = None, 0.1
+    worst = method.losses(batch, step_of(network, 5, 100))["worst_labelled"].weighted
+    torch.testing.assert_close(gradient(worst, network, "extractor"), found[0], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -163,6 +177,9 @@ def test_the_further_heads_have_dropout_and_no_part_in_evaluation() -> None:
         ({"reversal": -1}, "reversal=-1"),
         ({"ramp": 2}, "ramp=2"),
         ({"dropout": 1}, "dropout=1"),
+        ({"ramp_steps": 0}, "ramp_steps=0"),
+        ({"hidden_layers": 3}, "hidden_layers=3"),
+        ({"width": 0}, "width=0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -43,9 +43,13 @@ from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch,
 from layermatch.data.storage import Storage, reads_files
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_bool, check_choice, check_number
+from layermatch.functional.streams import uniforms
 from layermatch.networks import Network
 
 __all__ = ["SemiSupervisedData"]
+
+#: The stream of the random numbers of :meth:`SemiSupervisedData.draws_of_pass`, beside those of the steps.
+PASSES = 30
 
 #: FixMatch's views.
 PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
@@ -593,6 +597,29 @@ class SemiSupervisedData(LightningDataModule):
             The same shape, float32.
         """
         return normalise(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
+
+    def image_dataloader(self, *, labelled: bool = False) -> DataLoader[RawEvalBatch]:
+        """Load the pixels of the unlabelled pool once, each image on one rank; for a look in the midst of training.
+
+        Args:
+            labelled: Whether to load the labelled images, in its place.
+        """
+        rank, world_size = self._rank_and_world
+        images = self.labelled if labelled else self.unlabelled
+        steps = EvalSteps(images, batch_size=self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(steps, sampler=EveryBatch(len(steps)), is_kept=False)
+
+    def draws_of_pass(self, number: int) -> Tensor:
+        """Return the random numbers of the pool's weak views in one pass over it.
+
+        Args:
+            number: The number of the pass, from 0 on: each has others, and none has those of a training step.
+
+        Returns:
+            ``(num_unlabelled, D)`` float32, a row for each image of the pool.
+        """
+        count, width = len(self.unlabelled), self.kinds["weak"].num_draws
+        return torch.from_numpy(uniforms(seed=self.seed, stream=PASSES, start=number * count, count=count, width=width))
 
     def save_split(self, path: Path) -> None:
         """Write which images are labelled and held out, to be used again as ``split``."""

@@ -10,6 +10,7 @@ from layermatch.functional.annealing import (
 )
 from layermatch.functional.averaging import bias_corrected_ema, ema, relative_change, warmup_decay
 from layermatch.functional.balanced import annealed_rates, balancing_rates
+from layermatch.functional.balanced_margin import balanced_margins, smoothed_loss_of_accepted, with_margin
 from layermatch.functional.clustering import centroid_loss, class_sums, gradient_gap
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
@@ -18,6 +19,7 @@ from layermatch.functional.crest import added_labels, alignment_power, sampling_
 from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
+from layermatch.functional.distillation import class_means, distillation_loss, mixed_log_probabilities
 from layermatch.functional.distribution_alignment import align_distribution
 from layermatch.functional.divergence import divergence_loss
 from layermatch.functional.equivariance import feature_distance_loss
@@ -55,12 +57,14 @@ from layermatch.functional.similarity_matching import (
     similarity_distribution,
     unfolded,
 )
+from layermatch.functional.voting import VOTE_TARGETS, target_of_votes, votes_of
 
 __all__ = [
     "ANNEALING_FORMS",
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
     "LogisticRegression",
+    "VOTE_TARGETS",
     "added_labels",
     "aggregated",
     "align_distribution",
@@ -69,6 +73,7 @@ __all__ = [
     "annealed_supervised_loss",
     "annealing_threshold",
     "avoidance_loss",
+    "balanced_margins",
     "balancing_rates",
     "between_class_scatter",
     "bias_corrected_ema",
@@ -76,6 +81,7 @@ __all__ = [
     "blending_weights",
     "centroid_loss",
     "class_histogram",
+    "class_means",
     "class_sums",
     "confidence_mask",
     "constant",
@@ -85,6 +91,7 @@ __all__ = [
     "cross_entropy_of_probabilities",
     "curriculum_mapping",
     "debiased_probabilities",
+    "distillation_loss",
     "divergence",
     "divergence_loss",
     "ema",
@@ -110,6 +117,7 @@ __all__ = [
     "macro_accuracy",
     "memory_smoothed",
     "mix",
+    "mixed_log_probabilities",
     "nc1",
     "nearest_centre_accuracy",
     "one_vs_all_loss",
@@ -136,15 +144,19 @@ __all__ = [
     "shrunk_classes",
     "similarity_distribution",
     "sketched_gaussian_loss",
+    "smoothed_loss_of_accepted",
     "soft_cross_entropy",
     "squared_error_of_probabilities",
     "supervised_loss",
+    "target_of_votes",
     "tempered_distribution",
     "truncated_gaussian",
     "unfolded",
     "unit_directions",
     "view_spread",
+    "votes_of",
     "warmup_decay",
     "with_label_noise",
+    "with_margin",
     "within_class_scatter",
 ]

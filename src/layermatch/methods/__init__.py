@@ -6,7 +6,9 @@ from layermatch.methods.base import Method, RoutedMethod
 from layermatch.methods.comatch import CoMatch
 from layermatch.methods.crmatch import CRMatch
 from layermatch.methods.daso import DASO
+from layermatch.methods.dho import DHO
 from layermatch.methods.dst import DST
+from layermatch.methods.finessl import FineSSL
 from layermatch.methods.iomatch import IOMatch
 from layermatch.methods.jepamatch import JEPAMatch
 from layermatch.methods.linear_probe import LinearProbe
@@ -23,17 +25,21 @@ from layermatch.methods.simmatch import SimMatch
 from layermatch.methods.supervised import Supervised
 from layermatch.methods.uda import UDA
 from layermatch.methods.vat import VAT
+from layermatch.methods.vpet import VPET
 
 __all__ = [
     "DASO",
+    "DHO",
     "DST",
     "R2D2",
     "UDA",
     "VAT",
+    "VPET",
     "AdaMatch",
     "AuxiliaryBalancedClassifier",
     "CRMatch",
     "CoMatch",
+    "FineSSL",
     "IOMatch",
     "JEPAMatch",
     "LinearProbe",

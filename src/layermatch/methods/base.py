@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from layermatch.data.batch import Batch, Unlabelled, Views
 from layermatch.errors import UserError
 from layermatch.layerwise import GradientRule, LayerwiseRule
 from layermatch.networks import CLASSIFIER, Network, Output
-from layermatch.parts import Losses, Problem, Stage, Step, StepState
+from layermatch.parts import Losses, Pool, Problem, Stage, Step, StepState
 from layermatch.parts.stages import stage_at
 
 __all__ = ["Method", "RoutedMethod", "unlabelled_of"]
@@ -64,14 +63,15 @@ class Method(StepState, ABC):
         """
         return stage_at(self.stages, step.progress)
 
-    def begin_stage(self, stage: int, predict: Callable[[], Tensor]) -> None:
+    def begin_stage(self, stage: int, predict: Pool) -> None:
         """Make ready for a stage, before its first step. A run that goes on within the stage does not repeat it.
 
         Args:
             stage: The position of the stage in :attr:`stages`.
-            predict: Gives the live network's logits for every image of the unlabelled pool, ``(num_unlabelled, K)`` in
-                the order of the pool, in evaluation mode and without augmentation. All ranks must call it together,
-                and get the same.
+            predict: Gives, where it is called, the live network's logits for every image of the unlabelled pool,
+                ``(num_unlabelled, K)`` in the order of the pool, in evaluation mode and without augmentation; and shows
+                the images themselves, see :class:`~layermatch.parts.Pool`. All ranks must call it together, and get the
+                same.
         """
 
     @abstractmethod

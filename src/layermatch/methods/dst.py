@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -58,6 +59,11 @@ class DST(RoutedMethod):
     NOTE: A later version of the authors' code gives the worst head BatchNorm in place of dropout, and the pseudo head
     one hidden layer; this is the first version. It counts the ramp in steps (300,000 of a million).
 
+    NOTE: To fine-tune, the authors have ``eta=1``, ``eta_prime=2``, ``ramp_steps=1000``, ``hidden_layers=1`` and
+    ``width=2048``, thresholds of 0.7 or 0.8, and a tenth of the learning rate for the extractor. They also put a layer
+    of 1,024 units with BatchNorm and dropout between extractor and heads, and add a tenth of the loss of strongly
+    augmented labelled images; here there is neither.
+
     Args:
         policy: The policy that makes pseudo-labels. The paper has a fixed threshold, 0.95.
         rule: Gives ``lambda_u``, the weight of the pseudo head's loss, and changes nothing else: ``grad_relu`` says
@@ -69,6 +75,9 @@ class DST(RoutedMethod):
         reversal: The highest factor of the reversed gradient, at least 0.
         ramp: The share of the run in which it gets to 46 percent of that, in ``[0, 1]``; 0 is no ramp.
         dropout: The dropout of both heads, in ``[0, 1)``.
+        ramp_steps: The steps in which the factor gets there, at least 1, in the place of ``ramp``; None takes that.
+        hidden_layers: The hidden layers of both heads, 1 or 2.
+        width: The units of a hidden layer, at least 1; None is twice the width of the features.
 
     Raises:
         UserError: A value is not legal, or the rule has losses of its own.
@@ -87,6 +96,9 @@ class DST(RoutedMethod):
         reversal: float = 0.1,
         ramp: float = 0.3,
         dropout: float = 0.5,
+        ramp_steps: int | None = None,
+        hidden_layers: int = 2,
+        width: int | None = None,
     ) -> None:
         super().__init__(rule=rule)
         check_number("eta", eta, low=0)
@@ -95,6 +107,11 @@ class DST(RoutedMethod):
         check_number("reversal", reversal, low=0)
         check_number("ramp", ramp, low=0, high=1)
         check_number("dropout", dropout, low=0, high=1, high_open=True)
+        if ramp_steps is not None:
+            check_number("ramp_steps", ramp_steps, low=1, integer=True)
+        check_number("hidden_layers", hidden_layers, low=1, high=2, integer=True)
+        if width is not None:
+            check_number("width", width, low=1, integer=True)
         self.policy = policy
         self.eta = eta
         self.eta_prime = eta_prime
@@ -102,11 +119,15 @@ class DST(RoutedMethod):
         self.reversal = reversal
         self.ramp = ramp
         self.dropout = dropout
+        self.ramp_steps = ramp_steps
+        self.hidden_layers = hidden_layers
+        self.width = width
 
     def heads(self, problem: Problem) -> dict[str, nn.Module]:
         """Return the pseudo head and the worst head."""
         sizes = problem.num_features, problem.num_classes
-        return {name: three_layers(*sizes, dropout=self.dropout) for name in (PSEUDO_HEAD, WORST_HEAD)}
+        make = partial(deep_head, *sizes, dropout=self.dropout, hidden_layers=self.hidden_layers, width=self.width)
+        return {PSEUDO_HEAD: make(), WORST_HEAD: make()}
 
     def prepare(self, network: Network, problem: Problem) -> None:  # noqa: ARG002 -- see Method
         """Make the state of the policy; see :class:`~layermatch.methods.Method`."""
@@ -151,7 +172,8 @@ class DST(RoutedMethod):
 
     def worst_case(self, out: dict[str, Output], label: Tensor, pseudo_labels: PseudoLabels, step: Step) -> Losses:
         """Compute ``B``, whose gradient for the extractor is reversed; see the class."""
-        factor = reversal_factor(step.progress, length=self.ramp, highest=self.reversal)
+        length = self.ramp if self.ramp_steps is None else self.ramp_steps / step.max_steps
+        factor = reversal_factor(step.progress, length=length, highest=self.reversal)
         labelled, weak = (
             head_of(step.network, WORST_HEAD, reverse_gradient(out[view].features, factor))
             for view in ("labelled", "weak")
@@ -170,20 +192,23 @@ class DST(RoutedMethod):
         return {} if thresholds is None else {THRESHOLDS.vector: thresholds}
 
 
-def three_layers(num_features: int, num_classes: int, *, dropout: float) -> nn.Module:
-    """Return a head with two hidden layers that are twice as wide as the features, which starts as a linear one does.
+def deep_head(
+    num_features: int, num_classes: int, *, dropout: float, hidden_layers: int = 2, width: int | None = None
+) -> nn.Module:
+    """Return a head with hidden layers, which starts as a linear one does.
 
     Args:
         num_features: D.
         num_classes: K.
         dropout: The dropout after each hidden layer, in ``[0, 1)``.
+        hidden_layers: Their number, at least 1.
+        width: Their width; None is twice that of the features.
     """
-    width = 2 * num_features
-    return nn.Sequential(
-        linear_head(num_features, width), nn.ReLU(), nn.Dropout(dropout),
-        linear_head(width, width), nn.ReLU(), nn.Dropout(dropout),
-        linear_head(width, num_classes),
-    )  # fmt: skip
+    width = 2 * num_features if width is None else width
+    layers: list[nn.Module] = []
+    for size in (num_features, *[width] * (hidden_layers - 1)):
+        layers += [linear_head(size, width), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, linear_head(width, num_classes))
 
 
 def head_of(network: Network, name: str, features: Tensor) -> Tensor:

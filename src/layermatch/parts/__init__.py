@@ -3,9 +3,11 @@
 from layermatch.parts.class_queue import ClassQueue, PeriodicShares
 from layermatch.parts.distribution_alignment import DistributionAlignment, QueueMean, RunningFromFirst
 from layermatch.parts.label_table import LabelTable, fixed_logits
+from layermatch.parts.latest_labels import LatestLabels
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.output_average import OutputAverage
+from layermatch.parts.pool import Pool
 from layermatch.parts.running import RunningMean
 from layermatch.parts.stages import Stage
 from layermatch.parts.step import Problem, Record, Step, StepState
@@ -20,10 +22,12 @@ __all__ = [
     "DistributionAlignment",
     "LabelTable",
     "LabelledBank",
+    "LatestLabels",
     "Losses",
     "MemoryBank",
     "OutputAverage",
     "PeriodicShares",
+    "Pool",
     "Problem",
     "QueueMean",
     "Record",

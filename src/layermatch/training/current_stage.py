@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from layermatch.methods import Method
 from layermatch.networks import Network
-from layermatch.parts import Losses, Step
+from layermatch.parts import Losses, Pool, Step
 from layermatch.parts.losses import check_losses
 
 __all__ = ["CurrentStage"]
@@ -22,13 +18,13 @@ class CurrentStage:
         self.number = -1
         self._has_checked_losses = False
 
-    def begin(self, method: Method, step: Step, predict: Callable[[], Tensor]) -> bool:
+    def begin(self, method: Method, step: Step, pool: Pool) -> bool:
         """Begin the stage of a step, where it has not begun.
 
         Args:
             method: The method, whose stages they are.
             step: The step that is to be made.
-            predict: A function that gives the logits of the whole pool; see :meth:`Method.begin_stage`.
+            pool: Gives the logits of the whole pool, and its images; see :meth:`Method.begin_stage`.
 
         Returns:
             Whether a stage has begun now.
@@ -36,7 +32,7 @@ class CurrentStage:
         number = method.stage_of(step)
         if number == self.number:
             return False
-        method.begin_stage(number, predict)
+        method.begin_stage(number, pool)
         self.number, self._has_checked_losses = number, False
         return True
 

@@ -37,7 +37,7 @@ from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize, rate_of, scale_rates
 from layermatch.training.log_lines import LogLines, by_class
 from layermatch.training.own_line import OwnLine
-from layermatch.training.pool import evaluating, predict_in_order
+from layermatch.training.pool import PoolImages, evaluating, predict_in_order
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY, Recipe
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
@@ -221,7 +221,7 @@ class SemiSupervisedModule(LightningModule):
         is_step = (batch_idx + 1) % self.accumulate == 0
         self._seed_noise(batch_idx)
         step = self.step
-        if self.stage.begin(self.method, step, self.predict_pool):
+        if self.stage.begin(self.method, step, self.pool_of(step)):
             self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
         losses = self.method.losses(batch, step)
         self.stage.check_losses(losses, network=self.network, method=self.method)
@@ -274,6 +274,20 @@ class SemiSupervisedModule(LightningModule):
         self._share_buffers()
         batches = map(self.trainer.strategy.batch_to_device, data.pool_dataloader())
         return predict_in_order(self.method, self.network, batches, count=len(data.unlabelled))
+
+    def pool_of(self, step: Step) -> PoolImages:
+        """Return what a method whose stage begins may look at; see :meth:`Method.begin_stage`.
+
+        Args:
+            step: The first step of the stage.
+        """
+        return PoolImages(
+            self._data,
+            step=step,
+            device=self.device,
+            predict=self.predict_pool,
+            share_buffers=self._share_buffers,
+        )
 
     @property
     def by_source(self) -> GradientsBySource | None:

@@ -1,0 +1,98 @@
+"""Teachers: networks of finished runs, which say of this run's images what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layermatch.errors import UserError
+from layermatch.parts import Pool
+
+if TYPE_CHECKING:
+    from layermatch.predictor import Predictor
+
+__all__ = ["check_teacher", "load_teacher", "logits_of"]
+
+
+def check_teacher(name: str, path: object) -> None:
+    """Refuse what names no run or checkpoint; whether it is there is seen where it is needed.
+
+    Args:
+        name: The name of the argument.
+        path: What was given.
+
+    Raises:
+        UserError: It is no path.
+    """
+    if not isinstance(path, str | Path) or not str(path).strip():
+        raise UserError(f"{name}={path!r} is not legal: give the directory of a finished run, or a .ckpt file")
+
+
+def load_teacher(path: str | Path, pool: Pool, *, name: str) -> Predictor:
+    """Return the network of a run, on the device of this run's, where it fits this run's images and classes.
+
+    Its averaged weights are taken, and its logits as they are, whatever its calibration.
+
+    Args:
+        path: The run directory or the checkpoint.
+        pool: The images that it is for.
+        name: The name of the argument, for the error.
+
+    Raises:
+        UserError: It cannot be read, or is of other classes.
+    """
+    from layermatch.predictor import Predictor  # it knows the methods, which this is a part of
+
+    device = pool.step.network.classifier.weight.device
+    try:
+        teacher = Predictor.load(path, device=device, temperature=1.0)
+    except UserError as error:
+        raise UserError(str(error).replace("ckpt_path=", f"{name}=", 1)) from error
+    if teacher.class_names != pool.classes:
+        raise UserError(
+            f"{name}={path} knows other classes than this run: {_classes(teacher.class_names)}, not "
+            f"{_classes(pool.classes)}: give a run on the same classes"
+        )
+    return teacher
+
+
+def logits_of(
+    teacher: Predictor, pool: Pool, *, name: str, labelled: bool = False, weak_pass: int | None = None
+) -> Tensor:
+    """Return a teacher's logits for every image, prepared as the teacher's own run prepared its images.
+
+    Args:
+        teacher: The teacher.
+        pool: The images.
+        name: The name of the argument, for the error.
+        labelled: Whether the labelled images are looked at, in the place of the pool.
+        weak_pass: The number of the pass over weak views; None looks at the images as they are.
+
+    Raises:
+        UserError: Its images have another shape.
+    """
+
+    def look(images: Tensor) -> Tensor:
+        shape = tuple(images.shape[1:])
+        if shape != teacher.image_shape:
+            raise UserError(
+                f"{name}={teacher.checkpoint.path} reads images of {_size(teacher.image_shape)}, and those of this run "
+                f"are {_size(shape)}: give a run on images of the same size, as data.image_size sets it"
+            )
+        # In the precision of the teacher's own run, not of this one.
+        with torch.autocast(images.device.type, enabled=False):
+            return teacher.logits(images).logits.float()
+
+    return pool.look(look, labelled=labelled, weak_pass=weak_pass, normalised=False)
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} of them)"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
