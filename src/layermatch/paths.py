@@ -21,6 +21,7 @@ PATHS = {
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
     "data.manifest": "a CSV or Parquet file",
+    "data.index_dir": "a folder",
     "input": "a folder, a manifest, a list of files or an image",
     "root": "a folder",
     "output": "a .csv or .parquet file",

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from rich import filesize
 
 from layermatch.console import Reporter
+from layermatch.data.blocks import InBlocks, KeptImages
 from layermatch.data.cache import ANOTHER_PLACE, CacheError, CacheFolder, default_cache_dir, file_states
 from layermatch.data.device_pool import free_memory
 from layermatch.data.digests import Digests
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
 from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
+from layermatch.data.shard_images import ShardImages
 from layermatch.data.sources import ImageSet, SourceData
 from layermatch.errors import UserError, check_choice
 from layermatch.paths import expand, is_folder
@@ -55,6 +57,8 @@ class Storage:
       so that the user hears of all bad ones at once; that one is whole is remembered until it changes.
     - ``auto``: ``disk``; but ``lazy`` for image files that take more than 4 GiB or half of the free disk decoded, or
       where no cache can be written.
+
+    Images in shards are decoded each time they are read, but with ``ram`` and ``device``.
 
     For what is written see :class:`~layermatch.data.cache.CacheFolder`.
 
@@ -147,7 +151,8 @@ class Storage:
         for chunk in read_all(source, what="reading images", num_workers=self.num_workers, bad=bad):
             array[done : done + len(chunk)] = chunk
             done += len(chunk)
-        return ArrayImages(array)
+        kept = ArrayImages(array)
+        return KeptImages(kept, like=images) if isinstance(images, InBlocks) else kept  # in the order that they had
 
     # -------------------------------------------------------------------------------------------------------- cache
 
@@ -236,7 +241,7 @@ class Storage:
 
 
 def reads_files(content: SourceData) -> bool:
-    """Return whether reading decodes image files.
+    """Return whether reading decodes image files, also such as lie in shards.
 
     Args:
         content: a data set.
@@ -246,7 +251,7 @@ def reads_files(content: SourceData) -> bool:
         >>> reads_files(Digits().load())
         False
     """
-    return any(isinstance(images, FileImages) for images in _leaves(content.parts()))
+    return any(isinstance(images, FileImages | ShardImages) for images in _leaves(content.parts()))
 
 
 def _leaves(parts: Mapping[str, ImageSet]) -> list[Images]:
