@@ -174,7 +174,7 @@ def _pairs(data: SemiSupervisedData, *, num_images: int) -> Figure | None:
         return None
     names = names_in_figure(data.classes, width=TITLE_WIDTH)
     views = data.raw_views(raw, data.views.unlabelled)
-    given = data.pool_labels[raw.indices]
+    given = data.pool_labels_of(raw.indices)
     num_images = min(num_images, len(raw.images))
     num_rows = 1 + len(views)
     figure, axes = _subplots(num_rows, num_images, size=(1.25 * num_images, 1.4 * num_rows))

@@ -21,6 +21,7 @@ PATHS = {
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
     "data.manifest": "a CSV or Parquet file",
+    "data.index_dir": "a folder",
     "model.weights": "a file of weights",
     "input": "a folder, a manifest, a list of files or an image",
     "root": "a folder",

@@ -47,7 +47,8 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
     if data.content.validation is not None:
         held_out = ", the data set's own"
-    pool = f"{len(data.unlabelled):,}, the labelled ones among them"
+    part = "" if data.pool_limit is None else f" (data.pool_limit={data.pool_limit}, drawn with seed {data.split.seed})"
+    pool = f"{len(data.unlabelled):,}{part}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {len(data.classes)} classes",
         "labelled": f"{len(data.labelled):,}",
@@ -103,6 +104,8 @@ def _label_noise(parts: RunParts) -> dict[str, str]:
 def _leaks(parts: RunParts) -> dict[str, str]:
     """Training images that are evaluated as well."""
     found = parts.data.leaks_found
+    if parts.data.leaks == "report" and parts.data.is_streamed:
+        return {"leaks": "not looked for, as images are streamed"}
     if found is None or not found.evaluated:
         return {}
     return {"leaks": found.text(uses_unlabelled=parts.algorithm.uses_unlabelled)}

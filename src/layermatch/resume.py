@@ -150,8 +150,10 @@ def _stored_rate(checkpoint: Checkpoint) -> float | None:
 def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> None:
     known = bool(its.names and split.names)
     same = [its.names, split.names] if known else [(s.labelled, s.validation) for s in (its, split)]
-    # Which labels are wrong is drawn with the seed of the split, also where every image is labelled.
-    other_labels = bool(now["data"].get("label_noise")) and its.seed != split.seed
+    # Which labels are wrong, and what is left of the pool, are drawn with the seed of the split, also where every image
+    # is labelled.
+    is_drawn = bool(now["data"].get("label_noise")) or now["data"].get("pool_limit") is not None
+    other_labels = is_drawn and its.seed != split.seed
     if same[0] != same[1] or len(its.labelled) != len(split.labelled) or other_labels:
         drawn = [f"{name}={_text(now)} (not {_text(then)})" for name, then, now in _changes(before, now)
                  if name in _DRAWN_BY]  # fmt: skip

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from layermatch.augment import LocalView, PlainView, StrongView, WeakView, normalise
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
+from layermatch.data.blocks import blocks_of
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.digests import Digests
 from layermatch.data.features import (
@@ -28,7 +29,7 @@ from layermatch.data.features import (
     check_can_be_kept,
     extractor_digest,
 )
-from layermatch.data.images import ConcatImages, Images, take
+from layermatch.data.images import ArrayImages, ConcatImages, Images, chunks_of, image_bytes, take
 from layermatch.data.imbalance import Imbalance
 from layermatch.data.label_noise import with_wrong_labels
 from layermatch.data.labelling import Labelling, name_classes_without_labels
@@ -36,8 +37,9 @@ from layermatch.data.leaks import HANDLINGS, Compared, Leaks
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
+from layermatch.data.pool_limit import limit_pool
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.sources.base import UNKNOWN
+from layermatch.data.sources.base import UNKNOWN, unknown_labels
 from layermatch.data.splits import Split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
@@ -47,6 +49,9 @@ from layermatch.functional.streams import uniforms
 from layermatch.networks import Network
 
 __all__ = ["SemiSupervisedData"]
+
+#: Streamed images that are labelled or evaluated are decoded once, and kept in memory where they take no more (1 GiB).
+HELD_BYTES = 2**30
 
 #: The stream of the random numbers of :meth:`SemiSupervisedData.draws_of_pass`, beside those of the steps.
 PASSES = 30
@@ -93,6 +98,8 @@ class SemiSupervisedData(LightningDataModule):
         label_noise: The share of labelled images whose label is wrong, in ``[0, 1]``; see
             :func:`~layermatch.data.label_noise.with_wrong_labels`. Which ones is a function of the split's seed.
             Validation and test images keep their class.
+        pool_limit: The number of images of the unlabelled pool that are trained on, labelled ones among them; a part
+            drawn with the split's seed, see :func:`~layermatch.data.pool_limit.limit_pool`. None takes all.
         batch_size: The labelled images per device and step.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
@@ -156,6 +163,7 @@ class SemiSupervisedData(LightningDataModule):
         open_set: int | Sequence[int | str] | None = None,
         leaks: str = "report",
         label_noise: float = 0.0,
+        pool_limit: int | None = None,
         batch_size: int = 64,
         mu: int = 7,
         eval_batch_size: int = 512,
@@ -179,6 +187,8 @@ class SemiSupervisedData(LightningDataModule):
         check_number("eval_batch_size", eval_batch_size, low=1, integer=True)
         if num_workers is not None:
             check_number("num_workers", num_workers, low=0, integer=True)
+        if pool_limit is not None:
+            check_number("pool_limit", pool_limit, low=1, integer=True)
         check_bool("overfit", overfit)
         _check_labels(leaks=leaks, label_noise=label_noise)
         for number in _channel_numbers("mean", mean or ()):
@@ -214,7 +224,7 @@ class SemiSupervisedData(LightningDataModule):
             seed=seed,
         )
         self.open_set = open_set
-        self.leaks, self.label_noise = leaks, label_noise
+        self.leaks, self.label_noise, self.pool_limit = leaks, label_noise, pool_limit
         self.batch_size = batch_size
         self.mu = mu
         self.eval_batch_size = eval_batch_size
@@ -257,12 +267,29 @@ class SemiSupervisedData(LightningDataModule):
         return self.content.test
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether unlabelled images are read block by block, as from shards: there may be more than memory has."""
+        return blocks_of(self.unlabelled.images) is not None
+
+    @property
     def pool_labels(self) -> Tensor:
         """The class of each image of the unlabelled pool that is labelled too, -1 for the others: ``(N,)`` int64."""
-        labels = np.full(len(self.unlabelled), UNKNOWN, np.int64)
-        rows = np.asarray(self.split.labelled, np.int64)
-        labels[np.searchsorted(self.split.in_pool, rows)] = self.labelled.labels
-        return torch.from_numpy(labels)
+        return self.pool_labels_of(torch.arange(len(self.unlabelled)))
+
+    def pool_labels_of(self, indices: Tensor) -> Tensor:
+        """Return the class of some images of the unlabelled pool that are labelled too, -1 for others.
+
+        Args:
+            indices: ``(n,)`` int64, positions in the pool.
+
+        Returns:
+            ``(n,)`` int64.
+        """
+        # Labelled positions are sorted, and so are their places in the pool.
+        places = np.searchsorted(self.split.in_pool, np.asarray(self.split.labelled, np.int64))
+        asked = indices.numpy()
+        found = np.minimum(np.searchsorted(places, asked), len(places) - 1)
+        return torch.from_numpy(np.where(places[found] == asked, self.labelled.labels[found], UNKNOWN))
 
     def prepare_data(self) -> None:
         """Check, decode and cache the data; Lightning calls it on one process of each machine while others wait."""
@@ -290,18 +317,27 @@ class SemiSupervisedData(LightningDataModule):
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
         content = self._kept(content, given)
-        self.labelled = self._as_given(_part(content.labelled, self.split.labelled), len(content.classes))
+        labelled = _held(_part(content.labelled, self.split.labelled))
+        self.labelled = self._as_given(labelled, len(content.classes))
         name_classes_without_labels(self.labelled.labels, content.classes)
         self.validation = content.validation
         if self.split.validation:
-            self.validation = _part(content.labelled, self.split.validation)
+            self.validation = _held(_part(content.labelled, self.split.validation))
         self.unlabelled = _pool(content, self.split)
         self._loaded = content
 
     def _kept(self, content: SourceData, given: Split | None) -> SourceData:
-        """Return the data set with its images where they are to be kept, without those that are evaluated as well."""
-        if self.leaks == "keep" and self.storage.kind != "features":
-            return self.storage.keep(content)
+        """Return the data set with its images where they are to be kept, without those that are not trained on."""
+        is_streamed = any(blocks_of(part.images) is not None for part in content.parts().values())
+        if is_streamed and self.leaks == "remove":
+            raise UserError(
+                "leaks=remove is not legal where images are streamed, as it looks at all of them: give leaks=report or "
+                "leaks=keep"
+            )
+        if self.leaks != "remove":
+            content = self._limited(content)
+        if is_streamed or (self.leaks == "keep" and self.storage.kind != "features"):
+            return _with_evaluated_held(self.storage.keep(content))
         digests = self._digests = Digests()
         kept = self.storage.keep(content, digests)
         if self.leaks == "keep":
@@ -313,7 +349,14 @@ class SemiSupervisedData(LightningDataModule):
         if self.leaks == "report":
             return kept
         self.split = replace(self.split, left_out=tuple(compared.left_out(self.split).tolist()))
-        return compared.without(kept, self.split)
+        return self._limited(compared.without(kept, self.split))
+
+    def _limited(self, content: SourceData) -> SourceData:
+        """Return the data set with the part of its pool that is asked for, after what else is left out of it."""
+        if self.pool_limit is None:
+            return content
+        self.split, content = limit_pool(self.split, content, pool_limit=self.pool_limit)
+        return content
 
     def _split_without_leaks(self, content: SourceData, given: Split | None, compared: Compared) -> Split:
         """Return the split, drawn again from images that are not evaluated; a given one with such images is refused."""
@@ -368,6 +411,7 @@ class SemiSupervisedData(LightningDataModule):
         count = len(self.split.labelled)
         if self.use_unlabelled:
             count = len(self.split.in_pool) + len(content.unlabelled or ())
+            count = count if self.pool_limit is None else min(count, self.pool_limit)
         check_device_fits(count, content.labelled.images.shape, self.device)
 
     # ------------------------------------------------------------------------------------------------------ loaders
@@ -678,4 +722,24 @@ def _pool(content: SourceData, split: Split) -> ImageSet:
     more = content.unlabelled
     if more is None:
         return pool
-    return ImageSet(ConcatImages([pool.images, more.images]), np.concatenate([pool.labels, more.labels]))
+    if blocks_of(more.images) is not None:
+        pool = _held(pool)  # those few from each shard would each be a block
+    images = ConcatImages([pool.images, more.images])
+    if blocks_of(more.images) is not None:
+        # Nobody knows the classes of those in shards: one number for all, as there may be more than memory has.
+        return ImageSet(images, np.broadcast_to(unknown_labels(1), (len(images),)))
+    return ImageSet(images, np.concatenate([pool.labels, more.labels]))
+
+
+def _held(images: ImageSet) -> ImageSet:
+    """Return images in memory, decoded once, where they would be streamed and are not many."""
+    if blocks_of(images.images) is None or image_bytes(images.images) > HELD_BYTES:
+        return images
+    return ImageSet(
+        ArrayImages(np.concatenate([images.images.read(rows) for rows in chunks_of(images.images)])), images.labels
+    )
+
+
+def _with_evaluated_held(content: SourceData) -> SourceData:
+    validation, test = (None if part is None else _held(part) for part in (content.validation, content.test))
+    return replace(content, validation=validation, test=test)

@@ -27,6 +27,7 @@ __all__ = [
     "MAX_PIXELS",
     "PIL_MODES",
     "ImageFileError",
+    "decode_bytes",
     "decode_image",
     "decode_picture",
     "decode_whole",
@@ -138,6 +139,38 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
         pixels = np.asarray(_resize_and_crop(image, size))
     except _BROKEN as error:
         raise ImageFileError(path, _reason(error, path)) from error
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def decode_bytes(content: bytes, *, size: int, channels: int, name: str) -> NDArray[np.uint8]:
+    """Decode the content of an image file, as :func:`decode_image` does the file itself.
+
+    Args:
+        content: All bytes of the file.
+        size: The height and width in pixels, at least 1.
+        channels: 1 or 3.
+        name: What the image is called in errors.
+
+    Returns:
+        ``(channels, size, size)``.
+
+    Raises:
+        ImageFileError: See :func:`decode_image`. A PNG file is refused for damage beside its pixels, too.
+
+    Example:
+        >>> decode_bytes(b"", size=32, channels=3, name="a.tar/1.jpg")
+        Traceback (most recent call last):
+        layermatch.data.decoding.ImageFileError: cannot read the image a.tar/1.jpg: it is empty
+    """
+    try:
+        if not content:
+            raise ValueError("it is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _picture(BytesIO(content), size=size, mode=PIL_MODES[channels])
+        pixels = np.asarray(_resize_and_crop(image, size))
+    except _BROKEN as error:
+        raise ImageFileError(name, _reason(error, name)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 

@@ -102,7 +102,10 @@ def digest_of(content: SourceData) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(chr(0).join(map(composed, content.classes)).encode("utf-8", "surrogatepass"))
+    digest.update(content.pool.encode())
     for part, images in content.parts().items():
+        if content.pool and part == "unlabelled":  # that says it, and of as many as these nothing can be listed
+            continue
         names = chr(0).join(map(composed, content.image_ids.get(part, ())))
         found = _looked_into(images.images, range(len(images)), [b""] * len(images))
         digest.update(f"\n{part}\n{names}\n{' '.join(found)}\n".encode("utf-8", "surrogatepass"))
@@ -167,6 +170,8 @@ def _kind(names: Sequence[str]) -> str:
 
 def _training_files(content: SourceData) -> str:
     """Return the number of all training files and a digest of their names; empty where images are not files."""
+    if content.pool:
+        return content.pool
     names = [*content.image_ids.get("labelled", ()), *content.image_ids.get("unlabelled", ())]
     joined = chr(0).join(sorted(map(composed, names))).encode("utf-8", "surrogatepass")
     return f"{len(names)}:{_digest(joined)}" if names else ""

@@ -283,6 +283,11 @@ class SubsetImages:
         """The underlying set."""
         return self._images
 
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """``(n,)``, the position of each image in the underlying set."""
+        return self._indices
+
     def take(self, indices: NDArray[np.int64]) -> SubsetImages:
         """Return the images at ``indices`` ``(n,)`` of this subset, as one subset of the underlying set."""
         check_indices(indices, len(self))

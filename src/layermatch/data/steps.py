@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from layermatch.data.blocks import BlockOrder, blocks_of
 from layermatch.data.sources import ImageSet
 from layermatch.functional.streams import shuffled_positions, uniforms
 
@@ -70,7 +71,8 @@ class TrainingSteps(Dataset[RawBatch]):
 
     All ranks together walk through one endless shuffle of the set: step ``s`` of rank ``r`` of ``R`` takes positions
     ``(s R + r) B`` to ``(s R + r + 1) B``. Views draw their random numbers by the same positions, so ``R`` ranks with
-    ``B / R`` images each see what one rank with ``B`` sees.
+    ``B / R`` images each see what one rank with ``B`` sees. A set in blocks is shuffled block by block, see
+    :class:`~layermatch.data.blocks.BlockOrder`.
 
     Args:
         labelled: The labelled images.
@@ -106,6 +108,11 @@ class TrainingSteps(Dataset[RawBatch]):
         self.world_size = world_size
         self.draws = draws
         self.read_images = read_images
+        self._orders = {
+            stream: BlockOrder(blocks, seed=seed, stream=stream)
+            for stream, images in ((_LABELLED, labelled), (_UNLABELLED, unlabelled))
+            if images is not None and (blocks := blocks_of(images.images)) is not None
+        }
 
     def __getitem__(self, step: int) -> RawBatch:
         """Return the batch of one step of this rank."""
@@ -118,7 +125,10 @@ class TrainingSteps(Dataset[RawBatch]):
 
     def _read(self, images: ImageSet, step: int, size: int, stream: int, widths: Sequence[int]) -> ViewedSet:
         start = (step * self.world_size + self.rank) * size
-        index = shuffled_positions(seed=self.seed, stream=stream, start=start, count=size, size=len(images))
+        if stream in self._orders:
+            index = self._orders[stream].positions(start=start, count=size)
+        else:
+            index = shuffled_positions(seed=self.seed, stream=stream, start=start, count=size, size=len(images))
         draws = tuple(
             torch.from_numpy(uniforms(seed=self.seed, stream=stream + 1 + v, start=start, count=size, width=width))
             for v, width in enumerate(widths)
@@ -141,6 +151,11 @@ class EvalSteps(Dataset[RawEvalBatch]):
 
     def __init__(self, images: ImageSet, *, batch_size: int, rank: int, world_size: int) -> None:
         self.images = images
+        if blocks_of(images.images) is not None:  # those of a batch lie together
+            first, last = (len(images) * number // world_size for number in (rank, rank + 1))
+            starts = range(first, last, batch_size) or [first]
+            self.batches = [np.arange(start, min(start + batch_size, last)) for start in starts]
+            return
         index = np.arange(rank, len(images), world_size)
         num_batches = max(-(-len(index) // batch_size), 1)
         # Spread over the set, which may be sorted by class: a few batches then stand for the whole.

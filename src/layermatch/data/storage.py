@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from rich import filesize
 
 from layermatch.console import Reporter
+from layermatch.data.blocks import InBlocks, KeptImages
 from layermatch.data.cache import ANOTHER_PLACE, CacheError, CacheFolder, default_cache_dir, file_states
 from layermatch.data.device_pool import free_memory
 from layermatch.data.digests import Digests
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import ArrayImages, Images, image_bytes, replace_leaves
 from layermatch.data.passes import BadFiles, check_all, folder_of, read_all
+from layermatch.data.shard_images import ShardImages
 from layermatch.data.sources import ImageSet, SourceData
 from layermatch.errors import UserError, check_choice
 from layermatch.paths import expand, is_folder
@@ -57,6 +59,8 @@ class Storage:
       where no cache can be written.
     - ``features``: as ``auto``, for computing features of them once, which batches are then made of; see
       :class:`~layermatch.data.features.FeatureStore`. Batches are other ones.
+
+    Images in shards are decoded each time they are read, but with ``ram`` and ``device``.
 
     For what is written see :class:`~layermatch.data.cache.CacheFolder`.
 
@@ -158,7 +162,8 @@ class Storage:
         for chunk in read_all(source, what="reading images", num_workers=self.num_workers, bad=bad):
             array[done : done + len(chunk)] = chunk
             done += len(chunk)
-        return ArrayImages(array)
+        kept = ArrayImages(array)
+        return KeptImages(kept, like=images) if isinstance(images, InBlocks) else kept  # in the order that they had
 
     # -------------------------------------------------------------------------------------------------------- cache
 
@@ -247,7 +252,7 @@ class Storage:
 
 
 def reads_files(content: SourceData) -> bool:
-    """Return whether reading decodes image files.
+    """Return whether reading decodes image files, also such as lie in shards.
 
     Args:
         content: a data set.
@@ -257,7 +262,7 @@ def reads_files(content: SourceData) -> bool:
         >>> reads_files(Digits().load())
         False
     """
-    return any(isinstance(images, FileImages) for images in _leaves(content.parts()))
+    return any(isinstance(images, FileImages | ShardImages) for images in _leaves(content.parts()))
 
 
 def _leaves(parts: Mapping[str, ImageSet]) -> list[Images]:

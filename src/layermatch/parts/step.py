@@ -34,7 +34,8 @@ class Problem:
         max_steps: The optimizer steps of the run.
         label_counts: The number of labelled images of each class, K of them; empty where nobody knows.
         pool_labels: ``(num_unlabelled,)`` int64, the class of each image of the unlabelled pool that is also a labelled
-            one, and -1 for the others; None where no unlabelled images are used.
+            one, and -1 for the others; None where no unlabelled images are used, and where they are streamed, but for
+            methods with several stages.
     """
 
     num_classes: int

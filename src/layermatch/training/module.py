@@ -557,5 +557,10 @@ def problem_of(data: SemiSupervisedData, network: Network, method: Method, *, ma
         image_shape=data.image_shape,
         max_steps=max_steps,
         label_counts=tuple(np.bincount(data.labelled.labels, minlength=len(data.classes)).tolist()),
-        pool_labels=data.pool_labels if method.views.uses_unlabelled else None,
+        pool_labels=data.pool_labels if _reads_pool_labels(data, method) else None,
     )
+
+
+def _reads_pool_labels(data: SemiSupervisedData, method: Method) -> bool:
+    """Return whether a method is told which images of the pool are labelled: of a streamed pool it is a large table."""
+    return method.views.uses_unlabelled and (len(method.stages) > 1 or not data.is_streamed)

@@ -102,7 +102,7 @@ class Recipe:
     @property
     def problem(self) -> Problem:
         """What the method knew of the data, but for the classes of single images, which only training needs."""
-        unknown = torch.full((self.num_unlabelled,), -1, dtype=torch.int64) if self.num_unlabelled else None
+        unknown = torch.tensor(-1).expand(self.num_unlabelled) if self.num_unlabelled else None
         return Problem(
             num_classes=len(self.classes),
             num_features=self.num_features,

@@ -10,6 +10,7 @@ from layermatch.data.sources.image_folder import ImageFolder
 from layermatch.data.sources.imagenet100 import ImageNet100
 from layermatch.data.sources.manifest import Manifest
 from layermatch.data.sources.mnist_5000 import MNIST5000
+from layermatch.data.sources.shards import Shards
 from layermatch.data.sources.stl10 import STL10
 from layermatch.data.sources.svhn import SVHN
 
@@ -28,6 +29,7 @@ __all__ = [
     "ImageNet100",
     "ImageSet",
     "Manifest",
+    "Shards",
     "Source",
     "SourceData",
 ]

@@ -78,6 +78,8 @@ class SourceData:
             name of a word or two.
         measured: Settings that were not given and that the source chose by its images, such as ``image_size``, by name.
         are_labels_in_names: Whether an image with another label has another name, as in folders of classes.
+        pool: The number of all training images and a digest that tells them from others, with a colon between them,
+            where images without a label have no names; empty otherwise.
 
     Raises:
         UserError: There are fewer than two classes, a label out of range, parts of different image shapes, a fold that
@@ -101,6 +103,7 @@ class SourceData:
     validation: ImageSet | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     are_labels_in_names: bool = True
+    pool: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(name_text(name) for name in self.classes))
