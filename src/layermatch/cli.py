@@ -88,6 +88,11 @@ def _choices(*left_out: str, _root_: DictConfig) -> str:
     return "\n".join(lines)
 
 
+# Here, and not in run_app: a job of a sweep in another process composes its settings before it comes to ours.
+OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
+OmegaConf.register_new_resolver("layermatch.choices", _choices, replace=True)
+
+
 @steady_output()
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
@@ -100,8 +105,6 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         config_name: The root file in ``conf/``.
     """
     keep_freed_memory()
-    OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
-    OmegaConf.register_new_resolver("layermatch.choices", _choices, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)

@@ -84,7 +84,7 @@ class MeetingDDP(DDPStrategy):
     def _register_ddp_hooks(self) -> None:
         """Give torch the hook on any device: Lightning does so on GPUs alone, and gloo knows it as well."""
         if self._ddp_comm_hook is not None and isinstance(self.model, DistributedDataParallel):
-            self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)  # type: ignore[operator]
+            self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)
 
 
 def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:

@@ -37,9 +37,9 @@ from layermatch.errors import UserError, check_bool, check_choice, check_number
 
 __all__ = ["SemiSupervisedData"]
 
-#: FixMatch's views.
 #: What a batch size may be the batch of.
 BATCHES = ("device", "all")
+#: FixMatch's views.
 PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
 
 
@@ -82,8 +82,8 @@ class SemiSupervisedData(LightningDataModule):
             :func:`~layermatch.data.label_noise.with_wrong_labels`. Which ones is a function of the split's seed.
             Validation and test images keep their class.
         batch_size: The labelled images per step, on each device or on all together.
-        batch_of: What ``batch_size`` is the batch of: of each ``device``, so that N devices see N times as many images a
-            step; or of ``all`` devices together, whose number must divide it.
+        batch_of: What ``batch_size`` is the batch of: each ``device``, so that N devices see N times as many images a
+            step; or ``all`` devices together, whose number must divide it.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
         num_workers: The number of processes that read images; None is 0, and up to 8 where image files are decoded.
