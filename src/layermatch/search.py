@@ -128,7 +128,7 @@ def _distribution(word: Override) -> BaseDistribution:
     """Return the values that a setting may have, as Optuna takes them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    values = word.value()
+    values: Any = word.value()
     try:
         if isinstance(values, IntervalSweep):
             is_whole = isinstance(values.start, int) and isinstance(values.end, int)

@@ -47,7 +47,8 @@ __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "is_started_else
 #: The variable that tells a sweep's job in a process of its own the sweep's name.
 SWEEP_VARIABLE = "LAYERMATCH_SWEEP"
 
-#: The variable that tells the first process of a sweep whose jobs are started elsewhere what its directory is.
+#: The variable that tells the first process of a sweep whose jobs are started elsewhere what its directory is: its own
+#: number, by which those that it starts know that they are not meant, and the path.
 JOBS_ARE_IN = "LAYERMATCH_JOBS_ARE_IN"
 
 HEADER = ("run directory", "algorithm", "labels", "seed", "test, EMA", "val, EMA", "ended")
@@ -79,7 +80,7 @@ class BeforeSweep(Callback):
             with one_line_errors():
                 sweep_dir = _check_sweep(config)
                 if is_started_elsewhere(config.hydra):
-                    os.environ[JOBS_ARE_IN] = str(sweep_dir)
+                    os.environ[JOBS_ARE_IN] = f"{os.getpid()}:{sweep_dir}"
                     pass_to_runs_below(sweep_dir / CLAIMS)
         except Exception:  # noqa: BLE001 -- Hydra would make a warning of it, and go on
             traceback.print_exc()
@@ -246,11 +247,12 @@ class Sweep:
         Raises:
             SystemExit: A job failed, or the sweep was stopped.
         """
-        sweep_dir = os.environ.pop(JOBS_ARE_IN, None)
+        sweep_dir = _sweep_dir_of_jobs_elsewhere()
+        os.environ.pop(JOBS_ARE_IN, None)
         if sweep_dir is None:
             jobs = [_read(job.run_dir, holder_of(job.run_dir)) if job.is_elsewhere else job for job in self.jobs]
         else:
-            jobs = [_read(*job) for job in ended_in(Path(sweep_dir)).items()]
+            jobs = [_read(*job) for job in ended_in(sweep_dir).items()]
         if len(jobs) > 1:
             Reporter().show(table("Sweep", [_row(job) for job in jobs], header=HEADER))
         if broken:
@@ -280,7 +282,13 @@ class Sweep:
     @property
     def has_jobs_elsewhere(self) -> bool:
         """Whether this is the first process of a sweep whose jobs are started elsewhere."""
-        return JOBS_ARE_IN in os.environ
+        return _sweep_dir_of_jobs_elsewhere() is not None
+
+
+def _sweep_dir_of_jobs_elsewhere() -> Path | None:
+    """Return the directory of the sweep that this process has begun, where its jobs are started elsewhere."""
+    pid, _, sweep_dir = os.environ.get(JOBS_ARE_IN, "").partition(":")
+    return Path(sweep_dir) if pid == str(os.getpid()) else None
 
 
 def _is_first(config: DictConfig) -> bool:
