@@ -141,15 +141,24 @@ def take(run_dir: Path, *, lose: Callable[[], object] | None = None) -> Claim | 
     path = run_dir.parent / CLAIMS / f"{run_dir.name}.{number:0{_DIGITS}d}.json"
     try:
         path.parent.mkdir(exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:  # one process alone makes it, on NFS too
-            file.write(_text())
-    except FileExistsError:
-        return None
+        if not _make(path):
+            return None
     except OSError as error:
         raise UserError(
             f"run_dir={run_dir.parent} cannot be written to: {error.strerror or error}: give another run_dir"
         ) from error
     return Claim(_read(path), lose=lose)
+
+
+def _make(path: Path) -> bool:
+    """Write this process's claim; False where another one was faster: one alone makes the file, on NFS too."""
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return False
+    with file:
+        file.write(_text())
+    return True
 
 
 def holder_of(run_dir: Path) -> Holder | None:
