@@ -329,6 +329,14 @@ def _check_selection(settings: Settings, data: SemiSupervisedData) -> None:
         )
 
 
+def _check_shares(settings: Settings, data: SemiSupervisedData) -> None:
+    """Refuse a batch that the devices cannot share, before the data are read."""
+    for name in ("devices", "num_nodes"):
+        check_number(f"trainer.{name}", getattr(settings.trainer, name), low=1, integer=True)
+    with settings.data.named_in_errors():
+        data.batch_on_each(settings.trainer.devices * settings.trainer.num_nodes)
+
+
 def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
     """Refuse views that the images are too small for, before the first batch of them."""
     with section_of_errors("views", settings.views):
@@ -349,6 +357,7 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     device = build_device(settings)
     method = build_method(settings)
     data = build_data(settings, device=device, views=method.views, split=split)
+    _check_shares(settings, data)
     with settings.data.named_in_errors():
         data.setup()
     _check_views(settings, data)

@@ -51,7 +51,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """
     if "sweep" in config:
         raise UserError("sweep=NAME is no choice here: the file is W&B's, as wandb sweep conf/sweep/wandb.yaml")
-    _register_resolvers()
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -80,12 +79,6 @@ def _unless_weights(default: Any, *, _root_: DictConfig) -> Any:
     return "weights" if has_weights else default
 
 
-def _register_resolvers() -> None:
-    """Let files of conf say what depends on other choices."""
-    for name, resolver in (("home", _home), ("choices", _choices), ("unless_weights", _unless_weights)):
-        OmegaConf.register_new_resolver(f"layermatch.{name}", resolver, replace=True)
-
-
 def _choices(*left_out: str, _root_: DictConfig) -> str:
     """Return the files that each group offers, for ``--help``: those of the command's own groups alone.
 
@@ -101,6 +94,11 @@ def _choices(*left_out: str, _root_: DictConfig) -> str:
     return "\n".join(lines)
 
 
+# Here, and not in run_app: a job of a sweep in another process composes its settings before it comes to ours.
+for _name, _resolver in (("home", _home), ("choices", _choices), ("unless_weights", _unless_weights)):
+    OmegaConf.register_new_resolver(f"layermatch.{_name}", _resolver, replace=True)
+
+
 @steady_output()
 def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose the configuration from the command line and run ``task`` on it.
@@ -113,7 +111,6 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         config_name: The root file in ``conf/``.
     """
     keep_freed_memory()
-    _register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)

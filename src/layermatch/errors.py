@@ -39,9 +39,14 @@ class RunError(Exception):
 
 
 class StoppedError(RunError):
-    """The run was asked to stop and wrote a checkpoint: one line, exit status 75 (``EX_TEMPFAIL``: try again)."""
+    """The run was asked to stop and wrote a checkpoint: one line, exit status 75 (``EX_TEMPFAIL``: try again).
+
+    Attributes:
+        requeue_by: A signal that who started this process queues the job again at, and has not seen; None without.
+    """
 
     status = 75
+    requeue_by: int | None = None
 
 
 def check_choice(name: str, value: object, legal: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
 
 from layermatch.errors import RunError, UserError, check_number
 from layermatch.launch import Launch
@@ -79,6 +80,11 @@ class MeetingDDP(DDPStrategy):
             store = meet(self.launch, address=address, port=port, wait=self.wait)
         super().setup_distributed()
         del store  # not before: the server that torch now uses is this one
+
+    def _register_ddp_hooks(self) -> None:
+        """Give torch the hook on any device: Lightning does so on GPUs alone, and gloo knows it as well."""
+        if self._ddp_comm_hook is not None and isinstance(self.model, DistributedDataParallel):
+            self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)
 
 
 def meet(launch: Launch, *, address: str, port: int, wait: float) -> TCPStore:

@@ -37,6 +37,7 @@ def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str
         **_parameters(parts),
         "layer gradients": _layer_gradients(parts),
         "device": _device(parts, trainer),
+        **_exchange(settings, trainer),
     }
 
 
@@ -125,16 +126,17 @@ def _val_source(settings: Settings) -> str:
 
 def _batches(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str, str]:
     data, accumulate = parts.data, parts.algorithm.accumulate
-    labelled = data.batch_size
-    unlabelled = labelled * data.mu if parts.algorithm.uses_unlabelled else 0
     world = trainer.world_size
+    labelled = data.batch_on_each(world)
+    unlabelled = labelled * data.mu if parts.algorithm.uses_unlabelled else 0
     factor = world * accumulate
     global_text = f"{labelled * factor:,} labelled + {unlabelled * factor:,} unlabelled"
     evaluations = f", an evaluation every {settings.eval_every:,}" if data.validation is not None else ""
     return {
         "steps": f"{trainer.max_steps:,}{evaluations}",
         "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",
-        "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)",
+        "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)"
+        + (f", data.batch_of={data.batch_of}" if world > 1 else ""),
     }
 
 
@@ -165,6 +167,14 @@ def _layer_gradients(parts: RunParts) -> str:
         return "not measured"
     # Two backward passes take as long as 1.1 to 1.3 steps.
     return f"measured every {every:,} steps, about {1.2 / every:.1%} more time"
+
+
+def _exchange(settings: Settings, trainer: Trainer) -> dict[str, str]:
+    """Return how the processes exchange gradients, where there are several."""
+    if trainer.world_size == 1:
+        return {}
+    kind = settings.trainer.exchange
+    return {"gradients": f"exchanged as they are computed{', rounded to bfloat16' * (kind == 'bf16')}"}
 
 
 def _device(parts: RunParts, trainer: Trainer) -> str:

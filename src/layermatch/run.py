@@ -33,7 +33,7 @@ from layermatch.callbacks import (
 from layermatch.callbacks.panels import KeepRunId, Panels
 from layermatch.catalogue import Metric, dumps
 from layermatch.checkpoints import read_checkpoint
-from layermatch.cli import is_timed, plain, run_app
+from layermatch.cli import explain, is_timed, plain, run_app
 from layermatch.console import Reporter, settings_tree, table
 from layermatch.data import Split
 from layermatch.data.loader import loader_errors
@@ -54,7 +54,7 @@ from layermatch.runs.directory import lock_run_dir, replace_text
 from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, check_sections
-from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, run_in_own_process
+from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, is_started_elsewhere, run_in_own_process
 from layermatch.training.features import learn_from_features
 
 __all__ = ["main", "run"]
@@ -299,13 +299,16 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """Return one job of the command line: its run directory and results."""
     hydra_config = HydraConfig.get()
     in_sweep, sweep = hydra_config.mode == RunMode.MULTIRUN, os.environ.get(SWEEP_VARIABLE, "")
+    is_elsewhere = False
     settings = _settings_of(config)
     run_dir = _run_dir_of(settings)
     if in_sweep:
         sweep = expand("run_dir", settings["run_dir"], "a directory").name
-        if goes_on(settings["ckpt_path"]):
+        is_elsewhere = is_started_elsewhere(hydra_config)
+        # What a job elsewhere finds in its directory is its own, from before it was queued again.
+        if goes_on(settings["ckpt_path"]) or (is_elsewhere and settings["ckpt_path"] is None):
             settings["ckpt_path"] = "auto"
-    if in_sweep and settings["trainer"]["devices"] != 1:
+    if in_sweep and (is_elsewhere or settings["trainer"]["devices"] != 1):
         finished = _finished(settings, run_dir)
         return run_dir, finished or run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"])
     is_new = is_timed(config) and not in_sweep
@@ -375,7 +378,12 @@ def main() -> None:
         objective = VAL_ACCURACY_EMA.read(results)
         return None if objective is None else float(objective)
 
-    run_app(job, "run")
+    try:
+        run_app(job, "run")
+    except Exception as error:
+        if not sweep.has_jobs_elsewhere:
+            raise
+        sweep.end(broken=f"{type(error).__name__}: {explain(error)}")
     sweep.end()
 
 

@@ -124,6 +124,7 @@ class TrainerSettings:
     log_every: int
     limit_eval_batches: int | None
     wait: float
+    exchange: str
 
     def __post_init__(self) -> None:
         check_number("trainer.max_steps", self.max_steps, low=1, integer=True)

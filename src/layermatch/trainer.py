@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from layermatch.checkpoints import CheckpointFiles
 from layermatch.errors import UserError, check_bool, check_choice, check_number
@@ -21,6 +22,7 @@ __all__ = ["Device", "choose_device", "make_trainer"]
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 STRATEGIES = ("auto", "ddp")
+EXCHANGES = ("full", "bf16")
 # fp16 needs a loss scaler, which skips steps and makes step counts drift; bf16 does not.
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
@@ -114,6 +116,7 @@ def make_trainer(
     log_every: int = 50,
     limit_eval_batches: int | None = None,
     wait: float = 1800,
+    exchange: str = "full",
     eval_every: int,
     accumulate: int,
     run_dir: Path,
@@ -135,6 +138,8 @@ def make_trainer(
         log_every: The optimizer steps between two log lines.
         limit_eval_batches: The number of batches that an evaluation is cut to, for debugging; None evaluates on all.
         wait: The seconds that the processes of a run wait for each other at the start, at least 1.
+        exchange: What gradients go from process to process as: ``full``, or rounded to ``bf16``, half of the bytes, by
+            torch's own hook; the mean is then taken in bf16. One process exchanges nothing.
         eval_every: The optimizer steps between two evaluations, at least 1.
         accumulate: The batches per optimizer step.
         run_dir: The directory of the run.
@@ -152,12 +157,13 @@ def make_trainer(
     if limit_eval_batches is not None:
         check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
     check_wait(wait)
+    check_choice("trainer.exchange", exchange, EXCHANGES)
     _check_processes(device, devices=devices, num_nodes=num_nodes, sync_batchnorm=sync_batchnorm)
     launch = find_launch(devices=devices, num_nodes=num_nodes)
     take_rank(launch)
     return Trainer(
         accelerator=device.accelerator,
-        strategy=_strategy(strategy, launch, wait=wait),
+        strategy=_strategy(strategy, launch, wait=wait, exchange=exchange),
         devices=devices,
         num_nodes=num_nodes,
         precision=device.precision,  # type: ignore[arg-type]
@@ -191,9 +197,10 @@ def _check_processes(device: Device, *, devices: int, num_nodes: int, sync_batch
         )
 
 
-def _strategy(strategy: str, launch: Launch, *, wait: float) -> str | Strategy:
+def _strategy(strategy: str, launch: Launch, *, wait: float, exchange: str) -> str | Strategy:
     if strategy == "auto" and launch.size == 1:
         return "auto"
     # Buffers are BatchNorm's statistics, which evaluation takes from rank 0, and averages that are alike on every
     # rank: to send them before every forward would be waste.
-    return MeetingDDP(launch, wait=wait, broadcast_buffers=False)
+    hook = bf16_compress_hook if exchange == "bf16" else None
+    return MeetingDDP(launch, wait=wait, broadcast_buffers=False, ddp_comm_hook=hook)

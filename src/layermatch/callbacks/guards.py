@@ -160,7 +160,9 @@ class Guards(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, SemiSupervisedData):
             return
-        repeats = data.batch_size * trainer.world_size * algorithm.accumulate / len(data.labelled)
+        repeats = (
+            data.batch_on_each(trainer.world_size) * trainer.world_size * algorithm.accumulate / len(data.labelled)
+        )
         per_second = repeats * steps_per_second
         if repeats > self.most_repeats and per_second > self.most_per_second:
             self._say(

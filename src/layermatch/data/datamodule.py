@@ -56,6 +56,8 @@ HELD_BYTES = 2**30
 #: The stream of the random numbers of :meth:`SemiSupervisedData.draws_of_pass`, beside those of the steps.
 PASSES = 30
 
+#: What a batch size may be the batch of.
+BATCHES = ("device", "all")
 #: FixMatch's views.
 PAIR = Views(unlabelled={"weak": "weak", "strong": "strong"})
 
@@ -100,7 +102,9 @@ class SemiSupervisedData(LightningDataModule):
             Validation and test images keep their class.
         pool_limit: The number of images of the unlabelled pool that are trained on, labelled ones among them; a part
             drawn with the split's seed, see :func:`~layermatch.data.pool_limit.limit_pool`. None takes all.
-        batch_size: The labelled images per device and step.
+        batch_size: The labelled images per step, on each device or on all together.
+        batch_of: What ``batch_size`` is the batch of: each ``device``, so that N devices see N times as many images a
+            step; or ``all`` devices together, whose number must divide it.
         mu: The unlabelled images per labelled one, at least 1.
         eval_batch_size: The images per device and evaluation batch.
         num_workers: The number of processes that read images; None is 0, and up to 8 where image files are decoded.
@@ -165,6 +169,7 @@ class SemiSupervisedData(LightningDataModule):
         label_noise: float = 0.0,
         pool_limit: int | None = None,
         batch_size: int = 64,
+        batch_of: str = "device",
         mu: int = 7,
         eval_batch_size: int = 512,
         num_workers: int | None = None,
@@ -183,6 +188,7 @@ class SemiSupervisedData(LightningDataModule):
     ) -> None:
         super().__init__()
         check_number("batch_size", batch_size, low=1, integer=True)
+        check_choice("batch_of", batch_of, BATCHES)
         check_number("mu", mu, low=1, integer=True)
         check_number("eval_batch_size", eval_batch_size, low=1, integer=True)
         if num_workers is not None:
@@ -225,7 +231,7 @@ class SemiSupervisedData(LightningDataModule):
         )
         self.open_set = open_set
         self.leaks, self.label_noise, self.pool_limit = leaks, label_noise, pool_limit
-        self.batch_size = batch_size
+        self.batch_size, self.batch_of = batch_size, batch_of
         self.mu = mu
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -434,6 +440,29 @@ class SemiSupervisedData(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def batch_on_each(self, devices: int) -> int:
+        """Return the labelled images per step on each of some devices.
+
+        Args:
+            devices: The number of devices, at least 1.
+
+        Raises:
+            UserError: They cannot share the batch evenly.
+
+        Example:
+            >>> from layermatch.data.sources import Digits
+            >>> SemiSupervisedData(Digits(), batch_size=64, batch_of="all").batch_on_each(4)
+            16
+        """
+        if self.batch_of == "device":
+            return self.batch_size
+        if self.batch_size % devices:
+            raise UserError(
+                f"batch_size={self.batch_size} is not legal with batch_of=all on {devices} devices: give a multiple of "
+                f"{devices}, or batch_of=device"
+            )
+        return self.batch_size // devices
+
     def training_steps(self, *, read_images: bool = True) -> TrainingSteps:
         """Return the random access to this rank's raw batches.
 
@@ -444,7 +473,7 @@ class SemiSupervisedData(LightningDataModule):
         return TrainingSteps(
             self.labelled,
             self.unlabelled if self.use_unlabelled else None,
-            batch_size=self.batch_size,
+            batch_size=self.batch_on_each(world_size),
             mu=self.mu,
             seed=self.seed,
             rank=rank,

@@ -86,6 +86,7 @@ KINDS: Mapping[str, Kind] = {
     "data.imbalance": Kind.LABELS,
     "data.manifest": Kind.LABELS,
     "data.batch_size": Kind.SPREAD,
+    "data.batch_of": Kind.SPREAD,
     "trainer.devices": Kind.SPREAD,
     "trainer.num_nodes": Kind.SPREAD,
     "trainer.max_steps": Kind.LENGTH,
@@ -271,7 +272,10 @@ def batch_of_all_devices(flat: Mapping[str, Any]) -> int | str:
     Returns:
         The number of images; the factors as text where one is no whole number.
     """
-    factors = [flat.get(key) for key in keys_of(Kind.SPREAD)]
+    if flat.get("data.batch_of") == "all":
+        factors = [flat.get("data.batch_size")]
+    else:
+        factors = [flat.get(key) for key in keys_of(Kind.SPREAD) if key != "data.batch_of"]
     whole = [factor for factor in factors if isinstance(factor, int)]
     return math.prod(whole) if len(whole) == len(factors) else " x ".join(map(str, factors))
 

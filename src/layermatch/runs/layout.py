@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = [
     "BEST_CHECKPOINT",
     "CHECKPOINTS",
+    "CLAIMS",
     "CONFIG",
     "FIGURES",
     "LOCK",
@@ -59,6 +60,9 @@ CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
 #: The lock that is held while a run uses its directory; the system frees it when the process ends, however it ends.
 LOCK = ".lock"
+
+#: The folder beside the jobs of a sweep that says which process has which, and how each ended.
+CLAIMS = ".claims"
 
 #: What a run writes into its directory; none of it may be there before a new run.
 OUTPUTS = (CONFIG, SPLIT, PLAN, LOG, METRICS, OWN_METRICS, RESULTS, PREDICTIONS, CHECKPOINTS, FIGURES)
