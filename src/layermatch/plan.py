@@ -113,6 +113,7 @@ def _batches(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str,
         "steps": f"{trainer.max_steps:,}{evaluations}",
         "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",
         "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)",
+        **({} if data.ramp.is_empty else {"ramp": data.ramp.text()}),
     }
 
 
