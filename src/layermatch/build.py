@@ -6,8 +6,8 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import product
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
