@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--case", help="of step: one network alone, WRN-28-2 or, on a GPU, WRN-37-2")
+    parser.add_argument("--rounds", type=int, help="of step: blocks of each variant; default: 3, on a GPU --quick 1")
     parser.add_argument("--threads", type=int, help="of torch on the CPU; default: torch's own choice")
     return parser
 
@@ -44,7 +46,9 @@ def _choose_device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def measure(subject: str, *, device: torch.device, quick: bool, case: str | None = None) -> Section:
+def measure(
+    subject: str, *, device: torch.device, quick: bool, case: str | None = None, rounds: int | None = None
+) -> Section:
     """Measure one subject.
 
     Args:
@@ -52,11 +56,13 @@ def measure(subject: str, *, device: torch.device, quick: bool, case: str | None
         device: The device that computes.
         quick: Whether the short form is measured.
         case: The network that ``step`` is measured with; None takes all that the device has.
+        rounds: The blocks of each variant of ``step``; None takes the form's.
     """
     if subject == "augment":
         return augment.measure(device=device, quick=quick)
     if subject == "step":
         effort = step.choose_effort(device, quick=quick)
+        effort = effort if rounds is None else replace(effort, rounds=rounds)
         return step.measure(device=device, cases=step.choose_cases(device, case), effort=effort)
     if subject == "policies":
         return policies.measure(device=device, quick=quick)
@@ -84,6 +90,8 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
     if given.threads is not None:
         check_number("--threads", given.threads, low=1, integer=True)
         torch.set_num_threads(given.threads)
+    if given.rounds is not None:
+        check_number("--rounds", given.rounds, low=1, integer=True)
     if given.case is not None:
         step.choose_cases(device, given.case)
     check_json_path(given.json)
@@ -91,7 +99,7 @@ def bench(arguments: Sequence[str] | None, reporter: Reporter) -> None:
     sections: list[Section] = []
     for subject in SUBJECTS if given.subject == "all" else (given.subject,):
         reporter.show(f"measuring {subject} ...")
-        sections.append(measure(subject, device=device, quick=given.quick, case=given.case))
+        sections.append(measure(subject, device=device, quick=given.quick, case=given.case, rounds=given.rounds))
         # After each, so that a long measurement that is cut short leaves what it has.
         write_json(given.json, sections, about=about, quick=given.quick)
     show(sections, about=about, reporter=reporter)
