@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that one modern graphics card is measured with, in at most 9 minutes:
 #   benchmarks/gpu.sh [--short] [--images FOLDER] [OUT]
-# FOLDER holds CIFAR-10 as image files, train/<class>/ and test/<class>/; without it data/cifar10 or ../shared/data is
-# looked for, and then torchvision's files in data/. --short runs a little of each part, on any machine, to see that it works.
+# FOLDER holds CIFAR-10 as image files, train/<class>/ and test/<class>/; without it they are looked for in data/cifar10,
+# as an archive in shared/data here or beside the repository, and at last torchvision's files in data/. --short runs a little of each part, on any machine, to see that it works.
 # OUT (default: gpu-results) gets a log and a JSON file of each part, and gpu.json of all. A part that fails or takes too
 # long does not stop the others; the last lines say which did, and the status is 1 then.
 set -u
@@ -59,15 +59,18 @@ part() {
 
 bench() { local name=$1 limit=$2; shift 2; part "$name" "$limit" "$python" -m layermatch.bench "$@" --json "$out/$name.json"; }
 
-# The archive is unpacked beside the results, once; its 60,000 files are small.
+# An archive is unpacked for this run alone: 60,000 small files.
 unpack() {
-  local archive=../shared/data/cifar10_jpeg.tar.xz
+  local archive
   if [ -z "$images" ] && [ -d data/cifar10/train ]; then images=data/cifar10; fi
-  if [ -n "$images" ] || [ ! -f "$archive" ]; then return; fi
-  mkdir -p "$out/images"
-  part unpack 60 tar -xf "$archive" -C "$out/images"
-  images=$(dirname "$(find "$out/images" -maxdepth 3 -type d -name train | head -n 1)")
-  if [ ! -d "$images/train" ]; then images=; fi
+  if [ -n "$images" ]; then return; fi
+  for archive in shared/data/cifar10_jpeg.tar.xz ../shared/data/cifar10_jpeg.tar.xz; do
+    if [ ! -f "$archive" ]; then continue; fi
+    images=$(mktemp -d) || { images=; return; }
+    trap 'rm -rf "$images"' EXIT
+    part unpack 60 tar -xf "$archive" -C "$images"
+    return
+  done
 }
 
 tests="gpu_equals_cpu or on_cuda_a_phase"

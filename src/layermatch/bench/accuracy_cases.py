@@ -149,7 +149,9 @@ def variants_of(
         return variants
     its, theirs = compose_settings(fast), compose_settings(published)
     changes = [(f"without {name}", LEFT_OUT[name](theirs)) for name in left_out]
-    changes += [(f"with {name}", PUT_IN[name]) for name in put_in]
+    for name in put_in:
+        has_some = name in LEFT_OUT and compose_settings((*fast, *LEFT_OUT[name](theirs))) != its
+        changes += [] if has_some else [(f"with {name}", PUT_IN[name])]
     for words, overrides in changes:
         changed = (*fast, *overrides)
         if compose_settings(changed) != its:

@@ -238,8 +238,9 @@ def measure_conventional(overrides: tuple[str, ...], device: torch.device) -> di
     clock.start()
     conventional.train(
         network, *_arrays(parts), batch_size=parts.data.batch_size, mu=parts.data.mu,
-        num_workers=max(2, (os.cpu_count() or 2) // 4), max_steps=settings.trainer.max_steps, mean=parts.data.mean, std=parts.data.std, device=device, on_step=on_step,
-        pipeline=_pipeline(settings), average=average, decay=parts.algorithm.ema_decay,
+        max_steps=settings.trainer.max_steps, mean=parts.data.mean, std=parts.data.std, device=device,
+        num_workers=max(2, (os.cpu_count() or 2) // 4), on_step=on_step, pipeline=_pipeline(settings), average=average,
+        decay=parts.algorithm.ema_decay,
     )  # fmt: skip
     if parts.data.test is not None:
         curve.test_accuracy = _accuracy(average, parts, parts.data.test, device)

@@ -37,8 +37,8 @@ def collected(folder: Path) -> dict[str, Any]:
             parts that wrote one.
 
     Returns:
-        ``parts`` with their ``outcome`` in words; ``sections`` of ``bench``, those of one name put together; ``accuracy``,
-        the result of ``bench accuracy``, or None; and ``machine``.
+        ``parts`` with their ``outcome`` in words; ``sections`` of ``bench``, those of one name put together;
+        ``accuracy``, the result of ``bench accuracy``, or None; and ``machine``.
 
     Raises:
         UserError: There is no ``parts.tsv``, or it is broken.

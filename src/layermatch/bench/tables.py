@@ -129,7 +129,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 
 
 def into_page(page: str, tables: Mapping[str, str]) -> str:
-    """Return a page with tables in their places.
+    r"""Return a page with tables in their places.
 
     Args:
         page: The text of the page. A place is between two comments, ``The table of NAME begins.`` and ``... ends.``
@@ -139,8 +139,8 @@ def into_page(page: str, tables: Mapping[str, str]) -> str:
         UserError: No table has a place.
 
     Example:
-        >>> page = "<!-- The table of x begins. -->\\nold\\n<!-- The table of x ends. -->\\n"
-        >>> into_page(page, {"x": "new\\n"}).split("\\n")[1]
+        >>> page = "<!-- The table of x begins. -->\nold\n<!-- The table of x ends. -->\n"
+        >>> into_page(page, {"x": "new\n"}).split("\n")[1]
         'new'
     """
     placed = page
