@@ -53,8 +53,8 @@ stays at a target or above it: until the first evaluation after which it is neve
 The time of evaluations does not count. Every run that is finished is in the JSON file at once; the same command goes on
 with those that are missing."""
 
-#: What of a configuration makes no other measurement.
-_OF_PLACE = ("run_dir", "ckpt_path", "name")
+#: What of a configuration makes no other measurement, or only another repetition of it.
+_OF_PLACE = ("run_dir", "ckpt_path", "name", "seed")
 
 
 def _parser() -> OneLineParser:
@@ -153,7 +153,8 @@ def _measure(
     for case in cases:
         Settings.parse(compose_settings(case.overrides))  # a mistake is found before hours of measuring
     for number, case in enumerate(cases, start=1):
-        key = f"{case.name}, {_fingerprint(case, about)}"
+        measurement = _fingerprint(case, about)
+        key = f"{case.name}, {measurement}"
         if key in kept["runs"]:
             reporter.show(f"{number} of {len(cases)}, {case.name}: there already")
             continue
@@ -166,14 +167,15 @@ def _measure(
             with OwnProcess() as other:
                 curve = other.call(measure, case.overrides, device)
         kept["runs"][key] = {
-            **asdict(case), "overrides": list(case.overrides), "variant": case.variant, "load at start": load,
+            **asdict(case), "overrides": list(case.overrides), "variant": case.variant, "measurement": measurement,
+            "load at start": load,
             "quick": quick, "machine": about, "finished": datetime.now(UTC).isoformat(timespec="seconds"), **curve,
         }  # fmt: skip
         replace_text(path, json.dumps(kept, indent=1) + "\n")
 
 
 def _fingerprint(case: Case, about: Mapping[str, Any]) -> str:
-    """Return ten digits that are the same for the same measurement on the same machine with the same libraries."""
+    """Return ten digits that are the same for all seeds of a measurement on one machine with the same libraries."""
     settings = compose_settings(case.overrides)
     counted = {key: value for key, value in settings.items() if key not in _OF_PLACE}
     counted["data"] = {key: value for key, value in settings["data"].items() if key != "root"}
@@ -208,6 +210,8 @@ def read_accuracy(path: Path) -> dict[str, Any]:
 def rows_of(content: Mapping[str, Any], *, targets: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """Return a row for each data set, variant and target: the medians over the seeds.
 
+    Where a variant was measured with several settings, or on several machines, the one that was measured last counts.
+
     Args:
         content: What :func:`read_accuracy` gives.
         targets: The accuracies; None takes those of each setting.
@@ -222,7 +226,9 @@ def rows_of(content: Mapping[str, Any], *, targets: Sequence[float] | None = Non
     for run in content["runs"].values():
         groups.setdefault((run["setting"], run["labels"], run["variant"]), []).append(run)
     rows: list[dict[str, Any]] = []
-    for (setting, labels, variant), runs in groups.items():
+    for (setting, labels, variant), all_runs in groups.items():
+        last = max(all_runs, key=lambda run: run["finished"])["measurement"]
+        runs = [run for run in all_runs if run["measurement"] == last]
         for target in targets or SETTINGS[setting].targets:
             about = {"setting": setting, "labels": labels, "target": target, "variant": variant}
             rows.append(about | _over(runs, target))
