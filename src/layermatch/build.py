@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from layermatch.augment import LocalView, StrongView, WeakView
 from layermatch.components import check_keys, check_present, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
+from layermatch.data.ramp import reduced
 from layermatch.data.sources import Source
 from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
@@ -127,10 +129,17 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
             medium=medium,
             local=local,
             views=views,
+            num_batches=_num_batches(settings),
             seed=settings.seed,
             channels_last=device.channels_last,
             device=device.torch_device,
         )
+
+
+def _num_batches(settings: Settings) -> int:
+    """Return the batches of the run; what is not legal about them is said where it is used."""
+    accumulate = settings.algorithm.accumulate
+    return settings.trainer.max_steps * (accumulate if isinstance(accumulate, int) else 1)
 
 
 def _as_weights_want(settings: Settings) -> tuple[DataSettings, dict[str, Callable[[int], tuple[float, ...]]]]:
@@ -339,9 +348,11 @@ def _check_shares(settings: Settings, data: SemiSupervisedData) -> None:
 
 def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
     """Refuse views that the images are too small for, before the first batch of them."""
+    channels = data.image_shape[0]
+    sizes = [data.image_shape[1:], *(reduced(data.image_shape, share) for _, share in data.ramp.parts("side"))]
     with section_of_errors("views", settings.views):
-        for view in data.kinds.values():
-            view(torch.zeros(0, *data.image_shape, dtype=torch.uint8), torch.zeros(0, view.num_draws))
+        for size, view in product(sizes, data.kinds.values()):
+            view(torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, view.num_draws))
 
 
 def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
@@ -368,7 +379,7 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     with section_of_errors("algorithm", settings.algorithm.method.arguments), settings.data.named_in_errors():
         check_learns_from_features(algorithm.network, method, data)
-    if settings.compile:
+    if is_compiled(settings, device):
         from torch._functorch import config as functorch_config
 
         check_compiler(device)
@@ -377,6 +388,18 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
         functorch_config.donated_buffer = False
         algorithm.network.compile()  # in place: the names in checkpoints stay
     return RunParts(data, algorithm, device)
+
+
+def is_compiled(settings: Settings, device: Device) -> bool:
+    """Return whether the network is compiled: ``auto`` does it on a GPU, where it can be done.
+
+    Args:
+        settings: The settings of the run.
+        device: The device that the run computes on.
+    """
+    if settings.compile == "auto":
+        return device.accelerator == "gpu" and find_spec("triton") is not None
+    return settings.compile in {True, "true"}
 
 
 def check_compiler(device: Device) -> None:

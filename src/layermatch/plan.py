@@ -137,6 +137,7 @@ def _batches(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str,
         "batch per device": f"{labelled:,} labelled + {unlabelled:,} unlabelled",
         "batch per step": f"{global_text} ({world} device{'s' * (world > 1)} x {accumulate} accumulated)"
         + (f", data.batch_of={data.batch_of}" if world > 1 else ""),
+        **({} if data.ramp.is_empty else {"ramp": data.ramp.text()}),
     }
 
 

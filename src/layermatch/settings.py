@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
-from layermatch.errors import UserError, check_bool, check_choice, check_number
+from layermatch.errors import UserError, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
 
 __all__ = [
@@ -33,7 +33,9 @@ COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "l
 OF_MODULE = option_names(SemiSupervisedModule) - {
     "network", "method", "optimizer", "schedule", "log_every", "layer_decay"
 }  # fmt: skip
-GIVEN_TO_DATA = {"source", "weak", "strong", "medium", "local", "views", "seed", "channels_last", "device", "wanted"}
+GIVEN_TO_DATA = {
+    "source", "weak", "strong", "medium", "local", "views", "num_batches", "seed", "channels_last", "device", "wanted",
+}  # fmt: skip
 OF_DATA = option_names(SemiSupervisedData) - GIVEN_TO_DATA
 
 
@@ -209,7 +211,7 @@ class Settings:
     run_dir: str
     ckpt_path: str | None
     eval_every: int
-    compile: bool
+    compile: bool | str
     plugins: tuple[str, ...]
     checkpoint: CheckpointSettings
     trainer: TrainerSettings
@@ -225,7 +227,8 @@ class Settings:
     raw: dict[str, Any]
 
     def __post_init__(self) -> None:
-        check_bool("compile", self.compile)
+        if not isinstance(self.compile, bool):
+            check_choice("compile", self.compile, ("auto", "true", "false"))
         check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
         check_number("eval_every", self.eval_every, low=1, integer=True)
         if self.checkpoint.selection == "best_val" and self.eval_every > self.trainer.max_steps:

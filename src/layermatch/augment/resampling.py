@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["resized_crop"]
+__all__ = ["resized", "resized_crop"]
 
 #: The constant of the cubic kernel, as in PIL.
 _A = -0.5
@@ -46,6 +46,25 @@ def resized_crop(
         # Whole levels between the two passes, as in PIL.
         lines = _levels(images.to(torch.float32) @ columns[:, None].transpose(2, 3))  # (N, C, H, columns)
         return _levels(rows[:, None] @ lines).to(torch.uint8)
+
+
+def resized(images: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Resample whole images, as ``image.resize(size, BICUBIC)`` of PIL does, by :func:`resized_crop`.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        size: Rows and columns of the result.
+
+    Returns:
+        uint8 (N, C, *size), a new tensor.
+
+    Example:
+        >>> images = torch.tensor([[10, 10], [30, 30]], dtype=torch.uint8).view(1, 1, 2, 2)
+        >>> resized(images, size=(1, 1)).tolist()
+        [[[[20]]]]
+    """
+    zero, rows, columns = (torch.tensor([number]) for number in (0, *images.shape[2:]))  # one box for all images
+    return resized_crop(images, top=zero, left=zero, height=rows, width=columns, size=size)
 
 
 def _levels(pixels: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ from layermatch.networks import Network
 
 __all__ = ["fixmatch_loss", "make_optimizer", "train", "update_average"]
 
-#: Random numbers that the views of :class:`~layermatch.bench.pil_pipeline.PilPipeline` take.
-WEAK_DRAWS, STRONG_DRAWS = 3, 12
+#: Random numbers that the weak view of :class:`~layermatch.bench.pil_pipeline.PilPipeline` takes, and a strong view
+#: beside those of its operations.
+WEAK_DRAWS, BESIDE_OPERATIONS = 3, 6
 
 
 class _Images(Dataset[tuple[Tensor, ...]]):
@@ -40,22 +41,25 @@ class _Images(Dataset[tuple[Tensor, ...]]):
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        pipeline: PilPipeline | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.mean = list(mean)
         self.std = list(std)
-        self.pipeline = PilPipeline()
+        self.pipeline = pipeline or PilPipeline()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        image = Image.fromarray(self.images[index])
+        pixels = self.images[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         weak = self._tensor(self.pipeline.weak(image, _draws(WEAK_DRAWS)))
         if self.labels is not None:
             return weak, torch.tensor(self.labels[index])
-        return weak, self._tensor(self.pipeline.strong(image, _draws(STRONG_DRAWS)))
+        strong_draws = BESIDE_OPERATIONS + 2 * self.pipeline.num_ops
+        return weak, self._tensor(self.pipeline.strong(image, _draws(strong_draws)))
 
     def _tensor(self, image: Image.Image) -> Tensor:
         tensor: Tensor = transforms.normalize(transforms.to_tensor(image), self.mean, self.std)
@@ -136,6 +140,9 @@ def train(
     device: torch.device,
     num_workers: int = 2,
     on_step: Callable[[int, Tensor], None],
+    pipeline: PilPipeline | None = None,
+    average: nn.Module | None = None,
+    decay: float = 0.999,
 ) -> nn.Module:
     """Train FixMatch for some steps.
 
@@ -152,14 +159,18 @@ def train(
         device: The device that computes.
         num_workers: The number of processes of each of the two loaders.
         on_step: A function that is called with the number of steps done and the loss, after each step.
+        pipeline: What makes the views; None is that of colour images.
+        average: A copy of the network that becomes the average of its weights, for a caller that evaluates it during
+            training; None makes one.
+        decay: The decay of the average, in ``[0, 1)``.
 
     Returns:
         The average of the weights.
     """
     positions = np.asarray(labelled)
     sets = (
-        (_Images(images[positions], labels[positions], mean=mean, std=std), batch_size),
-        (_Images(images, None, mean=mean, std=std), batch_size * mu),
+        (_Images(images[positions], labels[positions], mean=mean, std=std, pipeline=pipeline), batch_size),
+        (_Images(images, None, mean=mean, std=std, pipeline=pipeline), batch_size * mu),
     )
     loader_labelled, loader_unlabelled = (
         DataLoader(
@@ -172,7 +183,8 @@ def train(
         for dataset, size in sets
     )
     network = network.to(device).train()
-    average = copy.deepcopy(network).requires_grad_(False).eval()
+    average = copy.deepcopy(network) if average is None else average.to(device)
+    average.requires_grad_(False).eval()
     optimizer = make_optimizer(network)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: math.cos(7 * math.pi * k / (16 * max_steps)))
     for step, ((weak_labelled, label), (weak, strong)) in enumerate(
@@ -184,6 +196,6 @@ def train(
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-        update_average(average, network)
+        update_average(average, network, decay=decay)
         on_step(step, loss.detach())
     return average

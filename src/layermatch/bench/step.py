@@ -20,6 +20,7 @@ from layermatch.bench.own_process import OwnProcess
 from layermatch.bench.report import Figure, Ratio, Section
 from layermatch.bench.timing import Stopwatch, alternate, peak_mib, start_peak
 from layermatch.data import SemiSupervisedData
+from layermatch.errors import check_choice
 from layermatch.layerwise import SeparateLosses
 from layermatch.methods import PseudoLabelling
 from layermatch.methods.pseudo_labelling import WEAK_SHARE
@@ -43,6 +44,7 @@ Block = Callable[[], float]
 
 SKIPPING = "whole step, split, skip_masked, all masked"
 COMPILED = "whole step, split, compiled"
+ON_DEVICE = "whole step, split, storage=device"
 CONVENTIONAL = "conventional step"
 CONVENTIONAL_KEEPING = "conventional step, freed memory kept"
 
@@ -88,14 +90,23 @@ class Effort:
         return self.warmups + self.steps
 
 
-def choose_cases(device: torch.device) -> list[Case]:
+def choose_cases(device: torch.device, name: str | None = None) -> list[Case]:
     """Return the networks that a device is measured with.
 
     Args:
         device: The device that computes.
+        name: The name of one of them; None takes all.
+
+    Raises:
+        UserError: The device is measured with none of that name.
     """
     cases = [Case("WRN-28-2", wrn_28_2, 32)]
-    return [*cases, Case("WRN-37-2", wrn_37_2, 96)] if device.type == "cuda" else cases
+    if device.type == "cuda":
+        cases.append(Case("WRN-37-2", wrn_37_2, 96))
+    if name is None:
+        return cases
+    check_choice("--case", name, [case.name for case in cases])
+    return [case for case in cases if case.name == name]
 
 
 def choose_effort(device: torch.device, *, quick: bool) -> Effort:
@@ -136,11 +147,7 @@ def measure(*, device: torch.device, cases: list[Case], effort: Effort) -> Secti
 
 
 def _measure_case(section: Section, case: Case, *, device: torch.device, chosen: Device, effort: Effort) -> None:
-    data = SemiSupervisedData(
-        RandomImages(NUM_IMAGES, size=case.size), weak=WeakView(), strong=StrongView(), num_labels=NUM_LABELS,
-        batch_size=effort.batch_size, mu=effort.mu, mean=MEAN, std=STD, seed=0, channels_last=chosen.channels_last,
-    )  # fmt: skip
-    data.setup()
+    data = _make_data(case, chosen, effort)
     options: dict[str, Any] = {"device": device, "effort": effort}
     blocks: dict[str, Block] = {}
     for forward in FORWARDS:
@@ -166,8 +173,20 @@ def _measure_case(section: Section, case: Case, *, device: torch.device, chosen:
             section.figures.append(Figure(f"{case.name} memory: {name}", "MiB", tuple(mib for _, mib in each)))
 
 
+def _make_data(case: Case, chosen: Device, effort: Effort, *, storage: str = "auto") -> SemiSupervisedData:
+    data = SemiSupervisedData(
+        RandomImages(NUM_IMAGES, size=case.size), weak=WeakView(), strong=StrongView(), num_labels=NUM_LABELS,
+        batch_size=effort.batch_size, mu=effort.mu, mean=MEAN, std=STD, seed=0, channels_last=chosen.channels_last,
+        storage=storage,
+    )  # fmt: skip
+    data.setup()
+    return data
+
+
 def _more_blocks(case: Case, data: SemiSupervisedData, chosen: Device, options: dict[str, Any]) -> dict[str, Block]:
-    """Return what an option saves; on a GPU compiling as well: a CPU takes most of a minute for it and gains little.
+    """Return what an option saves; on a GPU compiling and images on the device as well.
+
+    A CPU takes most of a minute to compile and gains little, and its memory is the device's.
 
     On a CPU the conventional recipe once more, in this process, which keeps freed memory.
     """
@@ -177,6 +196,8 @@ def _more_blocks(case: Case, data: SemiSupervisedData, chosen: Device, options: 
     if chosen.accelerator == "gpu":
         compiled = partial(_our_block, case, data, chosen, {"forward": "split"}, compiled=True, **options)
         blocks[COMPILED] = compiled
+        on_device = _make_data(case, chosen, options["effort"], storage="device")
+        blocks[ON_DEVICE] = partial(_our_block, case, on_device, chosen, {"forward": "split"}, **options)
     else:
         blocks[CONVENTIONAL_KEEPING] = partial(_conventional_block, case, data.split.labelled, **options)
     return blocks
@@ -205,7 +226,7 @@ def _add_ratios(section: Section, case: Case, figures: dict[str, Figure], *, is_
     if CONVENTIONAL_KEEPING in figures:
         name = f"{case.name} steps/s against the {CONVENTIONAL_KEEPING}, split"
         section.ratios.append(Ratio(name, figures[CONVENTIONAL_KEEPING], whole))
-    for name in (SKIPPING, COMPILED):
+    for name in (SKIPPING, COMPILED, ON_DEVICE):
         if name in figures:
             section.ratios.append(
                 Ratio(f"{case.name} steps/s of {name[12:]} against split alone", whole, figures[name])

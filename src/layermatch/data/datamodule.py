@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from layermatch.augment import LocalView, PlainView, StrongView, WeakView, normalise
+from layermatch.augment.resampling import resized
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.blocks import blocks_of
 from layermatch.data.device_pool import DevicePool, check_device_fits
@@ -38,6 +39,7 @@ from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
 from layermatch.data.open_set import leave_classes_out
 from layermatch.data.pool_limit import limit_pool
+from layermatch.data.ramp import Ramp
 from layermatch.data.sources import ImageSet, Source, SourceData
 from layermatch.data.sources.base import UNKNOWN, unknown_labels
 from layermatch.data.splits import Split
@@ -106,6 +108,10 @@ class SemiSupervisedData(LightningDataModule):
         batch_of: What ``batch_size`` is the batch of: each ``device``, so that N devices see N times as many images a
             step; or ``all`` devices together, whose number must divide it.
         mu: The unlabelled images per labelled one, at least 1.
+        ramp: The smaller batches and images of the first parts of a run, a :class:`~layermatch.data.ramp.Ramp` or its
+            arguments by name; None has whole ones from the start.
+        num_batches: The batches of the run, which ``ramp`` is of: optimizer steps times accumulated batches; None asks
+            the trainer.
         eval_batch_size: The images per device and evaluation batch.
         num_workers: The number of processes that read images; None is 0, and up to 8 where image files are decoded.
         storage: The place where images are kept: ``device``, ``ram``, ``disk``, ``lazy`` or ``auto``; see
@@ -171,6 +177,8 @@ class SemiSupervisedData(LightningDataModule):
         batch_size: int = 64,
         batch_of: str = "device",
         mu: int = 7,
+        ramp: Ramp | Mapping[str, Any] | None = None,
+        num_batches: int | None = None,
         eval_batch_size: int = 512,
         num_workers: int | None = None,
         storage: str = "auto",
@@ -233,6 +241,8 @@ class SemiSupervisedData(LightningDataModule):
         self.leaks, self.label_noise, self.pool_limit = leaks, label_noise, pool_limit
         self.batch_size, self.batch_of = batch_size, batch_of
         self.mu = mu
+        self.ramp = Ramp.of(ramp)
+        self.num_batches = num_batches
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
@@ -480,7 +490,16 @@ class SemiSupervisedData(LightningDataModule):
             world_size=world_size,
             draws=(self._widths(self.views.labelled), self._widths(self.views.unlabelled)),
             read_images=read_images,
+            ramp=self.ramp,
+            num_batches=self._length,
         )
+
+    @property
+    def _length(self) -> int | None:
+        """The batches of the run; None where nobody knows, or it has no end."""
+        if self.num_batches is not None or self.trainer is None or self.trainer.max_steps < 1:
+            return self.num_batches
+        return self.trainer.max_steps * int(getattr(self.trainer.lightning_module, "accumulate", 1))
 
     def _widths(self, wanted: Mapping[str, str]) -> list[int]:
         """Return the random numbers per sample of each view."""
@@ -634,14 +653,16 @@ class SemiSupervisedData(LightningDataModule):
 
     def make_views(self, raw: RawBatch) -> Batch:
         """Return the views of labelled and of unlabelled images, as :attr:`views` has them."""
-        labelled, unlabelled = raw
-        samples = Samples(self._views(labelled, self.views.labelled), labelled.label, labelled.indices)
+        labelled, unlabelled, size = raw
+        samples = Samples(self._views(labelled, self.views.labelled, size), labelled.label, labelled.indices)
         if unlabelled is None:
             return Batch(samples, None)
-        views = self._views(unlabelled, self.views.unlabelled)
+        views = self._views(unlabelled, self.views.unlabelled, size)
         return Batch(samples, Unlabelled(views, unlabelled.indices, unlabelled.label))
 
-    def _views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    def _views(self, images: ViewedSet, wanted: Mapping[str, str], size: tuple[int, int] | None) -> dict[str, Tensor]:
+        if size is not None:
+            images = images._replace(images=resized(images.images, size=size))
         return {name: self.normalise(view) for name, view in self.raw_views(images, wanted).items()}
 
     def raw_views(self, images: ViewedSet, wanted: Mapping[str, str]) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ class DevicePool:
         """
         labelled = self._pick(raw.labelled, self.labelled_rows[raw.labelled.indices])
         unlabelled = raw.unlabelled
-        return RawBatch(labelled, None if unlabelled is None else self._pick(unlabelled, unlabelled.indices))
+        unlabelled = None if unlabelled is None else self._pick(unlabelled, unlabelled.indices)
+        return RawBatch(labelled, unlabelled, raw.size)
 
     def _pick(self, part: ViewedSet, rows: Tensor) -> ViewedSet:
         return part._replace(images=self.images[rows])

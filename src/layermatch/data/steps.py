@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from layermatch.data.blocks import BlockOrder, blocks_of
+from layermatch.data.ramp import BatchSizes, Ramp
 from layermatch.data.sources import ImageSet
 from layermatch.functional.streams import shuffled_positions, uniforms
 
@@ -46,10 +47,12 @@ class RawBatch(NamedTuple):
     Attributes:
         labelled: The labelled images.
         unlabelled: The unlabelled ones; None for methods that use none.
+        size: The height and width that images are reduced to before their views are made; None leaves them.
     """
 
     labelled: ViewedSet
     unlabelled: ViewedSet | None
+    size: tuple[int, int] | None = None
 
 
 class RawEvalBatch(NamedTuple):
@@ -71,7 +74,8 @@ class TrainingSteps(Dataset[RawBatch]):
 
     All ranks together walk through one endless shuffle of the set: step ``s`` of rank ``r`` of ``R`` takes positions
     ``(s R + r) B`` to ``(s R + r + 1) B``. Views draw their random numbers by the same positions, so ``R`` ranks with
-    ``B / R`` images each see what one rank with ``B`` sees. A set in blocks is shuffled block by block, see
+    ``B / R`` images each see what one rank with ``B`` sees. With a ramp, ``B`` is that of the step, and the images of
+    the steps before it take the place of ``s B``. A set in blocks is shuffled block by block, see
     :class:`~layermatch.data.blocks.BlockOrder`.
 
     Args:
@@ -84,6 +88,8 @@ class TrainingSteps(Dataset[RawBatch]):
         world_size: The number of processes, ``R``.
         draws: Random numbers per sample for each view of (labelled, unlabelled) images.
         read_images: False leaves the images out: the device has them.
+        ramp: What the first batches are; None is whole ones.
+        num_batches: The batches of the run, which the ramp is of.
     """
 
     def __init__(
@@ -98,11 +104,12 @@ class TrainingSteps(Dataset[RawBatch]):
         world_size: int,
         draws: tuple[Sequence[int], Sequence[int]],
         read_images: bool = True,
+        ramp: Ramp | None = None,
+        num_batches: int | None = None,
     ) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
-        self.batch_size = batch_size
-        self.mu = mu
+        self.sizes = BatchSizes(batch_size, mu, ramp or Ramp(), num_batches)
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -117,14 +124,19 @@ class TrainingSteps(Dataset[RawBatch]):
     def __getitem__(self, step: int) -> RawBatch:
         """Return the batch of one step of this rank."""
         of_labelled, of_unlabelled = self.draws
-        labelled = self._read(self.labelled, step, self.batch_size, _LABELLED, of_labelled)
+        (num_labelled, num_unlabelled), before = self.sizes.of(step), self.sizes.images_before(step)
+        size = self.sizes.image_size(step, self.labelled.images.shape)
+        starts = [
+            one_rank * self.world_size + self.rank * count
+            for one_rank, count in zip(before, (num_labelled, num_unlabelled), strict=True)
+        ]
+        labelled = self._read(self.labelled, starts[0], num_labelled, _LABELLED, of_labelled)
         if self.unlabelled is None:
-            return RawBatch(labelled, None)
-        size = self.mu * self.batch_size
-        return RawBatch(labelled, self._read(self.unlabelled, step, size, _UNLABELLED, of_unlabelled))
+            return RawBatch(labelled, None, size)
+        unlabelled = self._read(self.unlabelled, starts[1], num_unlabelled, _UNLABELLED, of_unlabelled)
+        return RawBatch(labelled, unlabelled, size)
 
-    def _read(self, images: ImageSet, step: int, size: int, stream: int, widths: Sequence[int]) -> ViewedSet:
-        start = (step * self.world_size + self.rank) * size
+    def _read(self, images: ImageSet, start: int, size: int, stream: int, widths: Sequence[int]) -> ViewedSet:
         if stream in self._orders:
             index = self._orders[stream].positions(start=start, count=size)
         else:

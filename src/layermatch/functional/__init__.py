@@ -47,7 +47,7 @@ from layermatch.functional.pseudo_labels import (
 )
 from layermatch.functional.relative_threshold import interpolate_logits, relative_threshold
 from layermatch.functional.rotations import quarter_turns
-from layermatch.functional.schedules import constant, cosine, cosine_ramp, linear_ramp
+from layermatch.functional.schedules import constant, cosine, cosine_ramp, linear_ramp, warmup_cosine
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
 from layermatch.functional.sharpening import sharpen
 from layermatch.functional.shrinking import shrink_loss, shrunk_classes
@@ -155,6 +155,7 @@ __all__ = [
     "unit_directions",
     "view_spread",
     "votes_of",
+    "warmup_cosine",
     "warmup_decay",
     "with_label_noise",
     "with_margin",

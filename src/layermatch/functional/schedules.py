@@ -6,7 +6,7 @@ import math
 
 from layermatch.errors import check_number
 
-__all__ = ["constant", "cosine", "cosine_ramp", "linear_ramp"]
+__all__ = ["constant", "cosine", "cosine_ramp", "linear_ramp", "warmup_cosine"]
 
 
 def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
@@ -33,6 +33,39 @@ def cosine(step: int, max_steps: int, *, cycles: float = 7 / 16) -> float:
     """
     check_number("cycles", cycles, low=0, high=0.5)
     return math.cos(math.pi * cycles * step / max_steps)
+
+
+def warmup_cosine(step: int, max_steps: int, *, warmup: float = 0.05) -> float:
+    r"""Rise linearly to 1 in the first part of a run, then fall to 0 along half a cosine.
+
+    .. math::
+
+        \eta_k / \eta_0 = \min\left(1, \frac{k + 1}{w K}\right) \text{ for } k < w K, \qquad
+        \frac{1}{2} \left(1 + \cos \pi \frac{k - w K}{K - w K}\right) \text{ after it}
+
+    Source: the warm-up of Goyal et al. 2017 (section 2.2), the cosine of Loshchilov and Hutter 2017 (SGDR, without
+    restarts). The first step has a rate above 0, so that it is not lost.
+
+    Args:
+        step: ``k``, optimizer steps made so far, in ``[0, max_steps]``.
+        max_steps: ``K``, optimizer steps of the whole run.
+        warmup: ``w``, the share of the run that the rise takes, in ``[0, 1)``; 0 starts at 1.
+
+    Returns:
+        The factor of the initial learning rate.
+
+    Raises:
+        UserError: ``warmup`` is out of range.
+
+    Example:
+        >>> [round(warmup_cosine(k, 100, warmup=0.1), 3) for k in (0, 4, 10, 55, 100)]
+        [0.1, 0.5, 1.0, 0.5, 0.0]
+    """
+    check_number("warmup", warmup, low=0, high=1, high_open=True)
+    rise = warmup * max_steps
+    if step < rise:
+        return min(1.0, (step + 1) / rise)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / (max_steps - rise))
 
 
 def constant(step: int, max_steps: int) -> float:  # noqa: ARG001 -- every schedule takes the same two

@@ -96,6 +96,7 @@ KINDS: Mapping[str, Kind] = {
     "data.source": Kind.LEARNT,
     "data.image_size": Kind.LEARNT,
     "data.open_set": Kind.LEARNT,
+    "data.ramp": Kind.LEARNT,
     "data.leaks": Kind.LEARNT,
     "data.label_noise": Kind.LEARNT,
     "data.pool_limit": Kind.LEARNT,

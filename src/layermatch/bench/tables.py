@@ -1,0 +1,197 @@
+"""``python -m layermatch.bench.tables``: tables of pages, made of measured JSON, so that none is filled in by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from layermatch.arguments import OneLineParser, start_command
+from layermatch.bench.accuracy import ACCURACY_FORMAT, cells, rows_of
+from layermatch.bench.collect import GPU_FORMAT
+from layermatch.errors import UserError
+from layermatch.paths import argument_path
+from layermatch.runs.directory import replace_text
+
+__all__ = ["accuracy_table", "gpu_table", "into_page", "main", "parts_table"]
+
+#: Rows of the table of a GPU -> the end of the name of a figure or a ratio.
+GPU_ROWS = {
+    "whole step / pure compute, `split`": "whole step / pure compute, split",
+    "whole step / pure compute, `joint`": "whole step / pure compute, joint",
+    "steps/s against the conventional recipe, `split`": "steps/s against the conventional recipe, split",
+    "steps/s against the conventional recipe, `joint`": "steps/s against the conventional recipe, joint",
+    "share of the step outside the network, `split` (%)": "share outside the network, split",
+    "share of the step outside the network, `joint` (%)": "share outside the network, joint",
+    "whole step, `joint` (ms)": "whole step, joint",
+    "steps/s with `compile=true` against without": "steps/s of split, compiled against split alone",
+    "steps/s with `data.storage=device` against without": "steps/s of split, storage=device against split alone",
+    "peak memory, whole step, `joint` (MiB)": "memory: whole step, joint",
+    "peak memory, pure compute, `joint` (MiB)": "memory: pure compute, joint",
+}
+NETWORKS = ("WRN-28-2", "WRN-37-2")
+
+
+def accuracy_table(content: Mapping[str, Any]) -> str:
+    """Return the recipes side by side, as Markdown.
+
+    Args:
+        content: What :func:`~layermatch.bench.accuracy.read_accuracy` gives.
+    """
+    head = ("data", "labels", "stays at", "recipe", "s", "lowest", "highest", "processor s", "steps", "reached",
+            "x conventional", "test %")  # fmt: skip
+    rows = [(*_place(row), *cells(row)) for row in rows_of(content) if _is_whole(row)]
+    return _markdown(head, rows) + _measured_on(content)
+
+
+def parts_table(content: Mapping[str, Any]) -> str:
+    """Return what becomes of the fast recipe's time without each of its parts, or with one more, as Markdown.
+
+    Args:
+        content: What :func:`~layermatch.bench.accuracy.read_accuracy` gives.
+    """
+    rows = rows_of(content)
+    whole = {(*_place(row), row["variant"]): row["seconds"] for row in rows if _is_whole(row)}
+    made = []
+    for row in rows:
+        recipe, _, change = row["variant"].partition(", ")
+        if not change:
+            continue
+        seconds, base = row["seconds"], whole.get((*_place(row), recipe))
+        times = f"{seconds / base:.2f}" if seconds and base else "-"
+        made.append((*_place(row), recipe, change, *cells(row)[1:4], times, cells(row)[6], cells(row)[8]))
+    head = ("data", "labels", "stays at", "recipe", "change", "s", "lowest", "highest", "x the recipe's s", "reached",
+            "test %")  # fmt: skip
+    return _markdown(head, made)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["setting"], str(row["labels"]), f"{100 * row['target']:g} %"
+
+
+def _is_whole(row: Mapping[str, Any]) -> bool:
+    return "," not in row["variant"]
+
+
+def _measured_on(content: Mapping[str, Any]) -> str:
+    """Return a line that says on what, and how busy it was."""
+    runs = list(content["runs"].values())
+    if not runs:
+        return ""
+    machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
+    loads = [run["load at start"] for run in runs if run["load at start"] is not None]
+    load = f"; load at the start of a run {min(loads)} to {max(loads)}" if loads else ""
+    quick = "; **shortened runs, which measure nothing**" if any(run["quick"] for run in runs) else ""
+    return f"\nMeasured on {'; '.join(machines)}{load}{quick}.\n"
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    versions = about["versions"]
+    threads = f"{about['threads']} thread{'s' * (about['threads'] != 1)}"
+    device = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {threads}"
+    return f"{device}, torch {versions['torch']}"
+
+
+def gpu_table(content: Mapping[str, Any]) -> str:
+    """Return the figures of a GPU for both networks, as Markdown.
+
+    Args:
+        content: What ``benchmarks/gpu.sh`` leaves in ``gpu.json``.
+    """
+    step = content["sections"].get("step", {"figures": [], "ratios": []})
+    values = {each["name"]: each["value"] for each in (*step["figures"], *step["ratios"])}
+    rows = []
+    for title, name in GPU_ROWS.items():
+        found = [values.get(f"{network} {name}") for network in NETWORKS]
+        rows.append((title, *("" if value is None else f"{value:,.2f}" for value in found)))
+    rows += [(f"part of `gpu.sh`: {part['name']}", part["outcome"], "") for part in content["parts"]]
+    device = content["machine"]["gpu"] or "no GPU"
+    return _markdown(("figure", "WRN-28-2, 32x32", "WRN-37-2, 96x96"), rows) + f"\nMeasured on {device}.\n"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "Not measured yet.\n"
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+#: Format of a file -> the tables that are made of it, by their names in pages.
+TABLES: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    ACCURACY_FORMAT: {"time to accuracy": accuracy_table, "parts": parts_table},
+    GPU_FORMAT: {"GPU": gpu_table},
+}
+
+
+def into_page(page: str, tables: Mapping[str, str]) -> str:
+    r"""Return a page with tables in their places.
+
+    Args:
+        page: The text of the page. A place is between two comments, ``The table of NAME begins.`` and ``... ends.``
+        tables: The tables by name; one that has no place in the page is left out.
+
+    Raises:
+        UserError: No table has a place.
+
+    Example:
+        >>> page = "<!-- The table of x begins. -->\nold\n<!-- The table of x ends. -->\n"
+        >>> into_page(page, {"x": "new\n"}).split("\n")[1]
+        'new'
+    """
+    placed = page
+    found = 0
+    for name, text in tables.items():
+        begin, end = (re.escape(f"<!-- The table of {name} {verb}. -->") for verb in ("begins", "ends"))
+        pattern = re.compile(f"(?P<begin>{begin}\n).*?(?P<end>{end})", re.DOTALL)
+        placed, number = pattern.subn(lambda match, text=text: match["begin"] + text + match["end"], placed)
+        found += number
+    if not found:
+        raise UserError(f"the page has no place for {', '.join(tables)}: give <!-- The table of NAME begins. -->")
+    return placed
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") not in TABLES:
+        raise UserError(f"{path} is no result of bench accuracy or of benchmarks/gpu.sh")
+    return content
+
+
+def _make(arguments: Sequence[str] | None, console: Console) -> None:
+    parser = OneLineParser(prog="python -m layermatch.bench.tables", description=__doc__, allow_abbrev=False)
+    parser.add_argument("json", type=argument_path, help="a result of bench accuracy, or gpu.json of gpu.sh")
+    parser.add_argument("--page", type=argument_path, help="a page that gets the tables; default: they are printed")
+    given = parser.parse_args(arguments)
+    content = _read(given.json)
+    tables = {name: make(content) for name, make in TABLES[content["format"]].items()}
+    if given.page is None:
+        for text in tables.values():
+            console.print(Text(text), soft_wrap=True)
+        return
+    try:
+        page = given.page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--page {given.page} cannot be read: {error}") from error
+    replace_text(given.page, into_page(page, tables))
+    console.print(Text(f"written into {given.page}"), soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a mistake of the user is one line on standard error and status 2.
+
+    Args:
+        arguments: The arguments of the command line; None takes the process's.
+    """
+    start_command(_make, arguments)
+
+
+if __name__ == "__main__":
+    main()
