@@ -84,12 +84,15 @@ def test_a_broken_record_is_none(text: str, tmp_path: Path) -> None:
 
 def test_a_record_keeps_every_code_that_a_run_went_on_with() -> None:
     other = CODE | {"sources": "2"}
-    first = Record().begun(code=CODE, data="feed", goes_on=False)
+    first = Record().begun(code=CODE, data="feed", machine="one", goes_on=False)
     assert first.in_one_go
-    again = first.begun(code=CODE, data="feed", goes_on=True)
+    again = first.begun(code=CODE, data="feed", machine="one", goes_on=True)
     assert (again.code, again.data, again.in_one_go) == ((CODE,), ("feed",), False)
-    assert again.begun(code=other, data="beef", goes_on=True).code == (CODE, other)
-    assert again.begun(code=other, data="beef", goes_on=False) == Record((other,), ("beef",))  # from its start
+    assert again.begun(code=other, data="beef", machine="two", goes_on=True).code == (CODE, other)
+    assert again.begun(code=other, data="beef", machine="two", goes_on=True).machine == ("one", "two")
+    assert again.begun(code=other, data="beef", machine="two", goes_on=False) == Record(
+        (other,), ("beef",), machine=("two",)
+    )  # from its start
 
 
 def test_the_code_is_known_by_its_sources() -> None:
