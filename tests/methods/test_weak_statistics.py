@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from layermatch.layerwise import Uniform
 from layermatch.methods import PseudoLabelling
 from layermatch.methods.weak_statistics import WeakByAverages, WeakNotAveraged
 from layermatch.networks import wrn_small
@@ -21,7 +22,7 @@ def test_each_trial_changes_one_statistic(
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     network = wrn_small(num_classes=10, in_channels=1)
-    method = trial(policy=FixedThreshold(), forward="split")
+    method = trial(policy=FixedThreshold(), rule=Uniform(), forward="split")
     weak = torch.rand(8, 1, 8, 8, generator=generator)
     before = {name: buffer.clone() for name, buffer in network.named_buffers() if name.endswith("running_mean")}
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Trials of one statistic of BatchNorm alone, for study: what ``algorithm.forward=split`` changes, one thing at a time."""
+"""Trials of one statistic of BatchNorm alone, for study: what ``forward=split`` changes, one thing at a time."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,11 @@ class Collector:
             return {}
         file = MetricsFile(cell.run_dir / METRICS)
         file.poll()
-        return {name: file.curves[name] for name in self.study.curves if name in file.curves}
+        return {
+            name: curve
+            for name, curve in file.curves.items()
+            if any(fnmatchcase(name, wanted) for wanted in self.study.curves)
+        }
 
     # ---------------------------------------------------------------------------------------------------------- notes
 

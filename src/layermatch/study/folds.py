@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from layermatch.build import build_data, build_device
 from layermatch.data import Views
@@ -24,6 +23,9 @@ from layermatch.errors import UserError
 from layermatch.settings import Settings
 
 __all__ = ["deal", "make_folds"]
+
+#: The random numbers that folds are dealt by are no others'.
+_FOLD_STREAM = 91
 
 
 def deal(
@@ -53,32 +55,33 @@ def deal(
         [[0, 1], [0, 1], [0, 1]]
     """
     counts = np.bincount(labels, minlength=len(classes))
-    scarce = [f"{printable(classes[k])} has {counts[k]}" for k in np.flatnonzero(counts == 1)]
-    if scarce or counts.max(initial=0) < folds:
-        why = shorten(scarce) if scarce else f"the largest class has {counts.max(initial=0)} of them"
+    _, twins = np.unique(content, return_inverse=True)
+    members = np.split(np.argsort(twins, kind="stable"), np.cumsum(np.bincount(twins))[:-1])
+    fold_of = np.empty(len(labels), np.int64)
+    dealt = np.zeros((folds, len(classes)), np.int64)
+    for twin in _in_order(labels, twins, seed=seed):
+        rows = members[twin]
+        # To the fold with the fewest images of the class, and of those to the one with the fewest in all.
+        fold = np.lexsort((dealt.sum(axis=1), dealt[:, labels[rows[0]]]))[0]
+        fold_of[rows] = fold
+        dealt[fold] += np.bincount(labels[rows], minlength=len(classes))
+    alone = [printable(classes[k]) for k in np.flatnonzero((counts - dealt).min(axis=0) == 0) if counts[k]]
+    if alone:
         raise UserError(
-            f"study.folds={folds} needs at least 2 labelled images of each class and {folds} of one: {why}: give more "
-            "labels (study.num_labels=[NUMBER]) or fewer folds"
+            f"study.folds={folds} needs at least 2 labelled images of each class that are not identical, and has not "
+            f"as many of {shorten(alone)}: give more labels, study.num_labels=[NUMBER]"
         )
-    places = np.arange(len(labels))
-    # Of classes with fewer images than folds some folds have none, which scikit-learn warns of.
-    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    found = [np.sort(held_out) for _, held_out in dealer.split(places, labels, _groups(content))]
-    for number, held_out in enumerate(found, start=1):
-        left = np.bincount(np.delete(labels, held_out), minlength=len(classes))
-        gone = [printable(classes[k]) for k in np.flatnonzero((left == 0) & (counts > 0))]
-        if gone or not len(held_out):
-            what = f"every image of {shorten(gone)}, which are identical" if gone else "no image"
-            raise UserError(
-                f"study.folds={folds} cannot be dealt: fold {number} has {what}: give fewer folds, or more labels"
-            )
-    return found
+    if not dealt.any(axis=1).all():
+        raise UserError(f"study.folds={folds} is more than there are labelled images: give fewer folds, or more labels")
+    return [np.flatnonzero(fold_of == fold) for fold in range(folds)]
 
 
-def _groups(content: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return a number for each image that identical ones share."""
-    _, groups = np.unique(content, return_inverse=True)
-    return np.asarray(groups, np.int64)
+def _in_order(labels: NDArray[np.int64], twins: NDArray[np.int64], *, seed: int) -> list[int]:
+    """Return the groups of identical images class after class, in random order within each."""
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_FOLD_STREAM,)))
+    shuffled = generator.permutation(len(labels))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return list(dict.fromkeys(twins[ordered].tolist()))
 
 
 def make_folds(raw: Mapping[str, Any], paths: Sequence[str]) -> None:

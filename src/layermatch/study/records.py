@@ -144,7 +144,7 @@ def look(cell: Cell) -> Status:
         return Status(State.FINISHED, results=results)
     stored = stored_settings(cell.run_dir)
     if stored is not None:
-        why = _difference(stored, cell.raw)
+        why = _difference(stored, cell.raw, has_folds=cell.fold is not None)
         if why:
             return Status(State.OTHER, why)
     if results is not None and stored is not None:
@@ -178,12 +178,14 @@ def _check(cell: Cell) -> str:
     return fingerprint_of([cell.fingerprint, cell.seed, *times])
 
 
-def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any]) -> str:
+def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any], *, has_folds: bool) -> str:
     """Return what a run has otherwise than it should; empty where nothing is."""
     try:
+        if has_folds:
+            stored, raw = _with_split_by_name(stored), _with_split_by_name(raw)
         was, now = setting_of(stored), setting_of(raw)
         draws = [draw_of(stored), draw_of(raw)]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, KeyError):
         return "settings that cannot be read"
     names = differing([was, now])
     shown = [f"{name}={was.get(name)}, not {now.get(name)}" for name in names[:NAMED]]
@@ -192,3 +194,9 @@ def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any]) -> str:
     if draws[0] != draws[1]:
         shown.append(f"seed {draws[0]}, not {draws[1]}")
     return printable(", ".join(shown).replace(ALL_DEVICES, "data.batch_size"))
+
+
+def _with_split_by_name(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return settings with the name of a fold's file for its path: a study may be called from elsewhere, or moved."""
+    data = settings["data"]
+    return {**settings, "data": {**data, "split": Path(str(data["split"])).name}}

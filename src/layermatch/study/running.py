@@ -281,8 +281,10 @@ class Runner:
         self.done += 1
         if seconds is not None:
             self.seconds.setdefault(cell.setting.name, []).append(seconds)
-        test = status.results.get("test") or status.results.get("val") or {}
-        share = test.get("accuracy_ema")
+        of_test, of_val = status.results.get("test"), status.results.get("val")
+        # What a fold is held out for is not the test images.
+        judged = (of_test or of_val if cell.fold is None else of_val) or {}
+        share = judged.get("accuracy_ema")
         found = f"{100 * share:.1f} %" if isinstance(share, float | int) else "finished"
         took = "" if seconds is None else f" in {duration(seconds)}"
         self.say(f"{self.done} of {len(self.cells)}: {cell.title}: {found}{took}{self._foretold()}")

@@ -31,12 +31,14 @@ from layermatch.study.design import Cell, Draw, Setting, Study, fingerprint_of
 from layermatch.study.verdict import RULE, verdict_on
 
 __all__ = [
+    "NONE",
     "Finding",
     "Found",
     "Row",
     "as_csv",
     "as_json",
     "as_markdown",
+    "json_text",
     "result_tables",
     "rows_of",
     "rows_of_plain",
@@ -538,7 +540,28 @@ def as_json(found: Found) -> str:
         "rows": [_plain_row(row, labels) for labels, rows in rows_of(found).items() for row in rows],
         "cells": [_plain_cell(finding) for finding in found.findings],
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json_text(content)
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return the content of ``study.json`` as its text: indented, and each run in a line.
+
+    Args:
+        content: The content, with a list ``cells``.
+
+    Example:
+        >>> print(json_text({"study": "smoke", "cells": [{"seed": 0}, {"seed": 1}]}), end="")
+        {
+         "study": "smoke",
+         "cells": [
+        {"seed": 0},
+        {"seed": 1}
+        ]}
+    """
+    others = {key: value for key, value in content.items() if key != "cells"}
+    text = json.dumps({**others, "cells": []}, indent=1)
+    lines = ",\n".join(json.dumps(cell) for cell in content["cells"])
+    return text.removesuffix("[]\n}") + f"[\n{lines}\n]}}\n"
 
 
 def _plain_row(row: Row, labels: int | None) -> dict[str, Any]:
