@@ -18,7 +18,7 @@ CHECK_DISTRIBUTED = $(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
   || { echo "make $@: every distributed test was skipped" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page metrics-page lint format bench \
+.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page evidence-page metrics-page lint format bench \
   notebooks notebook-pages docs wheel clean
 
 help: ## List the commands
@@ -49,6 +49,9 @@ faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be 
 
 fault-page: $(VENV)/.installed-dev ## Make docs/what-can-go-wrong.md from tests/faults/catalogue
 	$(BIN)/python -m tests.faults.page
+
+evidence-page: $(VENV)/.installed ## Make the tables of docs/evidence.md from docs/evidence; ARGS="runs/studies/NAME ..." adds results
+	$(BIN)/python benchmarks/evidence.py $(ARGS)
 
 metrics-page: $(VENV)/.installed ## Make docs/metrics.md from src/layermatch/metrics.py
 	$(BIN)/python -m layermatch.metrics > docs/metrics.md

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,47 @@ def test_what_is_removed_is_trained_on_nowhere_and_every_label_is_there(seed: in
     assert (known >= 0).sum() == 30
     rows = data.split.in_pool[np.flatnonzero(known[: len(data.split.in_pool)] >= 0)]
     assert sorted(rows) == sorted(data.split.labelled)
+
+
+class WithOwnValidation(Planted):
+    """The same with 9 validation images of its own: copies of a pool image, a further one and a test image."""
+
+    def load(self) -> SourceData:
+        own = np.random.default_rng(1).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
+        own[2], own[4], own[7] = self.pool[20], self.further[6], self.test[1]
+        return replace(super().load(), validation=ImageSet(ArrayImages(own), np.arange(9) % 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_images_of_ones_own_are_evaluated_images(seed: int) -> None:
+    data = make(WithOwnValidation(), seed=seed, num_val=0)
+    found = data.leaks_found
+    assert {"labelled": found.labelled, "unlabelled": found.unlabelled, "validation": found.validation} == counted(data)
+    assert found.labelled["validation"] + found.unlabelled["validation"] == 2
+    assert found.validation == {"test": 1}
+    named = {(one, other) for _, one, other in found.examples}
+    assert {("labelled:20", "validation:2"), ("unlabelled:6", "validation:4")} <= named
+
+    removed = make(WithOwnValidation(), seed=seed, num_val=0, leaks="remove")
+    training = pixels(removed.labelled) | pixels(removed.unlabelled)
+    assert not training & (pixels(removed.test) | pixels(removed.validation))
+    assert (len(removed.labelled), len(removed.validation)) == (30, 9)
+    assert "1 validation images are byte-identical to test images, and stay" in removed.leaks_found.text(
+        uses_unlabelled=True
+    )
+
+
+def test_a_fold_is_evaluated_in_place_of_ones_own_validation_images() -> None:
+    data = make(WithOwnValidation(), num_val=0)
+    fold = replace(
+        data.split, labelled=data.split.labelled[5:], validation=data.split.labelled[:5], names=(), contents=()
+    )
+    held_out = make(WithOwnValidation(), num_labels=None, num_val=0, split=fold)
+    assert pixels(held_out.validation) == {image.tobytes() for image in Planted().pool[list(fold.validation)]}
+    found = held_out.leaks_found
+    assert {"labelled": found.labelled, "unlabelled": found.unlabelled, "validation": found.validation} == counted(
+        held_out
+    )
 
 
 def test_where_nothing_leaks_nothing_changes() -> None:

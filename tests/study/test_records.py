@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tests.report.made_runs import make_run, settings_of
 
 from layermatch.runs.directory import lock_run_dir
@@ -13,6 +18,7 @@ from layermatch.study.code import CodeVersion, code_version
 from layermatch.study.design import Cell, Setting
 from layermatch.study.preparing import last_line
 from layermatch.study.records import Record, State, look, read_record, write_record
+from layermatch.study.running import _Job
 
 CODE = CodeVersion("0.1.0", "abc", False, "1").plain()
 
@@ -84,12 +90,15 @@ def test_a_broken_record_is_none(text: str, tmp_path: Path) -> None:
 
 def test_a_record_keeps_every_code_that_a_run_went_on_with() -> None:
     other = CODE | {"sources": "2"}
-    first = Record().begun(code=CODE, data="feed", goes_on=False)
+    first = Record().begun(code=CODE, data="feed", machine="one", goes_on=False)
     assert first.in_one_go
-    again = first.begun(code=CODE, data="feed", goes_on=True)
+    again = first.begun(code=CODE, data="feed", machine="one", goes_on=True)
     assert (again.code, again.data, again.in_one_go) == ((CODE,), ("feed",), False)
-    assert again.begun(code=other, data="beef", goes_on=True).code == (CODE, other)
-    assert again.begun(code=other, data="beef", goes_on=False) == Record((other,), ("beef",))  # from its start
+    assert again.begun(code=other, data="beef", machine="two", goes_on=True).code == (CODE, other)
+    assert again.begun(code=other, data="beef", machine="two", goes_on=True).machine == ("one", "two")
+    assert again.begun(code=other, data="beef", machine="two", goes_on=False) == Record(
+        (other,), ("beef",), machine=("two",)
+    )  # from its start
 
 
 def test_the_code_is_known_by_its_sources() -> None:
@@ -104,3 +113,41 @@ def test_a_reason_is_one_line() -> None:
     assert last_line("Traceback\n  x\nKeyError: 3\n\n") == "KeyError: 3"
     assert last_line("\x1b[2Jnothing") == "\N{REPLACEMENT CHARACTER}[2Jnothing"
     assert last_line("") == "it said nothing"
+
+
+def test_a_job_knows_what_its_processor_did(tmp_path: Path) -> None:
+    """Its own seconds and those of the processes that it waited for, beside those of the attempts before."""
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); sys.exit(3)"
+    for before, least in ((0.0, 0.5), (100.0, 100.5), (None, None)):
+        process = subprocess.Popen([sys.executable, "-c", script])
+        with (tmp_path / "log").open("wb") as log:
+            job = _Job(cell_of(tmp_path), process, log, FileLock(tmp_path / "lock"), time.monotonic(), before)
+            while not job.has_ended():
+                time.sleep(0.05)
+        assert process.returncode == 3
+        assert process.poll() == 3
+        if least is None:
+            assert job.all_processor is None
+        else:
+            assert least <= job.all_processor < least + 30
+
+
+def test_processor_seconds_of_an_attempt_that_nobody_saw_end_are_not_known(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    first = Record().begun(code=CODE, data="", machine="one", goes_on=False)
+    assert first.processor is None
+    write_record(cell, replace(first, processor=12.5))
+    assert read_record(cell).processor == 12.5
+    assert read_record(cell).machine == ("one",)
+    assert read_record(cell).begun(code=CODE, data="", machine="one", goes_on=True).processor is None
+
+
+def test_a_record_of_before_is_read(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path)
+    write_record(cell, Record(code=(CODE,), failure="x"))
+    path = tmp_path / "records" / f"{cell.slug}.json"
+    fields = json.loads(path.read_text())
+    del fields["machine"], fields["processor"]
+    path.write_text(json.dumps(fields))
+    assert read_record(cell) == Record(code=(CODE,), failure="x")

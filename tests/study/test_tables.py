@@ -55,7 +55,8 @@ def finding_of(setting: Setting, seed: int, share: float, **fields: Any) -> Find
 def found_of(study: Study, findings: list[Finding], **fields: Any) -> Found:
     cells = [cell_of(setting, seed) for seed in study.seeds for setting in study.settings]
     usual: dict[str, Any] = {
-        "left_out": {}, "failed": {}, "notes": (), "code": CODE, "data": ("feed",), "written": "2026-01-01 00:00",
+        "left_out": {}, "failed": {}, "notes": (), "code": CODE, "data": ("feed",), "command": "made",
+        "written": "2026-01-01 00:00",
     }  # fmt: skip
     return Found(study=study, cells=cells, findings=findings, **(usual | fields))
 

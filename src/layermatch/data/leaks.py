@@ -75,6 +75,10 @@ class Leaks:
             'byte-identical to test images: 2 unlabelled: leaks=remove takes them out'
         """
         groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
+        stays = ""
+        if self.handling == "remove":  # validation images are of no pool: those that the data set has of its own stay
+            count = groups.pop("validation").get("test", 0)
+            stays = f"{count:,} validation images are byte-identical to test images, and stay" if count else ""
         if not uses_unlabelled:
             del groups["unlabelled"]
         found = {
@@ -82,12 +86,13 @@ class Leaks:
             for of in self.evaluated
         }
         if not any(found.values()):
-            return f"none: no training image is byte-identical to a {' or '.join(self.evaluated)} image"
+            return stays or f"none: no training image is byte-identical to a {' or '.join(self.evaluated)} image"
         shown = [f"{printable(one)} = {printable(other)}" for group, one, other in self.examples if group in groups]
         names = f" ({', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''})" if shown else ""
         told = "; ".join(f"to {of} images: {', '.join(counts)}" for of, counts in found.items() if counts)
         if self.handling == "remove":
-            return f"taken out of the training pool, as they are byte-identical {told}{names}"
+            taken = f"taken out of the training pool, as they are byte-identical {told}{names}"
+            return f"{taken}; {stays}" if stays else taken
         return f"byte-identical {told}{names}: leaks=remove takes them out"
 
 
@@ -99,11 +104,13 @@ class Compared:
         pool: ``(N,)``, of the pool that labels are drawn from.
         further: ``(M,)``, of the images that come without a label.
         test: ``(T,)``, of the test images.
+        validation: ``(V,)``, of the validation images that the data set has of its own.
     """
 
     pool: _Digests
     further: _Digests
     test: _Digests
+    validation: _Digests
 
     @staticmethod
     def of(content: SourceData, digests: Digests) -> Compared:
@@ -118,18 +125,21 @@ class Compared:
             pool=digests.of(content.labelled.images),
             further=none if content.unlabelled is None else digests.of(content.unlabelled.images),
             test=none if content.test is None else digests.of(content.test.images),
+            validation=none if content.validation is None else digests.of(content.validation.images),
         )
 
     def drawable(self, *, beside: _Rows | None = None) -> _Rows:
         """Return the positions of the pool that labelled and validation images may be drawn from without a leak.
 
-        Of identical images the first one may be drawn, and none that is a test image.
+        Of identical images the first one may be drawn, and none that is a test image, or one of the data set's own
+        validation images.
 
         Args:
             beside: ``(n,)``, positions that are labelled already; they are among those that are returned.
         """
         _, first = np.unique(self.pool, return_index=True)
-        rows = np.sort(first)[~np.isin(self.pool[np.sort(first)], self.test)]
+        evaluated = np.concatenate([self.test, self.validation])
+        rows = np.sort(first)[~np.isin(self.pool[np.sort(first)], evaluated)]
         if beside is None:
             return rows
         return np.union1d(rows[~np.isin(self.pool[rows], self.pool[beside])], beside)
@@ -189,11 +199,11 @@ class Compared:
             content: The data set.
             handling: ``report`` or ``remove``.
         """
-        labelled, validation = _rows(split.labelled), _rows(split.validation)
+        labelled = _rows(split.labelled)
         others = np.setdiff1d(split.in_pool, labelled)
         if handling == "remove":  # those that were never drawn, too
             others = np.setdiff1d(np.arange(split.pool_size), [*split.labelled, *split.validation])
-        evaluated = {"test": self.test, "validation": self.pool[validation]}
+        evaluated = {"test": self.test, "validation": self._held_out(split)}
         evaluated = {name: digests for name, digests in evaluated.items() if len(digests)}
         further = np.concatenate([self.pool[others], self.further])
         return Leaks(
@@ -201,18 +211,23 @@ class Compared:
             tuple(evaluated),
             labelled={name: _count(self.pool[labelled], digests) for name, digests in evaluated.items()},
             unlabelled={name: _count(further, digests) for name, digests in evaluated.items()},
-            validation={"test": _count(self.pool[validation], self.test)},
+            validation={"test": _count(self._held_out(split), self.test)},
             examples=self._examples(split, content, others=others),
         )
 
+    def _held_out(self, split: Split) -> _Digests:
+        """Return the digests of the validation images: those of a split, else the data set's own."""
+        return self.pool[_rows(split.validation)] if split.validation else self.validation
+
     def _evaluated(self, split: Split) -> _Digests:
-        return np.concatenate([self.test, self.pool[_rows(split.validation)]])
+        return np.concatenate([self.test, self._held_out(split)])
 
     def _examples(self, split: Split, content: SourceData, *, others: _Rows) -> tuple[tuple[str, str, str], ...]:
         """Return some training images: what they are, their names, and that of an evaluated one identical to each."""
         labelled = _rows(split.labelled)
-        places = [("labelled", row) for row in split.validation] + [("test", row) for row in range(len(self.test))]
-        evaluated = np.concatenate([self.pool[_rows(split.validation)], self.test])
+        held_out = [("labelled", row) for row in split.validation] or _places("validation", self.validation)
+        places = held_out + _places("test", self.test)
+        evaluated = np.concatenate([self._held_out(split), self.test])
         found = []
         for group, part, digests, rows in (
             ("labelled", "labelled", self.pool[labelled], labelled),
@@ -223,6 +238,10 @@ class Compared:
                 twin = places[int(np.flatnonzero(evaluated == digests[at])[-1])]
                 found.append((group, content.image_id(part, int(rows[at])), content.image_id(*twin)))
         return tuple(found[:_EXAMPLES])
+
+
+def _places(part: str, digests: _Digests) -> list[tuple[str, int]]:
+    return [(part, row) for row in range(len(digests))]
 
 
 def _rows(positions: Sequence[int]) -> _Rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["duration", "number", "percent"]
+__all__ = ["duration", "number", "percent", "points"]
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -22,6 +22,19 @@ def percent(share: float, *, sign: bool = False) -> str:
     """
     text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
     return f"{_minus(text)}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points, with its sign.
+
+    Args:
+        share: The difference; 1 is 100 points.
+
+    Example:
+        >>> points(0.0314)
+        '+3.1'
+    """
+    return _minus(f"{100 * share:+.1f}")
 
 
 def number(value: float, *, digits: int = 3) -> str:

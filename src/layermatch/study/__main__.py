@@ -6,6 +6,7 @@ A study is a file of conf/study. Whatever stops it, the same command goes on.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from layermatch.study.design import Cell, Study
 from layermatch.study.preparing import Prepared, known_refusals, prepare, refusals
 from layermatch.study.records import State, Status, look, read_record
 from layermatch.study.running import Runner, shown_command
-from layermatch.study.tables import result_tables
+from layermatch.study.tables import result_tables, verdict_lines
 
 __all__ = ["main"]
 
@@ -74,7 +75,21 @@ def _is_of_runs(word: str) -> bool:
     return "=" in word and key not in {*OWN, ""} and not key.startswith(("study.", "study/", "hydra.", "hydra/"))
 
 
-def _study(config: DictConfig, given: Sequence[str]) -> None:
+def shown_study(words: Sequence[str]) -> str:
+    """Return the command of a study as a line for people, without what says where and how fast.
+
+    Args:
+        words: The command line.
+
+    Example:
+        >>> shown_study(["study=digits10", "jobs=1", "study.seeds=[0,1]"])
+        "python -m layermatch.study study=digits10 'study.seeds=[0,1]'"
+    """
+    apart = ("run_dir=", "jobs=", "dry_run=")
+    return printable(shlex.join(["python", "-m", "layermatch.study", *(w for w in words if not w.startswith(apart))]))
+
+
+def _study(config: DictConfig, given: Sequence[str], command: str) -> None:
     settings = plain(config)
     check_keys("", settings, OWN)
     for name in OWN:
@@ -99,7 +114,8 @@ def _study(config: DictConfig, given: Sequence[str]) -> None:
     before = check_study_dir(study_dir, study)
     make_run_dir(study_dir)
     composer.keep()
-    _run(study, cells, left_out, study_dir=study_dir, jobs=jobs, options=options, before=before)
+    collector = Collector(study, cells, left_out=left_out, command=command, study_dir=study_dir)
+    _run(collector, jobs=jobs, options=options, before=before)
 
 
 def _jobs(given: object) -> int:
@@ -109,30 +125,23 @@ def _jobs(given: object) -> int:
     return int(str(given))
 
 
-def _run(
-    study: Study,
-    cells: list[Cell],
-    left_out: dict[str, str],
-    *,
-    study_dir: Path,
-    jobs: int,
-    options: Sequence[str],
-    before: Mapping[str, Any] | None,
-) -> None:
+def _run(collector: Collector, *, jobs: int, options: Sequence[str], before: Mapping[str, Any] | None) -> None:
     """Run what is missing, and write what is known."""
-    code = code_version()
-    left_out |= refusals(study, cells, code=code, known=known_refusals(study_dir))  # of a study that leaves them out
+    study, cells, code = collector.study, collector.cells, collector.code
+    left_out = dict(collector.left_out)
+    # of a study that leaves them out
+    left_out |= refusals(study, cells, code=code, known=known_refusals(collector.study_dir))
     found = {cell.slug: look(cell) for cell in cells if cell.setting.name not in left_out}
     prepared = Prepared({}, {})
     if any(status.state is State.MISSING for status in found.values()):
-        prepared = _prepare(study, cells, code=code, study_dir=study_dir)
+        prepared = _prepare(study, cells, code=code, study_dir=collector.study_dir)
         left_out |= prepared.refused
     for setting, why in left_out.items():
         say(f"left out: {setting}: {why}")
-    cells = [cell for cell in cells if cell.setting.name not in left_out]
+    collector.leave_out(left_out)
+    cells = collector.cells
     if not cells:
         raise UserError(f"study={study.name} has no setting that a run can have")
-    collector = Collector(study, cells, left_out=left_out, code=code, study_dir=study_dir)
     if before is not None:
         line = differences(before, collector.found())
         if line:
@@ -140,11 +149,11 @@ def _run(
     _note_others(cells, found, collector)
     missing = [cell for cell in cells if found[cell.slug].state in {State.MISSING, State.RUNNING}]
     finished = sum(found[cell.slug].state is State.FINISHED for cell in cells)
-    say(f"study {study.name} in {study_dir}: {finished} of {len(cells)} runs finished, {jobs} at once")
+    say(f"study {study.name} in {collector.study_dir}: {finished} of {len(cells)} runs finished, {jobs} at once")
     collector.write(is_last=not missing)
     stopped = ""
     if missing:
-        runner = Runner(cells, jobs=jobs, code=code_version, data_of=prepared.data_of, say=say, options=options)
+        runner = Runner(cells, jobs=jobs, code=code_version, prepared=prepared, say=say, options=options)
         stopped = _run_missing(runner, missing, found, collector)
     _conclude(collector, stopped=stopped)
 
@@ -196,6 +205,8 @@ def _conclude(collector: Collector, *, stopped: str) -> None:
     console = terminal()
     for table in result_tables(found, is_brief=True):
         console.print(on_terminal(table), highlight=False)
+    for line in verdict_lines(found):
+        say(line)
     for note in found.notes:
         say(f"careful: {note}")
     say(f"written to {collector.study_dir}: {', '.join(FILES)}")
@@ -225,9 +236,10 @@ def main() -> None:
     with one_line_errors():
         own, given = parted(before[1:])
         _check_named(own)
+    command = shown_study([*own, *given])
     sys.argv = [*before[:1], *own]
     try:
-        run_app(lambda config: _study(config, given), "study")
+        run_app(lambda config: _study(config, given, command), "study")
     finally:
         sys.argv = before
 

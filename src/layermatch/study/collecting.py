@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import render_html
 from layermatch.report.runs import Run, read_run
 from layermatch.runs.directory import replace_text
-from layermatch.runs.identity import Kind, kind_of
-from layermatch.runs.layout import SPLIT, outputs_in
+from layermatch.runs.layout import METRICS, SPLIT, outputs_in
+from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, read_results
-from layermatch.runs.settings import flatten
 from layermatch.runs.text import printable
-from layermatch.study.code import CodeVersion
-from layermatch.study.design import Cell, Study, fingerprint_of, labels_name
+from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of, labels_name
 from layermatch.study.records import State, look, read_record
 from layermatch.study.tables import Finding, Found, as_csv, as_json, as_markdown
 
@@ -94,6 +94,25 @@ def _brief(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def _twins(findings: Sequence[Finding]) -> list[str]:
+    """Say of images that are held out and learnt from at once, as the pool has them a second time."""
+    counts = [finding.results.get("leaks") for finding in findings]
+    numbers = [_count(leaks, "unlabelled") + _count(leaks, "labelled") for leaks in counts]
+    runs = sum(number > 0 for number in numbers)
+    if not runs:
+        return []
+    return [
+        f"in {runs} of {len(findings)} runs the unlabelled pool has up to {max(numbers)} images that are "
+        "byte-identical to held-out ones: data.leaks=remove takes them out"
+    ]
+
+
+def _count(leaks: object, group: str) -> int:
+    counts = leaks.get(group) if isinstance(leaks, Mapping) else None
+    number = counts.get("validation") if isinstance(counts, Mapping) else None
+    return number if isinstance(number, int) else 0
+
+
 class Collector:
     """Reads what is finished and writes the tables.
 
@@ -101,19 +120,30 @@ class Collector:
         study: The study.
         cells: All its runs.
         left_out: The settings that are left out, with the reason.
-        code: The code as it is now.
+        command: The command of the study, for people.
         study_dir: The directory of the study.
     """
 
     def __init__(
-        self, study: Study, cells: Sequence[Cell], *, left_out: Mapping[str, str], code: CodeVersion, study_dir: Path
+        self, study: Study, cells: Sequence[Cell], *, left_out: Mapping[str, str], command: str, study_dir: Path
     ) -> None:
-        self.study, self.cells, self.left_out, self.code, self.study_dir = study, cells, left_out, code, study_dir
+        self.study, self.cells, self.left_out, self.command, self.study_dir = study, cells, left_out, command, study_dir
+        #: The code as it is now.
+        self.code = code_version()
         self.failed: dict[str, str] = {}
         self._findings: dict[str, Finding] = {}
         self._splits: dict[str, str] = {}
         self._runs: dict[str, Run] = {}
         self._page_made, self._page_took = 0.0, 0.0
+
+    def leave_out(self, left_out: Mapping[str, str]) -> None:
+        """Leave out settings and their runs.
+
+        Args:
+            left_out: All the settings that are left out, with the reason.
+        """
+        self.left_out = left_out
+        self.cells = [cell for cell in self.cells if cell.setting.name not in left_out]
 
     def found(self) -> Found:
         """Return all that is known now."""
@@ -130,6 +160,7 @@ class Collector:
             failed=self.failed,
             notes=(),
             code=self.code,
+            command=self.command,
             data=tuple(data),
             written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         )
@@ -141,11 +172,32 @@ class Collector:
             return
         record = read_record(cell)
         codes = tuple(CodeVersion.of_plain(code) for code in record.code)
-        self._findings[cell.slug] = Finding(cell, status.results, codes, record.data, record.in_one_go)
+        self._findings[cell.slug] = Finding(
+            cell,
+            status.results,
+            codes,
+            record.data,
+            record.in_one_go,
+            record.machine,
+            record.processor,
+            self._curves(cell),
+        )
         self.failed.pop(cell.title, None)
         problem = self._keep_split(cell)
         if problem:
             self._splits[cell.slug] = problem
+
+    def _curves(self, cell: Cell) -> dict[str, Curve]:
+        """Return the curves of a run that the study keeps; those that the run has."""
+        if not self.study.curves:
+            return {}
+        file = MetricsFile(cell.run_dir / METRICS)
+        file.poll()
+        return {
+            name: curve
+            for name, curve in file.curves.items()
+            if any(fnmatchcase(name, wanted) for wanted in self.study.curves)
+        }
 
     # ---------------------------------------------------------------------------------------------------------- notes
 
@@ -165,6 +217,8 @@ class Collector:
             if len(counts) > 1:
                 shown = ", ".join(f"{count} of {digest}" for digest, count in counts.items())
                 notes += [f"the runs are not of one data set: {shown}"]
+        if self.study.folds is not None:
+            notes += _twins(found.findings)
         return notes
 
     def _keep_split(self, cell: Cell) -> str:
@@ -173,16 +227,8 @@ class Collector:
             split = read_results(cell.run_dir / SPLIT)
         except UNREADABLE:
             return ""
-        # Long tails and classes without labels are drawn otherwise, and so are other data sets.
-        flat = flatten({"data": cell.raw["data"]})
-        kinds = {Kind.LABELS, Kind.LEARNT, Kind.DRAW}
-        drawn = {
-            key: value
-            for key, value in flat.items()
-            if kind_of(key) in kinds and not key.startswith(("data.mean", "data.std"))
-        }
         number = labels_name(cell.raw["data"].get("num_labels"))
-        path = self.study_dir / "splits" / f"{number}_seed-{cell.seed}_{fingerprint_of(drawn)}.json"
+        path = self.study_dir / "splits" / f"{number}_{cell.repetition}_{drawn_by(cell.raw['data'])}.json"
         try:
             kept = read_results(path)
         except UNREADABLE:

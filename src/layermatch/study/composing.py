@@ -15,18 +15,22 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layermatch.cli import explain, plain
+from layermatch.command_line import as_typed
 from layermatch.errors import UserError
 from layermatch.runs.directory import replace_text
-from layermatch.study.design import Cell, Setting, Study
+from layermatch.study.design import Cell, Setting, Study, drawn_by, labels_name
 
 __all__ = ["COMPOSED", "Composer", "config_folders", "files_of"]
 
 #: What was composed before: to compose takes longer than to read.
 COMPOSED = ".composed.json"
+
+#: Where a study with folds keeps them.
+FOLDS = "folds"
 
 #: A file of a folder in ``conf/`` that is no choice.
 SHARED = "base"
@@ -101,10 +105,11 @@ class Composer:
                 composed[setting.name] = found
             else:
                 left_out[setting.name] = f"the same as {same}"
-        places = itertools.product(study.seeds, study.num_labels, study.settings)
+        folds = [None] if study.folds is None else range(1, study.folds + 1)
+        places = itertools.product(study.seeds, folds, study.num_labels, study.settings)
         cells = [
-            self._cell(study, composed[setting.name], setting, labels=labels, seed=seed, study_dir=study_dir)
-            for seed, labels, setting in places
+            self._cell(study, composed[setting.name], setting, labels=labels, seed=seed, fold=fold, study_dir=study_dir)
+            for seed, fold, labels, setting in places
             if setting.name in composed
         ]
         return cells, left_out
@@ -118,15 +123,20 @@ class Composer:
         labels: int | None,
         seed: int,
         study_dir: Path,
+        fold: int | None = None,
     ) -> Cell:
         config = OmegaConf.create(dict(unresolved))
         words = list(study.words_of(setting))
         if labels is not None and not any(word.partition("=")[0] == "data.num_labels" for word in words):
             words.append(f"data.num_labels={labels}")
             OmegaConf.update(config, "data.num_labels", labels)
-        words.append(f"seed={seed}")
         config.seed, config.run_dir, config.ckpt_path = seed, "", "auto"
-        return Cell(setting, labels, seed, tuple(words), plain(config), study_dir)
+        undivided: dict[str, Any] = {}
+        if fold is not None:
+            undivided = plain(config)["data"]
+            words += _hold_out(config, undivided, labels=labels, seed=seed, fold=fold, study_dir=study_dir)
+        words.append(f"seed={seed}")
+        return Cell(setting, labels, seed, tuple(words), plain(config), study_dir, fold, undivided)
 
     def _compose(self, words: Sequence[str]) -> dict[str, Any]:
         key = hashlib.sha256(json.dumps([self._files, *words]).encode("utf-8", "surrogatepass")).hexdigest()
@@ -155,6 +165,22 @@ class Composer:
         """Write what was composed; where it cannot be written, it is composed again."""
         with suppress(OSError):
             replace_text(self.path, json.dumps(self._used))
+
+
+def _hold_out(
+    config: DictConfig, undivided: Mapping[str, Any], *, labels: int | None, seed: int, fold: int, study_dir: Path
+) -> list[str]:
+    """Let a run hold out a fold; return what it has on its command line for it."""
+    if config.checkpoint.selection != "last":
+        raise UserError(
+            f"checkpoint.selection={config.checkpoint.selection} is not legal with study.folds: the weights would be "
+            "chosen by the images that judge them: give checkpoint.selection=last"
+        )
+    name = f"{labels_name(labels)}_seed-{seed}_fold-{fold}_{drawn_by(undivided)}.json"
+    held_out = {"split": str(study_dir / FOLDS / name), "num_labels": None, "num_val": 0, "val_from": "pool"}
+    for key, value in held_out.items():
+        OmegaConf.update(config, f"data.{key}", value)
+    return [as_typed(f"data.{key}={'null' if value is None else value}") for key, value in held_out.items()]
 
 
 def _digest_of_files() -> str:

@@ -21,10 +21,14 @@ from layermatch.metrics import (
     VAL_MEDIAN_EMA,
     Metric,
 )
-from layermatch.runs.identity import setting_of
+from layermatch.runs.identity import Kind, kind_of, setting_of
+from layermatch.runs.settings import flatten
 from layermatch.runs.text import printable
 
-__all__ = ["METRICS", "Cell", "Setting", "Study", "fingerprint_of"]
+__all__ = ["METRICS", "Cell", "Draw", "Setting", "Study", "drawn_by", "fingerprint_of"]
+
+#: What runs are paired by: a seed; with folds, a seed and a fold.
+Draw = int | tuple[int, int]
 
 #: What may be compared. None is the best of several evaluations on test images.
 METRICS: Mapping[str, Metric] = {
@@ -45,6 +49,9 @@ OWN = {
     "run_dir": "run_dir=DIR, which is the study's",
     "ckpt_path": "the same command again, which goes on",
 }
+
+#: What a study with folds gives every run itself, too.
+OWN_OF_FOLDS = ("data.split", "data.num_val", "data.val_from", "data.fold")
 
 #: Digits of a fingerprint.
 DIGITS = 10
@@ -88,6 +95,9 @@ class Cell:
         words: The command line of the run, without its directory.
         raw: The composed configuration of the run.
         study_dir: The directory of the study.
+        fold: The fold that the run holds out, from 1; None in a study without folds.
+        undivided: The section ``data`` as it is without folds, by which the labelled images are drawn that the folds
+            are made of; empty in a study without folds.
     """
 
     setting: Setting
@@ -96,6 +106,18 @@ class Cell:
     words: tuple[str, ...]
     raw: Mapping[str, Any]
     study_dir: Path
+    fold: int | None = None
+    undivided: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def draw(self) -> Draw:
+        """What the run is paired with others by: its seed; with folds, seed and fold."""
+        return self.seed if self.fold is None else (self.seed, self.fold)
+
+    @property
+    def repetition(self) -> str:
+        """The same as part of a path."""
+        return f"seed-{self.seed}" if self.fold is None else f"seed-{self.seed}_fold-{self.fold}"
 
     @property
     def labels(self) -> str:
@@ -105,23 +127,41 @@ class Cell:
     @property
     def slug(self) -> str:
         """The name of its files."""
-        return f"{self.setting.slug}_{self.labels}_seed-{self.seed}"
+        return f"{self.setting.slug}_{self.labels}_{self.repetition}"
 
     @property
     def run_dir(self) -> Path:
         """The directory of the run."""
-        return self.study_dir / "runs" / self.setting.slug / self.labels / f"seed-{self.seed}"
+        return self.study_dir / "runs" / self.setting.slug / self.labels / self.repetition
 
     @property
     def title(self) -> str:
         """What it is called in lines of progress."""
         labels = "" if self.num_labels is None else f", {self.num_labels} labels"
-        return f"{self.setting.name}{labels}, seed {self.seed}"
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.setting.name}{labels}, seed {self.seed}{fold}"
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of its setting: that of all its repetitions."""
         return fingerprint_of(setting_of(self.raw))
+
+
+def drawn_by(data: Mapping[str, Any]) -> str:
+    """Return ten digits of what decides which images are labelled: the same for runs that have the same ones.
+
+    Long tails and classes without labels are drawn otherwise, and so are other data sets.
+
+    Args:
+        data: The section ``data`` of a composed configuration.
+    """
+    kinds = {Kind.LABELS, Kind.LEARNT, Kind.DRAW}
+    drawn = {
+        key: value
+        for key, value in flatten({"data": data}).items()
+        if kind_of(key) in kinds and not key.startswith(("data.mean", "data.std", "data.label_noise"))
+    }
+    return fingerprint_of(drawn)
 
 
 def labels_name(num_labels: int | None) -> str:
@@ -159,6 +199,8 @@ class Study:
             make a setting's own reference.
         metric: What is compared.
         illegal: What becomes of settings that no run can have: ``refuse`` or ``leave_out``.
+        folds: The number of parts of the labelled images, of which each run holds one out; None holds out none.
+        curves: The names of metrics whose curves are kept with the tables.
     """
 
     name: str
@@ -171,6 +213,8 @@ class Study:
     reference: str | Mapping[str, str]
     metric: Metric
     illegal: str
+    folds: int | None = None
+    curves: tuple[str, ...] = ()
 
     @staticmethod
     def parse(
@@ -197,10 +241,13 @@ class Study:
                 raise UserError(f"study.settings: {one.name!r} and {other.name!r} are one name: give two")
         check_choice("study.metric", section["metric"], METRICS)
         check_choice("study.illegal", section["illegal"], ILLEGAL)
+        folds = _folds(section["folds"], section["metric"])
         for word in given:
             key = word.partition("=")[0].lstrip("+~")
             if key in OWN:
                 raise UserError(f"{word}: a study gives {key} to each run itself: give {OWN[key]}")
+            if folds is not None and key in OWN_OF_FOLDS:
+                raise UserError(f"{word}: a study with folds gives {key} to each run itself: leave it away")
         return Study(
             name=name,
             title=printable(section["title"]),
@@ -212,6 +259,8 @@ class Study:
             reference=_reference(section["reference"], settings),
             metric=METRICS[section["metric"]],
             illegal=section["illegal"],
+            folds=folds,
+            curves=_curves(section["curves"]),
         )
 
     def words_of(self, setting: Setting) -> tuple[str, ...]:
@@ -241,11 +290,14 @@ class Study:
             "seeds": list(self.seeds),
             "reference": self.reference if isinstance(self.reference, str) else dict(self.reference),
             "metric": self.metric.name,
-        }
+        } | ({} if self.folds is None else {"folds": self.folds})
 
 
 LEGAL = frozenset(
-    {"title", "settings", "grid", "reference", "common", "num_labels", "seeds", "metric", "illegal", "jobs"}
+    {
+        "title", "settings", "grid", "reference", "common", "num_labels", "seeds", "metric", "illegal", "folds",
+        "curves", "jobs",
+    }
 )  # fmt: skip
 
 
@@ -319,6 +371,26 @@ def _whole_numbers(name: str, given: object, *, low: int, may_be_null: bool = Fa
     if len(set(values)) < len(values):
         raise UserError(f"{name}={values} is not legal: give each once")
     return tuple(values)
+
+
+def _folds(given: object, metric: object) -> int | None:
+    if given is None:
+        return None
+    check_number("study.folds", given, low=2, integer=True)
+    if not str(metric).startswith("val/"):
+        raise UserError(
+            f"study.metric={metric} is not legal with study.folds, whose images are validation images: give "
+            f"study.metric={VAL_ACCURACY_EMA.name} or {VAL_MACRO_EMA.name}"
+        )
+    return int(str(given))
+
+
+def _curves(given: object) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise UserError(
+            f"study.curves={given!r} is not legal: give a list of metrics' names, [pseudo_labels/mask_rate]"
+        )
+    return tuple(given)
 
 
 def _reference(given: object, settings: Sequence[Setting]) -> str | dict[str, str]:

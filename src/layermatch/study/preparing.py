@@ -15,7 +15,7 @@ from layermatch.errors import RunError, UserError
 from layermatch.runs.directory import replace_text
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion
-from layermatch.study.design import Cell, Study, fingerprint_of
+from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of
 
 __all__ = ["Prepared", "known_refusals", "last_line", "prepare", "source_of"]
 
@@ -41,10 +41,11 @@ class Prepared:
     Args:
         refused: Setting -> the reason why no run can have it.
         data: The digest of each data set, by the fingerprint of its settings.
+        machine: What the runs are started on, in words; empty where it is not known.
     """
 
-    def __init__(self, refused: Mapping[str, str], data: Mapping[str, str]) -> None:
-        self.refused, self.data = dict(refused), dict(data)
+    def __init__(self, refused: Mapping[str, str], data: Mapping[str, str], machine: str = "") -> None:
+        self.refused, self.data, self.machine = dict(refused), dict(data), machine
 
     def data_of(self, cell: Cell) -> str:
         """Return the digest of a run's data; empty where it is not known."""
@@ -99,10 +100,10 @@ def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir
         RunError: The process failed.
     """
     known = known_refusals(study_dir)
-    firsts = [cell for cell in cells if cell.seed == study.seeds[0]]
+    firsts = [cell for cell in cells if cell.seed == study.seeds[0] and cell.fold in {None, 1}]
     new = {_key(cell, code): cell.raw for cell in firsts if _key(cell, code) not in known}
     sources = {fingerprint_of(source_of(cell.raw)): cell.raw for cell in cells}
-    asked = json.dumps({"settings": new, "data": list(sources.values())})
+    asked = json.dumps({"settings": new, "data": list(sources.values()), "folds": _folds(cells)})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "prepared.json"
         command = [sys.executable, "-m", "layermatch.study.prepare", str(out)]
@@ -121,7 +122,18 @@ def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir
     kept = {key: reason for key, reason in wanted.items() if is_kept or not reason}
     with suppress(OSError):
         replace_text(study_dir / CHECKED, json.dumps(kept))
-    return Prepared(refusals(study, cells, code=code, known=verdicts), found["data"])
+    return Prepared(refusals(study, cells, code=code, known=verdicts), found["data"], printable(found["machine"]))
+
+
+def _folds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return what is to be dealt to folds, once for all settings that have the same labelled images."""
+    dealt: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for cell in cells:
+        if cell.fold is not None:
+            raw = {**cell.raw, "data": cell.undivided}
+            each = dealt.setdefault((cell.labels, cell.seed, drawn_by(cell.undivided)), {"raw": raw, "paths": {}})
+            each["paths"][cell.fold] = cell.raw["data"]["split"]
+    return [each | {"paths": [each["paths"][fold] for fold in sorted(each["paths"])]} for each in dealt.values()]
 
 
 def last_line(text: str) -> str:

@@ -59,6 +59,10 @@ class Record:
         failure: The reason why the last attempt failed, in one line; empty where it did not.
         in_one_go: Whether the run has never gone on from a checkpoint, so that its seconds are those of all its steps.
         checked: The fingerprint of what was compared when the run was found finished, with the times of its files.
+        machine: The machine of each attempt, each once.
+        processor: The processor seconds of all attempts, in the program and in the system, those of the processes that
+            the run started included; None where those of an attempt are not known: it goes on still, or a study that
+            was killed did not see its end.
     """
 
     code: tuple[Mapping[str, Any], ...] = ()
@@ -66,21 +70,26 @@ class Record:
     failure: str = ""
     in_one_go: bool = True
     checked: str = ""
+    machine: tuple[str, ...] = ()
+    processor: float | None = None
 
-    def begun(self, *, code: Mapping[str, Any], data: str, goes_on: bool) -> Record:
+    def begun(self, *, code: Mapping[str, Any], data: str, machine: str, goes_on: bool) -> Record:
         """Return the record of a run that is started.
 
         Args:
             code: The code that it is started with.
             data: The digest of its data; empty where it is not known.
+            machine: What it is started on; empty where it is not known.
             goes_on: Whether the run goes on from a checkpoint.
         """
         codes = self.code if goes_on else ()
         datas = self.data if goes_on else ()
+        machines = self.machine if goes_on else ()
         return Record(
             code=codes if code in codes else (*codes, code),
             data=datas if data in datas or not data else (*datas, data),
             in_one_go=not goes_on,
+            machine=machines if machine in machines or not machine else (*machines, machine),
         )
 
 
@@ -102,6 +111,8 @@ def read_record(cell: Cell) -> Record:
             failure=printable(fields["failure"]),
             in_one_go=fields["in_one_go"] is True,
             checked=str(fields["checked"]),
+            machine=tuple(printable(machine) for machine in fields.get("machine", ())),
+            processor=finite_number(fields.get("processor")),
         )
     except (*UNREADABLE, KeyError, TypeError):
         return Record()
@@ -133,7 +144,7 @@ def look(cell: Cell) -> Status:
         return Status(State.FINISHED, results=results)
     stored = stored_settings(cell.run_dir)
     if stored is not None:
-        why = _difference(stored, cell.raw)
+        why = _difference(stored, cell.raw, has_folds=cell.fold is not None)
         if why:
             return Status(State.OTHER, why)
     if results is not None and stored is not None:
@@ -167,12 +178,14 @@ def _check(cell: Cell) -> str:
     return fingerprint_of([cell.fingerprint, cell.seed, *times])
 
 
-def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any]) -> str:
+def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any], *, has_folds: bool) -> str:
     """Return what a run has otherwise than it should; empty where nothing is."""
     try:
+        if has_folds:
+            stored, raw = _with_split_by_name(stored), _with_split_by_name(raw)
         was, now = setting_of(stored), setting_of(raw)
         draws = [draw_of(stored), draw_of(raw)]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, KeyError):
         return "settings that cannot be read"
     names = differing([was, now])
     shown = [f"{name}={was.get(name)}, not {now.get(name)}" for name in names[:NAMED]]
@@ -181,3 +194,9 @@ def _difference(stored: Mapping[Any, Any], raw: Mapping[str, Any]) -> str:
     if draws[0] != draws[1]:
         shown.append(f"seed {draws[0]}, not {draws[1]}")
     return printable(", ".join(shown).replace(ALL_DEVICES, "data.batch_size"))
+
+
+def _with_split_by_name(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return settings with the name of a fold's file for its path: a study may be called from elsewhere, or moved."""
+    data = settings["data"]
+    return {**settings, "data": {**data, "split": Path(str(data["split"])).name}}

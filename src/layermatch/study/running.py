@@ -25,7 +25,7 @@ from layermatch.runs.quantities import duration
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell
-from layermatch.study.preparing import last_line
+from layermatch.study.preparing import Prepared, last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
 
 __all__ = ["Outcome", "Runner", "command_of", "shown_command"]
@@ -82,6 +82,28 @@ class _Job:
     log: IO[bytes]
     claim: FileLock
     started: float
+    #: Processor seconds of the attempts before; None where they are not known.
+    before: float | None = 0.0
+    #: Processor seconds of this one, once it has ended; None where the system does not tell.
+    processor: float | None = None
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended; then what it used is known."""
+        if self.process.returncode is None and hasattr(os, "wait4"):
+            try:
+                number, status, used = os.wait4(self.process.pid, os.WNOHANG)
+            except ChildProcessError:
+                return self.process.poll() is not None
+            if number:
+                # poll() would take the process from the system, and with it what it used.
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.processor = used.ru_utime + used.ru_stime
+        return self.process.poll() is not None
+
+    @property
+    def all_processor(self) -> float | None:
+        """Processor seconds of all attempts; None where those of one are not known."""
+        return None if self.before is None or self.processor is None else round(self.before + self.processor, 2)
 
 
 class Runner:
@@ -91,7 +113,7 @@ class Runner:
         cells: All runs of the study, in the order in which they are started.
         jobs: The processes at once.
         code: A function that gives the code as it is when a run is started.
-        data_of: A function that gives the digest of a run's data.
+        prepared: What is known of the data and of this machine.
         say: A function that prints a line.
         options: Options of Hydra's that every run gets.
     """
@@ -102,12 +124,12 @@ class Runner:
         *,
         jobs: int,
         code: Callable[[], CodeVersion],
-        data_of: Callable[[Cell], str],
+        prepared: Prepared,
         say: Callable[[str], None],
         options: Sequence[str] = (),
     ) -> None:
         self.cells, self.jobs, self.options = cells, jobs, options
-        self.code, self.data_of, self.say = code, data_of, say
+        self.code, self.prepared, self.say = code, prepared, say
         self.after: Callable[[], None] = lambda: None
         self.running: list[_Job] = []
         self.waiting: list[Cell] = []
@@ -170,8 +192,9 @@ class Runner:
 
     def _launch(self, cell: Cell, claim: FileLock) -> None:
         goes_on = bool(checkpoints_in(cell.run_dir))
-        code, data = self.code().plain(), self.data_of(cell)
-        write_record(cell, read_record(cell).begun(code=code, data=data, goes_on=goes_on))
+        code, data = self.code().plain(), self.prepared.data_of(cell)
+        known = read_record(cell)
+        write_record(cell, known.begun(code=code, data=data, machine=self.prepared.machine, goes_on=goes_on))
         path = log_of(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("wb")
@@ -180,7 +203,8 @@ class Runner:
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
             start_new_session=True,  # Ctrl-C comes to the study alone, which tells each run once
         )  # fmt: skip
-        self.running.append(_Job(cell, process, log, claim, time.monotonic()))
+        before = known.processor if goes_on else 0.0
+        self.running.append(_Job(cell, process, log, claim, time.monotonic(), before))
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
 
     def _take(self, cell: Cell, status: Status) -> None:
@@ -220,14 +244,13 @@ class Runner:
     # --------------------------------------------------------------------------------------------------------- ending
 
     def _end_those_that_ended(self) -> None:
-        for job in [job for job in self.running if job.process.poll() is not None]:
+        for job in [job for job in self.running if job.has_ended()]:
             self.running.remove(job)
             job.log.close()
             status = look(job.cell)
             why = "" if status.state is State.FINISHED else self._why(job, status)
-            if why:
-                with suppress(OSError):
-                    write_record(job.cell, replace(read_record(job.cell), failure=why))
+            with suppress(OSError):  # what it used is not known, then
+                write_record(job.cell, replace(read_record(job.cell), failure=why, processor=job.all_processor))
             job.claim.release()
             if status.state is State.FINISHED:
                 self._count(job.cell, status, seconds=time.monotonic() - job.started)
@@ -258,8 +281,10 @@ class Runner:
         self.done += 1
         if seconds is not None:
             self.seconds.setdefault(cell.setting.name, []).append(seconds)
-        test = status.results.get("test") or status.results.get("val") or {}
-        share = test.get("accuracy_ema")
+        of_test, of_val = status.results.get("test"), status.results.get("val")
+        # What a fold is held out for is not the test images.
+        judged = (of_test or of_val if cell.fold is None else of_val) or {}
+        share = judged.get("accuracy_ema")
         found = f"{100 * share:.1f} %" if isinstance(share, float | int) else "finished"
         took = "" if seconds is None else f" in {duration(seconds)}"
         self.say(f"{self.done} of {len(self.cells)}: {cell.title}: {found}{took}{self._foretold()}")

@@ -1,0 +1,82 @@
+"""What a difference over folds and seeds says, in words, and the rule by which it says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from layermatch.report.compare import Comparison
+from layermatch.runs.quantities import points
+
+__all__ = ["FEWEST", "RULE", "Outcome", "Verdict", "verdict_on"]
+
+#: The fewest pairs of runs that anything is concluded from.
+FEWEST = 5
+
+#: The rule, for people.
+RULE = (
+    "Verdict: helps, where the whole 95 % interval of the paired difference is above 0; hurts, where it is below 0; "
+    f"cannot tell, where 0 is in it or there are fewer than {FEWEST} pairs."
+)
+
+
+class Outcome(Enum):
+    """What may be said of a setting."""
+
+    HELPS = "helps"
+    HURTS = "hurts"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of a setting against its reference.
+
+    Args:
+        outcome: The word.
+        comparison: What it is said by.
+    """
+
+    outcome: Outcome
+    comparison: Comparison
+
+    def sentence(self, setting: str, reference: str, *, where: str = "") -> str:
+        """Return it as one line for people.
+
+        Args:
+            setting: The name of the setting.
+            reference: The name of what it is compared with.
+            where: What follows the names, such as the number of labels.
+        """
+        found = self.comparison
+        interval = "" if found.interval is None else f", 95 % interval {' to '.join(map(points, found.interval))}"
+        said = f"{setting} against {reference}{where}: {self.outcome.value}"
+        better = f"better in {found.wins} of {found.n} pairs{f', equal in {found.ties}' if found.ties else ''}"
+        line = f"{said}. {points(found.difference)} points{interval}, {better}."
+        if self.outcome is not Outcome.CANNOT_TELL:
+            return line
+        few = found.n < FEWEST
+        return f"{line} {f'Fewer than {FEWEST} pairs say nothing' if few else 'More seeds make the interval narrower'}."
+
+
+def verdict_on(comparison: Comparison) -> Verdict:
+    """Return what a difference says, by :data:`RULE`.
+
+    Args:
+        comparison: The difference over folds and seeds, with its interval.
+
+    Example:
+        >>> found = Comparison(difference=0.03, interval=(0.01, 0.05), wins=9, ties=0, n=10)
+        >>> verdict_on(found).outcome.value
+        'helps'
+        >>> print(verdict_on(found).sentence("ours", "supervised", where=" with 40 labels"))
+        ours against supervised with 40 labels: helps. +3.0 points, 95 % interval +1.0 to +5.0, better in 9 of 10 pairs.
+    """
+    outcome = Outcome.CANNOT_TELL
+    if comparison.n >= FEWEST and comparison.interval is not None:
+        low, high = comparison.interval
+        if low > 0:
+            outcome = Outcome.HELPS
+        elif high < 0:
+            outcome = Outcome.HURTS
+    return Verdict(outcome, comparison)
