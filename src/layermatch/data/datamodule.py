@@ -195,20 +195,17 @@ class SemiSupervisedData(LightningDataModule):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        check_number("batch_size", batch_size, low=1, integer=True)
         check_choice("batch_of", batch_of, BATCHES)
-        check_number("mu", mu, low=1, integer=True)
-        check_number("eval_batch_size", eval_batch_size, low=1, integer=True)
-        if num_workers is not None:
-            check_number("num_workers", num_workers, low=0, integer=True)
-        if pool_limit is not None:
-            check_number("pool_limit", pool_limit, low=1, integer=True)
+        _check_counts(
+            batch_size=batch_size,
+            mu=mu,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            pool_limit=pool_limit,
+        )
         check_bool("overfit", overfit)
         _check_labels(leaks=leaks, label_noise=label_noise)
-        for number in _channel_numbers("mean", mean or ()):
-            check_number("mean", number, low=0, high=1)
-        for number in _channel_numbers("std", std or ()):
-            check_number("std", number, low=0, low_open=True)
+        self.mean, self.std = _normalisation(mean, std)
         self.source = source
         weak = WeakView() if weak is None else weak
         strong = StrongView() if strong is None else strong
@@ -248,8 +245,6 @@ class SemiSupervisedData(LightningDataModule):
         self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
         self.feature_options = FeatureOptions(views=feature_views, seed=feature_seed, dtype=feature_dtype)
         self.overfit = overfit
-        self.mean = tuple(mean or ())
-        self.std = tuple(std or ())
         self.wanted = dict(wanted or {})
         self.seed = seed
         self.channels_last = channels_last
@@ -752,7 +747,27 @@ def _check_labels(*, leaks: str, label_noise: float) -> None:
     check_number("label_noise", label_noise, low=0, high=1)
 
 
-def _channel_numbers(name: str, value: object) -> Sequence[object]:
+def _check_counts(**counts: int | None) -> None:
+    """Refuse what is no number of images or processes; None, where it stands for a choice of ours, is one."""
+    may_be_none = {"num_workers", "pool_limit"}
+    for name, count in counts.items():
+        if count is not None or name not in may_be_none:
+            check_number(name, count, low=0 if name == "num_workers" else 1, integer=True)
+
+
+def _normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the numbers of each channel, in ``[0, 1]`` and above 0; none of them where they are not given."""
+    means, deviations = _channel_numbers("mean", mean or ()), _channel_numbers("std", std or ())
+    for number in means:
+        check_number("mean", number, low=0, high=1)
+    for number in deviations:
+        check_number("std", number, low=0, low_open=True)
+    return tuple(means), tuple(deviations)
+
+
+def _channel_numbers(name: str, value: Any) -> Sequence[float]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise UserError(f"{name}={value!r} is not legal: give a list with one number for each channel")
     return value

@@ -278,7 +278,7 @@ class FeatureSteps(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of one step of this rank."""
-        labelled, unlabelled = self.steps[step]
+        labelled, unlabelled, _ = self.steps[step]
         views = self._pick(labelled, self.views.labelled, self._labelled)
         samples = Samples(views, labelled.label, labelled.indices)
         if unlabelled is None:
