@@ -153,7 +153,10 @@ def _timm_cfg(name: object) -> tuple[Any, Any]:
     timm = _timm()
     if not isinstance(name, str) or not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    cfg = timm.get_pretrained_cfg(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # for a tag that is not there
+        cfg = None
     if cfg is None:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
         raise UserError(f"name={name} is not legal: its tags are {', '.join(tags) or 'none'}")
