@@ -152,8 +152,8 @@ def test_an_export_holds_everything(runs: Runs) -> None:
     from safetensors.torch import load_file
 
     # Its probabilities are compared with the predictor's by the command.
-    for name, format in (("m.onnx", "onnx"), ("m.pt2", "torch_export"), ("m.safetensors", "safetensors")):
-        words = ["ckpt_path=lora", f"output={name}", f"format={format}"]
+    for name, kind in (("m.onnx", "onnx"), ("m.pt2", "torch_export"), ("m.safetensors", "safetensors")):
+        words = ["ckpt_path=lora", f"output={name}", f"format={kind}"]
         assert call(runs.folder, export, *words) == 0
     held = load_file(runs.folder / "m.safetensors")
     network = Predictor.load(runs.ckpt("lora"), device="cpu").network

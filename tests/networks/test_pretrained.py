@@ -274,7 +274,7 @@ def test_adapters_start_as_the_frozen_network_and_then_change_it(tune: str, file
 
 
 def test_lora_is_the_weight_that_its_formula_says(files: dict[str, Path]) -> None:
-    network = tuned(files, tune="lora", lora={"rank": 2, "alpha": 6.0, "on": "mlp"})
+    network = tuned(files, tune="lora", lora={"rank": 2, "alpha": 6.0, "layers": "mlp"})
     layer = network.extractor.blocks[1].mlp.fc1
     with torch.no_grad():
         layer.adapter.up.weight.normal_()
