@@ -98,7 +98,7 @@ def timm_backbone(
             Hugging Face hub or downloaded to it; ``cache``: those of the cache, and no download.
         tune: What learns; see :class:`~layermatch.networks.pretrained.tuning.Tuning`.
         num_last: The blocks that learn with ``tune="last_n"``, at least 1.
-        lora: ``{"rank": 4, "alpha": 4.0, "on": "attention"}``.
+        lora: ``{"rank": 4, "alpha": 4.0, "layers": "attention"}``.
         adaptformer: ``{"width": 16, "scale": 0.1}``.
         resize: The height and width that images are resized to inside the network, at least 1; None leaves them.
 
@@ -153,10 +153,11 @@ def _timm_cfg(name: object) -> tuple[Any, Any]:
     timm = _timm()
     if not isinstance(name, str) or not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None:
+    try:
+        cfg = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as error:  # a tag that is not there
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-        raise UserError(f"name={name} is not legal: its tags are {', '.join(tags) or 'none'}")
+        raise UserError(f"name={name} is not legal: its tags are {', '.join(tags) or 'none'}") from error
     return timm, cfg
 
 

@@ -36,7 +36,7 @@ class LoraOptions:
     Args:
         rank: r, at least 1.
         alpha: What the added weight is multiplied by, times r; above 0.
-        on: ``attention``, ``mlp`` or ``all``: the linear layers of each block that it is added to.
+        layers: ``attention``, ``mlp`` or ``all``: the linear layers of each block that it is added to.
 
     Raises:
         UserError: A value is not legal.
@@ -44,12 +44,12 @@ class LoraOptions:
 
     rank: int = 4
     alpha: float = 4.0
-    on: str = "attention"
+    layers: str = "attention"
 
     def __post_init__(self) -> None:
         check_number("lora.rank", self.rank, low=1, integer=True)
         check_number("lora.alpha", self.alpha, low=0, low_open=True)
-        check_choice("lora.on", self.on, PLACES)
+        check_choice("lora.layers", self.layers, PLACES)
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ class Tuning:
     def _remedy(self) -> str:
         if self.tune == "adaptformer":
             return "its blocks have no MLP of their own: give tune=last_n, or a vision transformer of timm"
-        others = ", ".join(place for place in PLACES if place != self.lora.on)
+        others = ", ".join(place for place in PLACES if place != self.lora.layers)
         return (
-            f"no linear layer of its blocks is called for lora.on={self.lora.on}: give lora.on as one of {others}, "
+            f"no linear layer of its blocks is called for lora.layers={self.lora.layers}: give lora.layers as one of {others}, "
             "tune=last_n, or a vision transformer of timm"
         )
 
@@ -184,7 +184,7 @@ class Tuning:
             mlps = {name: module for name, module in inside.items() if name.rpartition(".")[2] in MLPS}
             return {name: module for name, module in mlps.items() if _linears(module)}
         linear = {name: module for name, module in inside.items() if isinstance(module, nn.Linear)}
-        among = PLACES[self.lora.on]
+        among = PLACES[self.lora.layers]
         return {name: module for name, module in linear.items() if among is None or among & set(name.split("."))}
 
     def _adapter(self, module: nn.Module) -> Adapter:
@@ -203,7 +203,7 @@ class Tuning:
             "full": "the whole network",
             "frozen": "the heads alone; the extractor is frozen",
             "last_n": f"the last {self.num_last} block{'s' * (self.num_last > 1)} and what follows, and the heads",
-            "lora": f"LoRA of rank {self.lora.rank} on {self.lora.on}, and the heads",
+            "lora": f"LoRA of rank {self.lora.rank} on {self.lora.layers}, and the heads",
             "adaptformer": f"AdaptFormer of width {self.adaptformer.width}, and the heads",
         }[self.tune]
 
