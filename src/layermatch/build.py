@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -18,12 +19,14 @@ from layermatch.augment import LocalView, StrongView, WeakView
 from layermatch.components import check_keys, check_present, option_names, section_of_errors
 from layermatch.dashboards import dashboards_of
 from layermatch.data import SemiSupervisedData, Split, Views
+from layermatch.data.sources import Source
 from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
+from layermatch.networks.pretrained import Wanted, wanted_input
 from layermatch.parts.stages import rate_at
 from layermatch.policies import Policy, aligned
-from layermatch.settings import OF_MODULE, Component, Settings
+from layermatch.settings import OF_MODULE, Component, DataSettings, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.episodes import Episodes, place_in_run
@@ -36,13 +39,21 @@ __all__ = [
     "build_loggers",
     "build_method",
     "build_module",
+    "build_network",
     "build_parts",
+    "build_source",
     "build_trainer",
     "learning_rate_at",
 ]
 
 #: Settings of views that the weak view has, too.
 GEOMETRY = ("flip", "pad", "area")
+
+#: The value of `data.mean`, `data.std` and `data.image_size` that leaves them to the pretrained weights.
+OF_WEIGHTS = "weights"
+
+#: What the training module is given of the optimizer's section.
+OF_MODULE_IN_OPTIMIZER = frozenset({"layer_decay"})
 
 #: The sections that describe a part of a method, and the method's argument that takes it.
 PARTS_OF_METHODS = {"layerwise": "rule", "pseudo_labels": "policy"}
@@ -99,7 +110,8 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
         medium = strong.with_ops(medium_ops)
         side, scale = settings.views["local_side"], settings.views["local_scale"]
         local = LocalView(flip=settings.views["flip"], side=side, scale=scale)
-    options = dict(settings.data.module)
+    given, wanted = _as_weights_want(settings)
+    options = dict(given.module)
     if split is not None:
         # What the section says of labels was for drawing it.
         options |= {"split": split, "num_labels": None, "num_val": 0, "fold": None, "imbalance": None}
@@ -107,8 +119,9 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
         options["split"] = Split.load(options["split"], name="data.split")
     with settings.data.named_in_errors():
         return SemiSupervisedData(
-            settings.data.source.make(),
+            given.source.make(),
             **options,
+            wanted=wanted,
             weak=weak,
             strong=strong,
             medium=medium,
@@ -118,6 +131,48 @@ def build_data(settings: Settings, *, device: Device, views: Views, split: Split
             channels_last=device.channels_last,
             device=device.torch_device,
         )
+
+
+def _as_weights_want(settings: Settings) -> tuple[DataSettings, dict[str, Callable[[int], tuple[float, ...]]]]:
+    """Return the settings of the data with the image size that pretrained weights want, and their normalisation.
+
+    Raises:
+        UserError: Something is left to weights that are not there.
+    """
+    data = settings.data
+    flat = {**data.source.options, **data.module}
+    left = [name for name in ("mean", "std", "image_size") if str(flat.get(name)) == OF_WEIGHTS]
+    if not left:
+        return data, {}
+    with section_of_errors("model", settings.model.arguments):
+        found = wanted_input(settings.model.find(), settings.model.arguments)
+    if found is None:
+        raise UserError(
+            f"data.{left[0]}={OF_WEIGHTS} needs pretrained weights: give model.weights, or data.{left[0]}=VALUE"
+        )
+    size = None if settings.model.options.get("resize") is not None else found.image_size
+    sizes = {"image_size": size} if "image_size" in left else {}
+    source = replace(data.source, options={**data.source.options, **sizes})
+    module = {key: None if key in left else value for key, value in data.module.items()}
+    wanted: dict[str, Callable[[int], tuple[float, ...]]] = {
+        name: partial(_of_channels, found, name) for name in left if name != "image_size"
+    }
+    return replace(data, source=source, module=module), wanted
+
+
+def _of_channels(wanted: Wanted, name: str, channels: int) -> tuple[float, ...]:
+    numbers: tuple[float, ...] = getattr(wanted.of_channels(channels), name)
+    return numbers
+
+
+def build_source(settings: Settings) -> Source:
+    """Return the source of the images.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
+    source: Source = _as_weights_want(settings)[0].source.make()
+    return source
 
 
 def build_policy(section: Component) -> Policy:
@@ -171,11 +226,30 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
     Raises:
         UserError: A value or a key is not legal.
     """
-    network: Network = settings.model.make(num_classes=len(data.classes), in_channels=data.image_shape[0])
+    network = build_network(settings.model, num_classes=len(data.classes), image_shape=data.image_shape)
     algorithm = build_module(settings, network=network, method=method)
     with section_of_errors("algorithm", settings.algorithm.module):
         algorithm.prepare(problem_of(data, network, method, max_steps=settings.trainer.max_steps))
     return algorithm
+
+
+def build_network(model: Component, *, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+    """Return the network that a section describes.
+
+    Args:
+        model: The section.
+        num_classes: K, at least 2.
+        image_shape: ``(C, H, W)`` of the images.
+
+    Raises:
+        UserError: A value or a key is not legal.
+    """
+    channels, side, _ = image_shape
+    given = {"num_classes": num_classes, "in_channels": channels}
+    if "image_size" in option_names(model.find()):
+        given["image_size"] = side
+    network: Network = model.make(**given)
+    return network
 
 
 def build_module(settings: Settings, *, network: Network, method: Method) -> SemiSupervisedModule:
@@ -189,7 +263,12 @@ def build_module(settings: Settings, *, network: Network, method: Method) -> Sem
     Raises:
         UserError: A value or a key is not legal.
     """
-    with section_of_errors("trainer", ["log_every"]), section_of_errors("algorithm", settings.algorithm.module):
+    of_optimizer = {key: value for key, value in settings.optimizer.options.items() if key in OF_MODULE_IN_OPTIMIZER}
+    with (
+        section_of_errors("trainer", ["log_every"]),
+        section_of_errors("algorithm", settings.algorithm.module),
+        section_of_errors("optimizer", of_optimizer),
+    ):
         return SemiSupervisedModule(
             network,
             method,
@@ -197,12 +276,14 @@ def build_module(settings: Settings, *, network: Network, method: Method) -> Sem
             schedule=_schedule(settings.schedule),
             log_every=settings.trainer.log_every,
             **settings.algorithm.module,
+            **of_optimizer,
         )
 
 
 def _optimizer_factory(section: Component) -> partial[torch.optim.Optimizer]:
     target, options = section.find(), section.arguments
-    check_keys("optimizer", options, option_names(target) - {"params"})
+    check_keys("optimizer", options, (option_names(target) - {"params"}) | OF_MODULE_IN_OPTIMIZER)
+    options = {key: value for key, value in options.items() if key not in OF_MODULE_IN_OPTIMIZER}
     try:  # its constructor checks the values; here on a parameter of no one, before any work
         target([torch.zeros(1, requires_grad=True)], **options)
     except (TypeError, ValueError) as error:

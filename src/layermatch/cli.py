@@ -51,6 +51,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """
     if "sweep" in config:
         raise UserError("sweep=NAME is no choice here: the file is W&B's, as wandb sweep conf/sweep/wandb.yaml")
+    _register_resolvers()
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -71,6 +72,18 @@ def is_timed(config: DictConfig) -> bool:
 def _home(value: object) -> str:
     """Give Hydra a path of ours for its own use; what is no path is refused before Hydra comes to it."""
     return str(expand("run_dir", value, "a directory"))
+
+
+def _unless_weights(default: Any, *, _root_: DictConfig) -> Any:
+    """Leave a setting of the data to pretrained weights where the network has some, else have the default."""
+    has_weights = OmegaConf.select(_root_, "model.weights") is not None
+    return "weights" if has_weights else default
+
+
+def _register_resolvers() -> None:
+    """Let files of conf say what depends on other choices."""
+    for name, resolver in (("home", _home), ("choices", _choices), ("unless_weights", _unless_weights)):
+        OmegaConf.register_new_resolver(f"layermatch.{name}", resolver, replace=True)
 
 
 def _choices(*left_out: str, _root_: DictConfig) -> str:
@@ -100,8 +113,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         config_name: The root file in ``conf/``.
     """
     keep_freed_memory()
-    OmegaConf.register_new_resolver("layermatch.home", _home, replace=True)
-    OmegaConf.register_new_resolver("layermatch.choices", _choices, replace=True)
+    _register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the message is ours
 
     @wraps(task)

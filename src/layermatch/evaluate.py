@@ -20,6 +20,7 @@ from layermatch.launch import find_launch, take_rank
 from layermatch.metrics import accuracies
 from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
+from layermatch.rebuilding import as_trained
 from layermatch.settings import SECTIONS, Settings, parse_plugins
 
 __all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild"]
@@ -98,7 +99,7 @@ def rebuild(
         # What the run chose by its training images, it has to be once more.
         measured = stored["split"].get("measured") or {}
         raw["data"] |= {name: value for name, value in measured.items() if raw["data"].get(name, 0) is None}
-    settings = Settings.parse(raw)
+    settings = Settings.parse(as_trained(raw, checkpoint, path=ckpt_path, plugins=plugins))
     parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])

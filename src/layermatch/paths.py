@@ -21,6 +21,7 @@ PATHS = {
     "data.cache_dir": "a folder",
     "data.class_list": "a file",
     "data.manifest": "a CSV or Parquet file",
+    "model.weights": "a file of weights",
     "input": "a folder, a manifest, a list of files or an image",
     "root": "a folder",
     "output": "a .csv or .parquet file",
@@ -127,6 +128,6 @@ def absolute_paths(settings: Mapping[str, Any], *, base: Path) -> dict[str, Any]
         if not isinstance(value, str) or not value or value.startswith("~") or (key == "ckpt_path" and value in WORDS):
             continue
         path = base / value
-        # A list of classes may be relative to the data set instead.
-        values[key] = value if key == "class_list" and not is_file(path) else str(path)
+        # A list of classes may be relative to the data set instead, and weights may be a word.
+        values[key] = value if key in {"class_list", "weights"} and not is_file(path) else str(path)
     return moved

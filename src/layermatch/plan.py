@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from rich import filesize
 
-from layermatch.build import RunParts
+from layermatch.build import OF_WEIGHTS, RunParts
 from layermatch.runs.quantities import duration
 from layermatch.settings import Settings
 
@@ -32,6 +32,8 @@ def plan_rows(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str
     return {
         **_images(settings, parts),
         **_batches(settings, parts, trainer),
+        **parts.algorithm.network.notes,
+        **_normalisation(settings, parts),
         **_parameters(parts),
         "layer gradients": _layer_gradients(parts),
         "device": _device(parts, trainer),
@@ -135,9 +137,23 @@ def _batches(settings: Settings, parts: RunParts, trainer: Trainer) -> dict[str,
 
 def _parameters(parts: RunParts) -> dict[str, str]:
     groups = parts.algorithm.network.parameter_groups()
-    return {
-        f"parameters, {name}": f"{sum(parameter.numel() for _, parameter in named):,}" for name, named in groups.items()
-    }
+    rows = {}
+    for name, named in groups.items():
+        total = sum(parameter.numel() for _, parameter in named)
+        learning = sum(parameter.numel() for _, parameter in named if parameter.requires_grad)
+        rows[f"parameters, {name}"] = f"{total:,}" if learning == total else f"{total:,}, of which {learning:,} learn"
+    return rows
+
+
+def _normalisation(settings: Settings, parts: RunParts) -> dict[str, str]:
+    """Say what images are normalised by, where pretrained weights have a wish."""
+    network, data = parts.algorithm.network, parts.data
+    if network.mean is None:
+        return {}
+    numbers = [" ".join(f"{number:.3g}" for number in each) for each in (data.mean, data.std)]
+    left = settings.raw["data"].get("mean") == settings.raw["data"].get("std") == OF_WEIGHTS
+    whose = "of the weights" if left else "of data.mean and data.std, not of the weights"
+    return {"normalised by": f"mean {numbers[0]}, deviation {numbers[1]}, {whose}"}
 
 
 def _layer_gradients(parts: RunParts) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layermatch.augment import normalise
-from layermatch.build import build_method
+from layermatch.build import build_method, build_network
 from layermatch.calibration import digest_of, read_calibration
 from layermatch.checkpoints import CHECKPOINT_KEY, newest_checkpoint, read_plain
 from layermatch.data.decoding import decode_image, decode_picture
@@ -24,6 +24,7 @@ from layermatch.functional import hard_pseudo_labels, probabilities
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, Network, Output, linear_head
 from layermatch.paths import expand, is_folder
+from layermatch.rebuilding import as_trained
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS
 from layermatch.settings import Settings
 from layermatch.trainer import choose_device
@@ -188,7 +189,10 @@ class Predictor:
             recipe=recipe,
             calibration=calibration,
         )
-        parsed = None if settings is None else Settings.parse({**settings, "plugins": list(plugins)})
+        parsed = None
+        if settings is not None:
+            again = as_trained(settings, saved, path=path, plugins=plugins)
+            parsed = Settings.parse({**again, "plugins": list(plugins)})
         made = _network(parsed, recipe, given=network, path=path)
         outputs = _evaluation(made, recipe, parsed, saved, method=method, path=path)
         _put_weights(made, saved["state_dict"], prefix=WEIGHTS[weights], path=path)
@@ -359,7 +363,7 @@ def _network(settings: Settings | None, recipe: Recipe, *, given: nn.Module | No
     elif given is not None:
         made = Network(copy.deepcopy(given), num_features=recipe.num_features)
     elif settings is not None:
-        made = settings.model.make(num_classes=len(recipe.classes), in_channels=recipe.image_shape[0])
+        made = build_network(settings.model, num_classes=len(recipe.classes), image_shape=recipe.image_shape)
     else:
         raise UserError(
             f"ckpt_path={path} is of a network that a script made, which the file does not describe: give "

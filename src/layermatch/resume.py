@@ -17,6 +17,7 @@ from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of, tra
 from layermatch.runs.layout import CONFIG
 from layermatch.runs.settings import flatten, stored_settings
 from layermatch.settings import Settings as ParsedSettings
+from layermatch.training.learning_rate import rate_of
 
 __all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
 
@@ -141,7 +142,7 @@ def _text(value: object) -> str:
 def _stored_rate(checkpoint: Checkpoint) -> float | None:
     """Return the learning rate that the checkpoint's run would have gone on with."""
     try:
-        return float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
+        return rate_of(checkpoint["optimizer_states"][0]["param_groups"])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
 

@@ -46,6 +46,7 @@ from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
 from layermatch.quiet import quiet_libraries
+from layermatch.rebuilding import as_trained
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.runs import layout
@@ -93,7 +94,8 @@ def run(
         if is_checkpoint_of(run_dir, ckpt_path):
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
         checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
-        parts = _parts(settings, _split_of(checkpoint, settings.raw, ckpt_path), agreement)
+        split = _split_of(checkpoint, settings.raw, ckpt_path)
+        parts = _parts(_as_trained(settings, checkpoint, ckpt_path), split, agreement)
         own = own_metrics(parts.algorithm)
         first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
         changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
@@ -102,8 +104,7 @@ def run(
             held.enter_context(_locked(run_dir))
             # Again: it may have been another run's until now.
             _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
-        loggers = build_loggers(settings, run_dir=run_dir, first_step=first_step)
-        predictions = TestPredictions()
+        loggers, predictions = build_loggers(settings, run_dir=run_dir, first_step=first_step), TestPredictions()
         callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
@@ -179,6 +180,13 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
             algorithm, device = parts.algorithm, parts.device.torch_device
             learn_from_features(algorithm.network, algorithm.ema.network, algorithm.method, parts.data, device=device)
     return parts
+
+
+def _as_trained(settings: Settings, checkpoint: dict[str, Any] | None, ckpt_path: Path | None) -> Settings:
+    """Return what a run is made with: where it goes on, pretrained weights of the checkpoint are not fetched again."""
+    if checkpoint is None or ckpt_path is None:
+        return settings
+    return Settings.parse(as_trained(settings.raw, checkpoint, path=ckpt_path, plugins=settings.plugins))
 
 
 def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool) -> None:

@@ -30,8 +30,10 @@ SELECTIONS = ("last", "best_val")
 COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "logger")
 
 #: What the run gives the training module and the data module beside their settings.
-OF_MODULE = option_names(SemiSupervisedModule) - {"network", "method", "optimizer", "schedule", "log_every"}
-GIVEN_TO_DATA = {"source", "weak", "strong", "medium", "local", "views", "seed", "channels_last", "device"}
+OF_MODULE = option_names(SemiSupervisedModule) - {
+    "network", "method", "optimizer", "schedule", "log_every", "layer_decay"
+}  # fmt: skip
+GIVEN_TO_DATA = {"source", "weak", "strong", "medium", "local", "views", "seed", "channels_last", "device", "wanted"}
 OF_DATA = option_names(SemiSupervisedData) - GIVEN_TO_DATA
 
 

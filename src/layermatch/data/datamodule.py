@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ class SemiSupervisedData(LightningDataModule):
         mean: The mean of each channel, in ``[0, 1]``, for normalisation; None measures it on the training images, or
             takes what ``split`` says of it.
         std: The standard deviation of each channel, above 0; None measures it as well.
+        wanted: Functions by the names ``mean`` and ``std``, from the number of channels to what pretrained weights want
+            where it is not given; None has none.
         seed: The seed of the split, the order and the views.
         channels_last: Whether images are laid out channels last.
         device: The device that training runs on, so that :meth:`setup` can refuse ``storage=device`` where it does not
@@ -162,6 +164,7 @@ class SemiSupervisedData(LightningDataModule):
         overfit: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        wanted: Mapping[str, Callable[[int], tuple[float, ...]]] | None = None,
         seed: int = 0,
         channels_last: bool = False,
         device: torch.device | None = None,
@@ -217,6 +220,7 @@ class SemiSupervisedData(LightningDataModule):
         self.overfit = overfit
         self.mean = tuple(mean or ())
         self.std = tuple(std or ())
+        self.wanted = dict(wanted or {})
         self.seed = seed
         self.channels_last = channels_last
         self.device = device
@@ -340,6 +344,9 @@ class SemiSupervisedData(LightningDataModule):
         computed: tuple[tuple[float, ...], ...] = ()
         for number, name in enumerate(("mean", "std")):
             if getattr(self, name):
+                continue
+            if name in self.wanted:
+                setattr(self, name, self.wanted[name](channels))
                 continue
             numbers = tuple(known.get(name, ()))
             if len(numbers) != channels:

@@ -125,7 +125,7 @@ def _compute_torch_export(path: Path, images: Tensor) -> tuple[Tensor, Tensor]:
 def _write_safetensors(deployed: Deployed, description: Mapping[str, Any], path: Path) -> None:
     with _needs_extra("safetensors"):
         from safetensors.torch import save_file
-    weights = {name: value.contiguous() for name, value in deployed.network.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in deployed.network.whole_state().items()}
     save_file(weights, path, metadata={"format": "pt", INSIDE: json.dumps(description)})
 
 

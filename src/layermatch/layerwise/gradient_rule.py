@@ -71,7 +71,7 @@ class ScaledGradients(GradientRule):
 
     def check(self, network: Network) -> None:
         """Refuse a pattern that matches no parameter; see :class:`GradientRule`."""
-        names = [name for name, _ in network.named_parameters()]
+        names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         for pattern in self.scales:
             # -1 stands for "matched": no legal scale is negative.
             if not any(scale_for(name, {pattern: -1.0}) < 0 for name in names):

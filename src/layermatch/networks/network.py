@@ -104,8 +104,11 @@ class Network(nn.Module):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
-    #: The names of the parameters that never move.
+    #: The names of the parameters that never move, and those of all tensors that do not, statistics among them.
     frozen: frozenset[str] = frozenset()
+    resting: frozenset[str] = frozenset()
+    #: Where the weights are that the state leaves out: ``path``, ``network`` (in words) and ``digest``; None: none are.
+    base: Mapping[str, str] | None = None
     #: What is said of the network before a run, name to text.
     notes: Mapping[str, str] = MappingProxyType({})
 
@@ -187,6 +190,10 @@ class Network(nn.Module):
             )
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return Output(features, {name: _apply(self.get_submodule(name), features) for name in heads})
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return every tensor of the network by name, for other programs."""
+        return dict(self.state_dict())
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Return every parameter once, by the group whose loss it learns from.

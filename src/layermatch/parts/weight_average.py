@@ -21,7 +21,8 @@ class WeightAverage(StepState):
     .. math:: \bar\theta \leftarrow \beta \bar\theta + (1 - \beta) \theta
 
     Parameters are averaged; buffers (BatchNorm's running statistics) are those of the live network, as in both PyTorch
-    references (TorchSSL, USB). It is a module of its own: nothing is ever swapped into the live network.
+    references (TorchSSL, USB). It is a module of its own: nothing is ever swapped into the live network. Parameters
+    that never move (``network.frozen``) are the live network's own.
 
     Args:
         network: The network to follow; copied.
@@ -44,7 +45,9 @@ class WeightAverage(StepState):
         self.check(decay=decay, warmup=warmup)
         self.decay = decay
         self.warmup = warmup
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        # What never moves is not kept twice.
+        shared = {id(parameter): parameter for name, parameter in network.named_parameters() if name in network.frozen}
+        self.network = copy.deepcopy(network, shared).requires_grad_(False).eval()
 
     @staticmethod
     def check(*, decay: float, warmup: bool) -> None:
@@ -65,9 +68,11 @@ class WeightAverage(StepState):
             num_updates: The number of optimizer steps made before this one.
         """
         decay = warmup_decay(self.decay, num_updates) if self.warmup else self.decay
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
-        for buffer, live in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(live)
+        both = zip(self.network.parameters(), network.parameters(), strict=True)
+        mine, live = zip(*(pair for pair in both if pair[0] is not pair[1]), strict=True)
+        torch._foreach_lerp_(mine, live, 1 - decay)
+        for buffer, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(current)
 
     def after_step(self, step: Step) -> None:
         """Move the average towards the live network, after an optimizer step."""

@@ -103,6 +103,7 @@ KINDS: Mapping[str, Kind] = {
     "data.feature_dtype": Kind.LEARNT,
     "layerwise._target_": Kind.LEARNT,
     "model": Kind.LEARNT,
+    "model.weights": Kind.TRAINED,
     "optimizer": Kind.LEARNT,
     "optimizer.lr": Kind.TRAINED,
     "pseudo_labels._target_": Kind.LEARNT,

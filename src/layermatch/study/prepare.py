@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layermatch.build import build_parts
+from layermatch.build import build_parts, build_source
 from layermatch.data.identity import digest_of
 from layermatch.data.loader import loader_errors
 from layermatch.errors import UserError
@@ -34,7 +34,7 @@ def _refusal(raw: Mapping[str, Any]) -> str:
 
 
 def _digest(raw: Mapping[str, Any]) -> str:
-    return digest_of(Settings.parse(dict(raw)).data.source.make().load())
+    return digest_of(build_source(Settings.parse(dict(raw))).load())
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layermatch.distributed import all_reduce_mean_
 from layermatch.layerwise import GradientRule
@@ -45,7 +45,7 @@ class GradientsBySource:
         """
         from_pseudo = self._gradients(losses.of(PSEUDO_LABELS), run_backward, retain_graph=True)
         from_labels = self._gradients(losses.of(LABELS), run_backward, retain_graph=False)
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._learning().items():
             grad = from_labels[name] + self.combine(name, from_labels[name], from_pseudo[name])
             parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
@@ -55,9 +55,12 @@ class GradientsBySource:
             from_pseudo = rule.combine(name, from_labels, from_pseudo)
         return from_pseudo
 
+    def _learning(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.network.named_parameters() if parameter.requires_grad}
+
     def _gradients(self, loss: Tensor, run_backward: RunBackward, *, retain_graph: bool) -> dict[str, Tensor]:
         """Return the gradients of one loss, mean over all ranks; ``.grad`` is left as it was."""
-        parameters = dict(self.network.named_parameters())
+        parameters = self._learning()
         before = {name: parameter.grad for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.grad = None

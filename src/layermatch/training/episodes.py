@@ -169,13 +169,20 @@ def place_in_run(step: int, max_steps: int, episodes: Episodes | None) -> tuple[
 
 
 def _state_of(parts: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Tree]:
-    modules = {name: dict(module.state_dict()) for name, module in parts.items()}
+    # The mean of what never moves could be rounded away from it.
+    resting: frozenset[str] = getattr(parts.get("network"), "resting", frozenset())
+    modules = {
+        part: {
+            name: value for name, value in module.state_dict().items() if name.removeprefix("network.") not in resting
+        }
+        for part, module in parts.items()
+    }
     return modules | {"optimizer": optimizer.state_dict()["state"]}
 
 
 def _set_state(parts: Mapping[str, nn.Module], optimizer: Optimizer, state: dict[str, Tree]) -> None:
     for name, module in parts.items():
-        module.load_state_dict(state[name])
+        module.load_state_dict(module.state_dict() | state[name])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
 

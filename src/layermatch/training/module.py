@@ -34,11 +34,11 @@ from layermatch.training.evaluation import Evaluation
 from layermatch.training.features import check_same_extractor, learn_from_features
 from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
-from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize
+from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize, rate_of, scale_rates
 from layermatch.training.log_lines import LogLines, by_class
 from layermatch.training.own_line import OwnLine
 from layermatch.training.pool import evaluating, predict_in_order
-from layermatch.training.recipe import RECIPE_KEY, Recipe
+from layermatch.training.recipe import BASE_KEY, RECIPE_KEY, Recipe
 
 __all__ = ["OptimizerFactory", "Schedule", "SemiSupervisedModule", "problem_of"]
 
@@ -84,6 +84,8 @@ class SemiSupervisedModule(LightningModule):
         imwa: IMWA, which trains several models from the same weights and goes on with their mean, whatever the method:
             ``{"members": M, "episode": STEPS}``; see :class:`~layermatch.training.episodes.Episodes`. None is one
             model.
+        layer_decay: The factor in ``(0, 1]`` by which the learning rate falls from one layer to the one before it: see
+            :func:`~layermatch.training.learning_rate.groups_to_optimize`. None has one rate for all.
 
     Raises:
         UserError: A value is out of range, or the network or the method is none.
@@ -105,6 +107,7 @@ class SemiSupervisedModule(LightningModule):
         layer_gradients_every: int | None = 200,
         gradient_scale: Mapping[str, float] | None = None,
         imwa: Mapping[str, int] | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         _check_parts(network, method)
@@ -114,6 +117,8 @@ class SemiSupervisedModule(LightningModule):
         check_number("log_every", log_every, low=1, integer=True)
         if layer_gradients_every is not None:
             check_number("layer_gradients_every", layer_gradients_every, low=0, integer=True)
+        if layer_decay is not None:
+            check_number("layer_decay", layer_decay, low=0, low_open=True, high=1)
         WeightAverage.check(decay=ema_decay, warmup=ema_warmup)
         check_stages(method.stages)
         self.automatic_optimization = False
@@ -125,6 +130,7 @@ class SemiSupervisedModule(LightningModule):
         self.ema_warmup = ema_warmup
         self.clip_norm = clip_norm
         self.accumulate = accumulate
+        self.layer_decay = layer_decay
         self.log_every = log_every
         self.layer_gradients_every = layer_gradients_every or 0
         rules = [method.gradient_rule, ScaledGradients(gradient_scale) if gradient_scale else None]
@@ -186,10 +192,11 @@ class SemiSupervisedModule(LightningModule):
         self._quiet.close()
 
     def configure_optimizers(self) -> Optimizer:
-        """Return one optimizer with the groups {extractor, each head} x {decay, no decay}."""
+        """Return one optimizer with the groups {extractor, each head} x {decay, no decay}, or those of each layer."""
         if self.trainer.max_steps < 1:
             raise UserError(f"max_steps={self.trainer.max_steps}: batches have no end, give Trainer(max_steps=NUMBER)")
-        optimizer = self.make_optimizer(groups_to_optimize(self.network))
+        optimizer = self.make_optimizer(groups_to_optimize(self.network, layer_decay=self.layer_decay))
+        scale_rates(optimizer)
         self.rate.start(optimizer)
         self._set_learning_rate(optimizer, 0)
         return optimizer
@@ -363,7 +370,7 @@ class SemiSupervisedModule(LightningModule):
         self.rate.set(optimizer, step=number, max_steps=max_steps)
 
     def _learning_rate(self) -> float:
-        return float(cast("Optimizer", self.optimizers()).param_groups[0]["lr"])
+        return rate_of(cast("Optimizer", self.optimizers()).param_groups)
 
     # -------------------------------------------------------------------------------------------------- what is logged
 
@@ -485,6 +492,8 @@ class SemiSupervisedModule(LightningModule):
         if self.episodes is not None:
             checkpoint["imwa"] = self.episodes.state_dict()
         checkpoint["evaluations"] = list(self.evaluations)
+        if self.network.base is not None:
+            checkpoint[BASE_KEY] = dict(self.network.base)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SemiSupervisedData) and self.problem is not None:
             recipe = Recipe.of(data, self.method, self.problem, precision=str(self.trainer.precision))

@@ -12,9 +12,12 @@ from layermatch.data import SemiSupervisedData
 from layermatch.methods import Method
 from layermatch.parts import Problem
 
-__all__ = ["RECIPE_KEY", "Recipe"]
+__all__ = ["BASE_KEY", "RECIPE_KEY", "Recipe"]
 
-#: Where a checkpoint holds it.
+#: Where a checkpoint says which pretrained weights it leaves out; see :class:`~layermatch.networks.Network`.
+BASE_KEY = "base_weights"
+
+#: Where a checkpoint holds the recipe.
 RECIPE_KEY = "recipe"
 
 

@@ -3,17 +3,19 @@
 from layermatch.networks.pretrained.builders import (
     Wanted,
     efficientnet_lite0,
+    find_weights,
     timm_backbone,
     torchvision_backbone,
     wanted_input,
 )
-from layermatch.networks.pretrained.network import Base, PretrainedNetwork
+from layermatch.networks.pretrained.network import BASE_DIGEST, PretrainedNetwork
 
 __all__ = [
-    "Base",
+    "BASE_DIGEST",
     "PretrainedNetwork",
     "Wanted",
     "efficientnet_lite0",
+    "find_weights",
     "timm_backbone",
     "torchvision_backbone",
     "wanted_input",

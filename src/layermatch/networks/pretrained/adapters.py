@@ -82,7 +82,8 @@ def attach(module: nn.Module, adapter: Adapter) -> None:
 def _add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     # Found by its name: a copy of the module has a copy of the adapter.
     adapter: Adapter = module.get_submodule(ADAPTER)  # type: ignore[assignment]
-    return output + adapter(args[0])
+    added: Tensor = adapter(args[0])
+    return output + added
 
 
 def calls_of(network: nn.Module, images: Tensor, modules: dict[str, nn.Module]) -> set[str]:

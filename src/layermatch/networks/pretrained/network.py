@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,36 +14,17 @@ from layermatch.errors import UserError
 from layermatch.networks.network import CLASSIFIER, EXTRACTOR, Network, Output
 from layermatch.networks.pretrained.weight_files import WeightFile, digest_of_tensor, digest_of_tensors
 
-__all__ = ["BASE_DIGEST", "Base", "PretrainedNetwork"]
+__all__ = ["BASE_DIGEST", "PretrainedNetwork"]
 
 #: The buffer that says which weights a network leaves out of its state.
 BASE_DIGEST = "base_digest"
 
 
-@dataclass(frozen=True)
-class Base:
-    """Where the weights come from that a network's state leaves out.
-
-    Args:
-        path: The path of the file, in full.
-        network: The network that it holds weights of, in words.
-        digest: What tells these weights from others: 64 hexadecimal digits.
-    """
-
-    path: str
-    network: str
-    digest: str
-
-    def plain(self) -> dict[str, str]:
-        """Return it as plain containers, for checkpoints."""
-        return {"path": self.path, "network": self.network, "digest": self.digest}
-
-
 class PretrainedNetwork(Network):
     """A :class:`~layermatch.networks.Network` whose extractor may be frozen in part, and may come from a file.
 
-    Frozen parameters have no gradient. Frozen modules stay in evaluation mode, and so do all BatchNorms of the extractor
-    where not everything learns: nothing moves their statistics, whatever images are sent through.
+    Frozen parameters have no gradient. Frozen modules stay in evaluation mode, and so do all BatchNorms of the
+    extractor where not everything learns: nothing moves their statistics, whatever images are sent through.
 
     The state (:meth:`state_dict`) leaves out the frozen tensors that are in the file of weights, and says by a digest
     which ones these were. So a checkpoint holds what was trained, and a network that is made of the same file takes it.
@@ -89,11 +69,12 @@ class PretrainedNetwork(Network):
             parameter.requires_grad_(name not in self.frozen)
         #: The names of the tensors that the state leaves out.
         self.left_out: frozenset[str] = frozenset()
-        self.base: Base | None = None
+        if self.frozen:
+            self.resting = frozenset(name for name, _ in self._resting())
         if origin is not None and self.frozen:
             self._leave_out(origin, title)
-        self.register_state_dict_post_hook(_remove_left_out)
-        self.register_load_state_dict_pre_hook(_take_left_out)
+        self.register_state_dict_post_hook(_remove_left_out)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_left_out)  # type: ignore[no-untyped-call]
         self.train()
 
     def forward(self, images: Tensor, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
@@ -117,15 +98,21 @@ class PretrainedNetwork(Network):
             return
         self.left_out = frozenset(resting)
         digest = digest_of_tensors(resting.items())
-        self.base = Base(str(Path(origin.path).absolute()), title, digest.hex())
+        self.base = {"path": str(Path(origin.path).absolute()), "network": title, "digest": digest.hex()}
         self.register_buffer(BASE_DIGEST, torch.frombuffer(bytearray(digest), dtype=torch.uint8).clone())
 
     def _resting(self) -> list[tuple[str, Tensor]]:
         """Return the tensors of the extractor that no step moves: frozen parameters, and buffers of frozen modules."""
         named: list[tuple[str, Tensor]] = [(n, p) for n, p in self.named_parameters() if n in self.frozen]
-        kept = {name for name in self.extractor.state_dict()}
+        kept = set(self.extractor.state_dict())
         named += [(f"{EXTRACTOR}.{n}", b) for n, b in self.extractor.named_buffers() if n in kept]
         return named
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return every tensor of the network by name, those of pretrained weights too; for other programs."""
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        state = self.state_dict() | {name: tensors[name].detach() for name in self.left_out}
+        return {name: value for name, value in state.items() if name != BASE_DIGEST}
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; what is frozen stays in evaluation mode."""
@@ -153,12 +140,12 @@ def _take_left_out(module: PretrainedNetwork, state: dict[str, Any], prefix: str
     """Have a state that leaves tensors out take those that the network has, if they are the ones that it means."""
     if not module.left_out:
         return
-    given = state.get(prefix + BASE_DIGEST)
-    if given is not None and module.base is not None and bytes(given.tolist()).hex() != module.base.digest:
+    given, base = state.get(prefix + BASE_DIGEST), module.base or {}
+    digest = None if given is None else bytes(given.tolist()).hex()
+    if digest is not None and digest != base["digest"]:
         raise UserError(
-            f"weights={module.base.path} are not those that the network was trained on: their digest is "
-            f"{module.base.digest[:12]}, not {bytes(given.tolist()).hex()[:12]}: give the file of {module.base.network} "
-            "that the run had"
+            f"{base['path']} does not hold the weights that the network was trained on: the digest of those is "
+            f"{digest[:12]}, of these {base['digest'][:12]}: give the file of {base['network']} that the run had"
         )
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for name in module.left_out:

@@ -18,10 +18,13 @@ __all__ = ["AdaptFormerOptions", "LoraOptions", "Tuning"]
 #: What may learn.
 TUNES = ("full", "frozen", "last_n", "lora", "adaptformer")
 
+#: What an MLP is called.
+MLPS = frozenset({"mlp", "ffn"})
+
 #: The parts of a block whose linear layers LoRA is added to, and the names of the modules that these are.
 PLACES: Mapping[str, frozenset[str] | None] = {
     "attention": frozenset({"attn", "attention", "self_attn", "self_attention"}),
-    "mlp": frozenset({"mlp", "ffn"}),
+    "mlp": MLPS,
     "all": None,
 }
 
@@ -84,7 +87,8 @@ class Tuning:
 
     Args:
         tune: ``full``: everything; ``frozen``: nothing; ``last_n``: the last blocks and what follows them; ``lora`` and
-            ``adaptformer``: modules beside the frozen ones, see :class:`~layermatch.networks.pretrained.adapters.Adapter`.
+            ``adaptformer``: modules beside the frozen ones, see
+            :class:`~layermatch.networks.pretrained.adapters.Adapter`.
         num_last: The blocks that learn with ``last_n``, at least 1.
         lora: The settings of LoRA.
         adaptformer: The settings of AdaptFormer.
@@ -160,13 +164,13 @@ class Tuning:
     def _last(self, extractor: nn.Module, *, title: str) -> frozenset[str]:
         network = Network(extractor, num_features=1)
         depths, groups = network.depths(), network.layer_groups()
-        # What follows the last block is one deeper, where there is anything.
-        is_after = {name for name in depths if network.is_block(name)}
-        top = max((depths[name] for name in is_after), default=max(depths.values()))
-        if self.num_last > top + (not is_after):
+        blocks = {name: depth for name, depth in depths.items() if network.is_block(name)} or depths
+        # Without blocks the parts of the extractor are counted, from 0.
+        count, top = len(set(blocks.values())), max(blocks.values())
+        if self.num_last > count:
             raise UserError(
-                f"num_last={self.num_last} is not legal: {title} has {top + (not is_after)} blocks: give a number up to "
-                "that, or tune=full"
+                f"num_last={self.num_last} is not legal: {title} has {count} blocks: give a number up to that, or "
+                "tune=full"
             )
         names = [name for group, named in groups.items() if depths[group] > top - self.num_last for name, _ in named]
         return frozenset(name.removeprefix(f"{EXTRACTOR}.") for name in names)
@@ -177,12 +181,8 @@ class Tuning:
         blocks = tuple(f"{name}." for name in network.layer_groups() if network.is_block(name))
         inside = {name: module for name, module in extractor.named_modules() if name.startswith(blocks)}
         if self.tune == "adaptformer":
-            wanted = PLACES["mlp"] or frozenset()
-            return {
-                name: module
-                for name, module in inside.items()
-                if name.rpartition(".")[2] in wanted and _linears(module)
-            }
+            mlps = {name: module for name, module in inside.items() if name.rpartition(".")[2] in MLPS}
+            return {name: module for name, module in mlps.items() if _linears(module)}
         linear = {name: module for name, module in inside.items() if isinstance(module, nn.Linear)}
         among = PLACES[self.lora.on]
         return {name: module for name, module in linear.items() if among is None or among & set(name.split("."))}

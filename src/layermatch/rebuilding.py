@@ -1,0 +1,77 @@
+"""Making the network of a checkpoint again: its weights come from the file, and pretrained ones are never fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layermatch.components import find_target
+from layermatch.errors import UserError
+from layermatch.networks.pretrained import BASE_DIGEST, find_weights
+from layermatch.paths import is_file
+from layermatch.training.recipe import BASE_KEY, RECIPE_KEY
+
+__all__ = ["as_trained"]
+
+#: The value of a setting of the data that leaves it to the pretrained weights.
+OF_WEIGHTS = "weights"
+
+
+def as_trained(
+    settings: Mapping[str, Any], checkpoint: Mapping[str, Any], *, path: str | Path, plugins: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the settings of a run with which its network and its images can be made again, without fetching anything.
+
+    A checkpoint of a network that learnt as a whole holds all weights: the network is made with random ones. One that
+    leaves frozen weights out needs the file that they came from: where the settings say, where it was, or beside the
+    checkpoint. What was left to the weights, the normalisation and the size of images, is as the checkpoint says.
+
+    Args:
+        settings: The composed configuration of the run, as plain containers.
+        checkpoint: The checkpoint, as it was read.
+        path: The path of the checkpoint.
+        plugins: The packages that the settings may name beside this one.
+
+    Raises:
+        UserError: The file of weights that the checkpoint leaves out is nowhere.
+
+    Example:
+        >>> settings = {"model": {"weights": "vit.pth"}, "data": {}}
+        >>> as_trained(settings, {"state_dict": {}}, path="x.ckpt")["model"]["weights"] is None
+        True
+    """
+    model, data = settings.get("model"), settings.get("data")
+    made = dict(settings)
+    if isinstance(model, Mapping) and model.get("weights") is not None:
+        needed = f"network.{BASE_DIGEST}" in checkpoint.get("state_dict", {})
+        found = str(_found_again(model, checkpoint, Path(path), tuple(plugins))) if needed else None
+        made["model"] = {**model, "weights": found}
+    if isinstance(data, Mapping):
+        made["data"] = {**data, **_of_recipe(data, checkpoint.get(RECIPE_KEY))}
+    return made
+
+
+def _of_recipe(data: Mapping[str, Any], recipe: object) -> dict[str, Any]:
+    """Return what was left to the weights, as it came to be."""
+    if not isinstance(recipe, Mapping):
+        return {}
+    side = (recipe.get("image_shape") or [None])[-1]
+    known = {"mean": recipe.get("mean"), "std": recipe.get("std"), "image_size": side}
+    return {name: value for name, value in known.items() if data.get(name) == OF_WEIGHTS and value is not None}
+
+
+def _found_again(model: Mapping[str, Any], checkpoint: Mapping[str, Any], path: Path, plugins: tuple[str, ...]) -> Path:
+    """Return the file of the weights that a checkpoint leaves out; that it is the right one, its digest shows later."""
+    base = checkpoint.get(BASE_KEY)
+    base = base if isinstance(base, Mapping) else {}
+    where = Path(str(base.get("path") or model["weights"]))
+    target = find_target("model._target_", model.get("_target_"), plugins=plugins)
+    places = [find_weights(target, model), where, path.parent / where.name, path.parent.parent / where.name]
+    for place in places:
+        if place is not None and is_file(place):
+            return place
+    raise UserError(
+        f"ckpt_path={path} leaves out the frozen weights of {base.get('network', 'its network')}, which are not there "
+        f"any more: put the file {where.name} beside the checkpoint, or where it was, {where}"
+    )
