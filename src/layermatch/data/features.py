@@ -482,20 +482,19 @@ class FeatureStore:
     @property
     def num_bytes(self) -> int:
         """The bytes of what is wanted."""
-        return sum(
-            int(wanted.sum()) * _BLOCK * of.files[each].row_bytes
-            for of in self._sets.values()
-            for each, wanted in of.blocks.items()
-        )
+        return sum(len(rows) * file.row_bytes for file, rows in self._wanted())
 
     @property
     def num_passes(self) -> int:
         """What is wanted, in images: a view of an image is one."""
-        return sum(
-            min(int(wanted.sum()) * _BLOCK, of.files[each].count)
-            for of in self._sets.values()
-            for each, wanted in of.blocks.items()
-        )
+        return sum(len(rows) for _, rows in self._wanted())
+
+    def _wanted(self) -> Iterator[tuple[FeatureFile, NDArray[np.int64]]]:
+        """Yield each block that is wanted: its file, and the positions of its images."""
+        for of in self._sets.values():
+            for each, wanted in of.blocks.items():
+                for block in np.flatnonzero(wanted).tolist():
+                    yield of.files[each], of.files[each].rows_of(block)
 
     def compute(self, device: torch.device, *, readers: int) -> None:
         """Compute what is wanted and not there; where another process does so, wait for it.
