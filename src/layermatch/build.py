@@ -26,6 +26,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
 from layermatch.networks.pretrained import Wanted, wanted_input
+from layermatch.parts import Problem
 from layermatch.parts.stages import rate_at
 from layermatch.policies import Policy, aligned
 from layermatch.settings import OF_MODULE, Component, DataSettings, Settings
@@ -33,6 +34,7 @@ from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.episodes import Episodes, place_in_run
 from layermatch.training.features import check_learns_from_features
+from layermatch.training.recipe import Recipe
 
 __all__ = [
     "RunParts",
@@ -224,13 +226,17 @@ def build_method(settings: Settings) -> Method:
     return method
 
 
-def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Method) -> SemiSupervisedModule:
+def build_algorithm(
+    settings: Settings, *, data: SemiSupervisedData, method: Method, problem: Problem | None = None
+) -> SemiSupervisedModule:
     """Return the LightningModule with its network and method, ready for the data.
 
     Args:
         settings: The settings of the run.
         data: The data module, set up.
         method: The method.
+        problem: What the method knew of the data where it was trained, whose state it is to have room for; None takes
+            the data as they are.
 
     Raises:
         UserError: A value or a key is not legal.
@@ -238,7 +244,7 @@ def build_algorithm(settings: Settings, *, data: SemiSupervisedData, method: Met
     network = build_network(settings.model, num_classes=len(data.classes), image_shape=data.image_shape)
     algorithm = build_module(settings, network=network, method=method)
     with section_of_errors("algorithm", settings.algorithm.module):
-        algorithm.prepare(problem_of(data, network, method, max_steps=settings.trainer.max_steps))
+        algorithm.prepare(problem or problem_of(data, network, method, max_steps=settings.trainer.max_steps))
     return algorithm
 
 
@@ -355,12 +361,14 @@ def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
             view(torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, view.num_draws))
 
 
-def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
+def build_parts(settings: Settings, *, split: Split | None = None, recipe: Recipe | None = None) -> RunParts:
     """Return everything but the Trainer; reads the data set.
 
     Args:
         settings: The settings of the run.
         split: Which images are labelled and held out; None does as ``data`` says.
+        recipe: What a checkpoint says of the labels and the pool that it was trained with, where those of ``data`` are
+            others; None takes these.
 
     Raises:
         UserError: Anything in the configuration is not legal.
@@ -374,7 +382,8 @@ def build_parts(settings: Settings, *, split: Split | None = None) -> RunParts:
     _check_views(settings, data)
     _check_selection(settings, data)
     torch.manual_seed(settings.seed)
-    algorithm = build_algorithm(settings, data=data, method=method)
+    problem = None if recipe is None else replace(recipe.problem, num_classes=len(data.classes))
+    algorithm = build_algorithm(settings, data=data, method=method, problem=problem)
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     with section_of_errors("algorithm", settings.algorithm.method.arguments), settings.data.named_in_errors():

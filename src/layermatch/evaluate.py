@@ -22,6 +22,7 @@ from layermatch.paths import expand
 from layermatch.quiet import quiet_libraries
 from layermatch.rebuilding import as_trained
 from layermatch.settings import SECTIONS, Settings, parse_plugins
+from layermatch.training.recipe import RECIPE_KEY, Recipe
 
 __all__ = ["NoImagesError", "check_debug", "evaluate", "main", "rebuild", "settings_of_run"]
 
@@ -100,7 +101,11 @@ def rebuild(
         measured = stored["split"].get("measured") or {}
         raw["data"] |= {name: value for name, value in measured.items() if raw["data"].get(name, 0) is None}
     settings = Settings.parse(as_trained(raw, checkpoint, path=ckpt_path, plugins=plugins))
-    parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path) if split == "val" else None)
+    if split == "val":
+        parts = build_parts(settings, split=stored_split(checkpoint, ckpt_path))
+    else:  # what a method keeps of each image of its pool is as long as that was
+        recipe = checkpoint.get(RECIPE_KEY)
+        parts = build_parts(settings, recipe=None if recipe is None else Recipe.of_plain(recipe))
     check_fits(checkpoint, parts.algorithm.state_dict(), classes=parts.data.classes, path=ckpt_path)
     parts.algorithm.load_state_dict(checkpoint["state_dict"])
     if (parts.data.test if split == "test" else parts.data.validation) is None:

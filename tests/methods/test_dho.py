@@ -226,3 +226,23 @@ def test_value_and_gradient_of_the_distillation_are_its_equation_in_bfloat16_too
     assert half.item() == pytest.approx(loss.item(), rel=0.05)
     empty: Tensor = torch.zeros(0, 2, requires_grad=True)
     assert distillation_loss(empty, torch.zeros(0, 2), temperature=1.0) == 0
+
+
+def test_each_model_of_imwa_has_the_teacher_and_the_started_heads(tmp_path: Path) -> None:
+    """What the beginning of the run made ready is what all of them start from."""
+
+    class Kept(SemiSupervisedModule):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            super().training_step(batch, batch_idx)
+            self.seen.append(self.method.teacher_pool.clone())
+
+    data = digits_data()
+    module = small_module(data, DHO(rule=Uniform()), kind=Kept, lr=0.0, imwa={"members": 2, "episode": 1})
+    module.seen = []
+    fit(module, data, tmp_path, max_steps=4)
+    assert module.seen[0].any()
+    assert all(torch.equal(table, module.seen[0]) for table in module.seen)
+    alone = small_module(digits_data(), DHO(rule=Uniform()), lr=0.0)
+    fit(alone, digits_data(), tmp_path, max_steps=1)
+    started = alone.network.get_submodule("distilled.linear").weight
+    torch.testing.assert_close(module.network.get_submodule("distilled.linear").weight, started)

@@ -65,8 +65,8 @@ class DHO(RoutedMethod):
     NOTE: The authors start the heads from the embeddings of texts; here from the class means.
 
     NOTE: The authors' few-shot script chooses alpha and beta on validation images, one of their ImageNet scripts on
-    test images. Their ImageNet scripts weigh all terms by 1, and have ``s`` = 100; the others by 0.5, with linear heads
-    alone (``scale=None``).
+    test images. Their ImageNet scripts weigh all terms by 1, and have ``scale=100``, which wants AdamW and a small
+    learning rate; the others weigh by 0.5, and both heads are linear.
 
     Args:
         rule: Gives ``lambda_u``, the weight of the pool's part of what the teacher teaches, and changes nothing else:
@@ -103,7 +103,7 @@ class DHO(RoutedMethod):
         temperature: float = 2.0,
         ce_weight: float = 0.5,
         distill_weight: float = 0.5,
-        scale: float | None = 100.0,
+        scale: float | None = None,
         start: str = "second",
         alpha: float = 0.5,
         beta: float = 0.5,

@@ -210,8 +210,6 @@ class SemiSupervisedModule(LightningModule):
             optimizer = cast("Optimizer", self.optimizers())
             self.rate.restore(optimizer)
             self._set_learning_rate(optimizer, self.global_step)
-        if self.episodes is not None:
-            self.episodes.begin(self._parts, self.trainer.optimizers[0])
         self.lines.start(self.method.centres(self.network))
 
     # --------------------------------------------------------------------------------------------------- training step
@@ -223,6 +221,8 @@ class SemiSupervisedModule(LightningModule):
         step = self.step
         if self.stage.begin(self.method, step, self.pool_of(step)):
             self._seed_noise(batch_idx)  # a run that goes on from here does not begin the stage again
+            if self.episodes is not None:
+                self.episodes.begin(self._parts, self.trainer.optimizers[0])  # with what the stage made ready
         losses = self.method.losses(batch, step)
         self.stage.check_losses(losses, network=self.network, method=self.method)
         if is_step and self.layer_gradients_every and (self.global_step + 1) % self.layer_gradients_every == 0:
