@@ -58,7 +58,14 @@ def below(process: Process, *words: str) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     sw = tmp_path / "sw"
-    words = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "run_dir=sw", "optimizer.lr=-1,0.02,0.03", *EVERY)
+    words = (
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "run_dir=sw",
+        "optimizer.lr=-1,0.02,0.03",
+        *EVERY,
+    )
     process = start(tmp_path, *words, "trainer.max_steps=100000")
     wait_for(lambda: min(newest_name(sw / "1"), newest_name(sw / "2")) >= 0, process)
     (killed,) = below(process, "run_dir=sw/1")
