@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from hydra.errors import MissingConfigException
 from tests.cli.test_sweeps import TINY
 from tests.faults.runs import finish, newest_name, start, wait_for
 from tests.processes import Process
 
 from layermatch.cli import explain
+from layermatch.device_places import VISIBLE, own_gpu, visible_gpus
 from layermatch.passed_signals import run_and_pass_signals
 from layermatch.runs.claims import Holder, ended_in, holder_of, take
 from layermatch.runs.layout import CLAIMS
@@ -26,6 +29,8 @@ Cli = Callable[..., None]
 ROOT = Path(__file__).parents[2]
 #: A checkpoint at every step, to be stopped anywhere.
 EVERY = ("data.num_val=20", "checkpoint.every_n_steps=1", "checkpoint.keep=1", *TINY)
+
+JOBLIB = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
 def states(sweep: Path) -> dict[str, tuple[str, int]]:
@@ -58,14 +63,7 @@ def below(process: Process, *words: str) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     sw = tmp_path / "sw"
-    words = (
-        "-m",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "run_dir=sw",
-        "optimizer.lr=-1,0.02,0.03",
-        *EVERY,
-    )
+    words = (*JOBLIB, "run_dir=sw", "optimizer.lr=-1,0.02,0.03", *EVERY)
     process = start(tmp_path, *words, "trainer.max_steps=100000")
     wait_for(lambda: min(newest_name(sw / "1"), newest_name(sw / "2")) >= 0, process)
     (killed,) = below(process, "run_dir=sw/1")
@@ -190,6 +188,20 @@ print(*run_and_pass_signals([sys.executable, "-c", {WAITS!r}], env=os.environ, c
     parent.send_signal(sent)
     output, errors = parent.communicate(timeout=100)
     assert output.splitlines() == ["there", f"{int(arrives)} {None if held_back is None else int(held_back)}"], errors
+
+
+def test_jobs_are_spread_over_the_gpus(tmp_path: Path) -> None:
+    with ExitStack() as held:
+        given = [held.enter_context(own_gpu(tmp_path, ["2", "GPU-5a/1"]))[VISIBLE] for _ in range(3)]
+        with own_gpu(tmp_path, ["2", "GPU-5a/1"]) as last_one:
+            given.append(last_one[VISIBLE])
+        with own_gpu(tmp_path, ["2", "GPU-5a/1"]) as after:
+            assert after == last_one  # what is given back is given again
+    assert given == ["2", "GPU-5a/1", "2", "GPU-5a/1"]
+    with own_gpu(tmp_path, ["2"]) as alone:
+        assert alone == {}
+    assert visible_gpus({VISIBLE: ""}) == []
+    assert visible_gpus({}) == [str(number) for number in range(torch.cuda.device_count())]
 
 
 def test_what_ends_a_job_is_its_status() -> None:

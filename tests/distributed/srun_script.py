@@ -61,4 +61,4 @@ if __name__ == "__main__":
     stopped = ended(first)
     at = max(int(path.stem[5:]) for path in Path(folder, "checkpoints").glob("step-*.ckpt"))
     again = ended(step([*words, f"trainer.max_steps={at + 2}"]))
-    print(json.dumps({"stopped": stopped, "at": at, "again": again}))
+    sys.stdout.write(json.dumps({"stopped": stopped, "at": at, "again": again}) + "\n")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,7 +54,11 @@ def test_devices_share_a_batch_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = indices(0, 1)
     assert [len(indices(rank, 2)) for rank in range(2)] == [8, 8]
-    assert sorted(whole) == sorted(indices(0, 2) + indices(1, 2)) == sorted(sum((indices(r, 4) for r in range(4)), []))
+    assert (
+        sorted(whole)
+        == sorted(indices(0, 2) + indices(1, 2))
+        == sorted(chain(*(indices(rank, 4) for rank in range(4))))
+    )
     with pytest.raises(UserError, match="batch_size=8 is not legal with batch_of=all on 3 devices: give a multiple"):
         digits_data(batch_size=8, batch_of="all").batch_on_each(3)
 
