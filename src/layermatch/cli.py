@@ -33,6 +33,9 @@ SHARED = "base"
 #: What Hydra says of a choice that is null or a number, without saying which.
 NO_NAME = "Config group override"
 
+#: Choices that packages bring, which the extra ``sweep`` installs.
+OF_SWEEP_EXTRA = {"hydra/launcher=joblib", "hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"}
+
 #: A launcher ends all processes with the first one that ends: those that are silent let the other speak before.
 SECONDS_TO_SPEAK = 5.0
 
@@ -179,6 +182,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if f"{group}={name}" in OF_SWEEP_EXTRA:
+            return f"{group}={name} needs a package that is not installed: pip install 'layermatch[sweep]'"
         if error.options:
             legal = ", ".join(option for option in error.options if option != SHARED)
             return f"unknown {group}={name}: choose one of {legal}"

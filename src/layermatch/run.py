@@ -310,7 +310,13 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             settings["ckpt_path"] = "auto"
     if in_sweep and (is_elsewhere or settings["trainer"]["devices"] != 1):
         finished = _finished(settings, run_dir)
-        return run_dir, finished or run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"])
+        if finished is not None:
+            return run_dir, finished
+        trainer = settings["trainer"]
+        takes_one_gpu = trainer["devices"] == 1 and trainer["accelerator"] in {"auto", "gpu"}
+        return run_dir, run_in_own_process(
+            run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"], takes_one_gpu=takes_one_gpu
+        )
     is_new = is_timed(config) and not in_sweep
     with _agreement(settings["trainer"]) as agreement:
         decided = agreement.decide(lambda: _decide(settings, run_dir, is_timed=is_new))

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from layermatch.auto_resume import check_same_run
 from layermatch.cli import explain, is_timed, one_line_errors, plain, shows_tracebacks
 from layermatch.command_line import quoted
 from layermatch.console import Reporter, table
+from layermatch.device_places import own_gpu, visible_gpus
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.launch import find_launch
 from layermatch.passed_signals import pass_to_runs_below, run_and_pass_signals, was_asked_to_stop
@@ -319,7 +320,7 @@ def _row(job: Ended) -> tuple[str, ...]:
     return (*sweep_rows([(job.run_dir, job.results)])[0], FINISHED)
 
 
-def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[str, Any]:
+def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object, takes_one_gpu: bool = False) -> dict[str, Any]:
     """Return a sweep's job on several devices, or of a launcher that starts jobs elsewhere.
 
     Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
@@ -329,6 +330,7 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[
         run_dir: The directory of the job.
         sweep: The name of the sweep.
         ckpt_path: The checkpoint that the job goes on from.
+        takes_one_gpu: Whether the job computes on one GPU, if there is one.
 
     Returns:
         The content of the job's ``results.json``.
@@ -344,7 +346,8 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[
     environment = os.environ | {SWEEP_VARIABLE: sweep}
     # Where the command was given: hydra.job.chdir would make other files of its relative paths.
     here = hydra_config.runtime.cwd
-    status, requeue_by = run_and_pass_signals(command, env=environment, cwd=here)
+    with own_gpu(run_dir.parent / CLAIMS, _gpus(hydra_config, environment) if takes_one_gpu else []) as place:
+        status, requeue_by = run_and_pass_signals(command, env=environment | place, cwd=here)
     if status == StoppedError.status:
         stopped = StoppedError(f"the job in {run_dir} was stopped: see its line above")
         stopped.requeue_by = requeue_by
@@ -355,6 +358,12 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object) -> dict[
         error.status = status if status > 0 else 1  # a signal's number is negative
         raise error
     return read_results(run_dir / RESULTS)
+
+
+def _gpus(hydra_config: Any, environment: Mapping[str, str]) -> list[str]:
+    """List the GPUs that jobs are spread over: joblib leaves that to them, submitit does it."""
+    is_joblib = str(hydra_config.launcher._target_).endswith(".JoblibLauncher")
+    return visible_gpus(environment) if is_joblib else []
 
 
 def _words_of_job(hydra_config: Any) -> Sequence[str]:

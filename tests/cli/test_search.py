@@ -1,0 +1,94 @@
+"""A search by Optuna: what it proposes, what it goes on with, and what it says of jobs that fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.test_sweeps import TINY, status_of
+from tests.cli.test_wrong_input import refused
+
+optuna = pytest.importorskip("optuna")
+
+Cli = Callable[..., None]
+WORDS = ("-m", "hparams_search=optuna", "run_dir=sw", "trainer.max_steps=5", "data.num_val=20", *TINY)
+
+
+def study() -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend("sw/optuna.journal")
+    return optuna.load_study(study_name="layermatch", storage=optuna.storages.JournalStorage(backend))
+
+
+def results(job: int) -> dict[str, object]:
+    return json.loads(Path(f"sw/{job}/results.json").read_text())
+
+
+@pytest.mark.slow
+def test_it_seeks_the_best_validation_accuracy_and_goes_on(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli(*WORDS, "hydra.sweeper.n_trials=2")
+    first = study().trials
+    assert [trial.value for trial in first] == [results(job)["val"]["accuracy_ema"] for job in range(2)]  # type: ignore[index]
+    assert all(0.003 <= trial.params["optimizer.lr"] <= 0.3 for trial in first)
+    assert first[0].params != first[1].params
+    text = Path("sw/1/config.yaml").read_text()
+    assert f"lr: {first[1].params['optimizer.lr']}" in text
+    # As a kill between the proposal and the job leaves it.
+    left = study().ask()
+    left.suggest_float("optimizer.lr", 0.003, 0.3, log=True)
+    before = {path: path.stat().st_mtime_ns for path in Path("sw/0").rglob("*")}
+    capsys.readouterr()
+    assert "run_dir=sw already holds jobs of a sweep (0, 1)" in refused(cli, capsys, *WORDS, "hydra.sweeper.n_trials=4")
+
+    cli(*WORDS, "hydra.sweeper.n_trials=4", "ckpt_path=auto")
+    trials = study().trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    assert trials[2].params == left.params
+    assert trials[:2] == first
+    assert {path: path.stat().st_mtime_ns for path in Path("sw/0").rglob("*")} == before
+    printed = capsys.readouterr().out
+    best = max(trials, key=lambda trial: trial.value)
+    assert f"sw/{best.number}, {best.value:.2%} of the validation images are right" in printed.partition("Search")[2]
+
+    line = refused(cli, capsys, *WORDS, "ckpt_path=auto", "data.mu=2")
+    assert "holds a search with other settings (data.mu)" in line
+
+
+@pytest.mark.slow
+def test_jobs_that_fail_are_named_and_end_no_other(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("optimizer.lr=-1,0.03", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler=random")
+    assert status_of(cli, *WORDS, *words) == 2
+    trials = study().trials
+    failed = [trial.number for trial in trials if trial.params["optimizer.lr"] == "-1"]
+    assert 0 < len(failed) < 4
+    assert failed == [trial.number for trial in trials if trial.state.name == "FAIL"]
+    printed = capsys.readouterr()
+    assert f"│ failed       │ {', '.join(map(str, failed))} " in printed.out
+    assert f"error: {len(failed)} of 4 jobs failed: sw/{failed[0]}" in printed.err
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 is not legal: give a whole number, at least 1"),
+        (["hydra.sweeper.sampler=best"], "hydra.sweeper.sampler='best' is not legal: choose one of tpe, random"),
+        (["optimizer.lr=interval(1,0.1)"], "optimizer.lr=interval(1,0.1) is not legal: "),
+        (["optimizer.lr=tag(log, interval(0,1))"], "is not legal: "),
+        (["optimizer.lr=0.1", "optimizer.lr=0.2"], "has nothing to seek: give SETTING=interval(LOW,HIGH)"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], line: str, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line in refused(cli, capsys, *WORDS, *words)
+    assert not list(Path("sw").glob("*/config.yaml"))
+
+
+@pytest.mark.slow
+def test_it_needs_validation_images(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(cli, capsys, *WORDS, "data.num_val=0")
+    assert line.endswith("chooses by validation images, and there are none: give data.num_val above 0")
