@@ -17,16 +17,20 @@ from layermatch.build import RunParts, build_loggers, build_method, build_parts,
 from layermatch.cli import config_dir, plain
 from layermatch.errors import UserError
 from layermatch.layerwise import ScaledGradients
+from layermatch.runs.settings import flatten
 from layermatch.settings import Settings, check_sections
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+#: The recipes for the least time: other values of the same settings, on the same data.
+FAST = [name for name in EXPERIMENTS if name.endswith("_fast")]
+PLAIN = [name for name in EXPERIMENTS if name not in FAST]
 ALGORITHMS = sorted(path.stem for path in (config_dir() / "algorithm").glob("*.yaml") if path.stem != "base")
 #: Those that are built with every experiment and every one of whose leaves is looked at; all others share most of them.
 IN_FULL = ("supervised", "fixmatch", "layermatch", "mean_teacher")
 BUILT = [
     (experiment, algorithm)
     for experiment in EXPERIMENTS
-    for algorithm in (ALGORITHMS if experiment == "digits" else IN_FULL)
+    for algorithm in (ALGORITHMS if experiment == "digits" else ("layermatch",) if experiment in FAST else IN_FULL)
 ]
 
 
@@ -50,12 +54,13 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     published = ("stl10", "cifar10", "cifar100", "svhn", "fashion_mnist")
     unverified = {name: [f"data.root={root / name}", "data.verify=false"] for name in published}
     few = ["data.num_labels=100", "data.num_val=100"]
-    return unverified | {
+    given = unverified | {
         "digits": [],
         "cifar10_folder": [f"data.root={root / 'cifar10_folder'}", *few],
         "folder": [f"data.root={root / 'folder'}"],
         "imagenet100": [f"data.root={root / 'imagenet100'}", "data.class_list=classes.txt", *few],
     }
+    return given | {name: given[name.removesuffix("_fast")] for name in FAST}
 
 
 def assemble(settings: dict[str, Any], run_dir: Path) -> RunParts:
@@ -82,6 +87,21 @@ def test_every_experiment_composes_and_builds(
     assert parts.algorithm.uses_unlabelled == (algorithm not in {"linear_probe", "supervised"})
     batch = parts.data.batch_of_step(3)
     assert {len(view) for view in batch.labelled.views.values()} == {settings["data"]["batch_size"]}
+
+
+@pytest.mark.parametrize("experiment", FAST)
+def test_a_fast_recipe_differs_from_its_experiment_in_what_makes_it_fast(experiment: str) -> None:
+    root = [] if experiment.startswith("digits") else ["data.root=x"]
+    fast, published = (
+        flatten(settings_of(f"experiment={name}", *root)) for name in (experiment, experiment.removesuffix("_fast"))
+    )
+    differing = {name for name in {**fast, **published} if fast.get(name) != published.get(name)}
+    assert differing <= {
+        "name", "eval_every", "checkpoint.every_n_steps", "compile", "trainer.max_steps", "optimizer.lr",
+        "optimizer.fused", "schedule._target_", "schedule.cycles", "schedule.warmup", "model.batch_norm_momentum",
+        "data.storage", "data.ramp.mu", "data.ramp.side", "algorithm.ema_warmup", "algorithm.layer_gradients_every",
+    }  # fmt: skip
+    assert {"optimizer.lr", "trainer.max_steps", "data.ramp.mu", "algorithm.ema_warmup"} <= differing
 
 
 def test_the_recipes_are_the_published_ones() -> None:
@@ -136,6 +156,8 @@ def test_an_experiment_names_its_source(path: Path) -> None:
         (["layerwise.evaluate_head=clean"], "layerwise.evaluate_head=clean needs layerwise.decoupled=true"),
         (["model.depth=11"], "model.depth=11 is not legal"),
         (["schedule.cycles=-1"], "schedule.cycles=-1 is not legal"),
+        (["schedule=warmup_cosine", "schedule.warmup=1"], "schedule.warmup=1 is not legal"),
+        (["data.ramp.side=[[0.5,2]]"], "data.ramp.side=2 is not legal"),
         (["views.cutout=2"], "views.cutout=2 is not legal"),
         (["+views.operations=[blur]"], "views.operations='blur' is not legal"),
         (["views.pad=0.95"], "images of 8x8 are too small for views.pad=0.95: "),
@@ -181,7 +203,7 @@ FREE_TEXT: dict[str, Callable[[RunParts, dict[str, Any]], bool]] = {
 #: Leaves that the command line consumes, tested in tests/cli (run_dir, ckpt_path) or that name the run in results.json.
 BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
 
-POISONED = [(experiment, []) for experiment in EXPERIMENTS if experiment != "digits"]
+POISONED = [(experiment, []) for experiment in PLAIN if experiment != "digits"]
 POISONED += [("digits", [f"algorithm={name}"]) for name in IN_FULL]
 POISONED += [("digits", ["schedule=constant", "trainer=cpu"]), ("digits", ["pseudo_labels=noisy"])]
 
@@ -268,7 +290,7 @@ def test_the_default_network_can_be_given_another_width() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", PLAIN)
 def test_unknown_keys_are_refused_in_every_section(
     experiment: str, roots: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -299,7 +321,7 @@ def test_every_yaml_file_can_be_chosen() -> None:
                 if (group, path.stem) in {("pseudo_labels", "none"), ("layerwise", "none")}
                 else []
             )
-            more += ["data.root=x"] if path.stem.endswith("folder") else []
+            more += ["data.root=x"] if path.stem.removesuffix("_fast").endswith("folder") else []
             more += ["data.manifest=x"] if path.stem == "manifest" else []
             settings_of(f"{group}={path.stem}", *more)
             chosen.add(path)

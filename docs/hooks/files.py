@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 #: The site's pages that are files of the repository, by their names in ``docs/``.
 MADE_OF = {
     "index.md": "README.md",
-    "speed.md": "benchmarks/README.md",
+    "benchmarks.md": "benchmarks/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
@@ -112,7 +112,7 @@ def in_repository(page: str, target: str) -> str:
         target: The relative path that it links to.
 
     Example:
-        >>> in_repository("notebooks/1.md", "../../CONTRIBUTING.md"), in_repository("speed.md", "soak.py")
+        >>> in_repository("notebooks/1.md", "../../CONTRIBUTING.md"), in_repository("benchmarks.md", "soak.py")
         ('CONTRIBUTING.md', 'benchmarks/soak.py')
     """
     origin = MADE_OF.get(page, f"docs/{page}")

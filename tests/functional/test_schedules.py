@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layermatch import UserError
-from layermatch.functional import constant, cosine
+from layermatch.functional import constant, cosine, warmup_cosine
 
 
 @pytest.mark.parametrize("max_steps", [1, 100, 2**20])
@@ -38,3 +38,34 @@ def test_cycles_out_of_range_are_refused(cycles: float) -> None:
 
 def test_constant_is_1() -> None:
     assert {constant(step, 10) for step in range(11)} == {1.0}
+
+
+@pytest.mark.parametrize("max_steps", [1, 7, 1000])
+@pytest.mark.parametrize("warmup", [0, 0.05, 0.5, 0.999])
+def test_warmup_cosine_is_its_equation(max_steps: int, warmup: float) -> None:
+    for step in range(max_steps + 1):
+        rise = warmup * max_steps
+        expected = (
+            min(1, (step + 1) / rise)
+            if step < rise
+            else (1 + math.cos(math.pi * (step - rise) / (max_steps - rise))) / 2
+        )
+        factor = warmup_cosine(step, max_steps, warmup=warmup)
+        assert factor == pytest.approx(expected, abs=1e-12)
+        assert 0 <= factor <= 1
+        assert factor > 0 or step == max_steps
+
+
+def test_warmup_cosine_rises_falls_and_ends_at_0() -> None:
+    factors = [warmup_cosine(step, 200, warmup=0.1) for step in range(201)]
+    top = factors.index(1.0)
+    assert 18 <= top <= 20
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[-1] == 0
+
+
+@pytest.mark.parametrize("warmup", [-0.01, 1, float("nan"), True, "0.1", None])
+def test_a_warmup_out_of_range_is_refused(warmup: float) -> None:
+    with pytest.raises(UserError, match=r"^warmup=.* is not legal: .* at least 0 and below 1"):
+        warmup_cosine(0, 10, warmup=warmup)

@@ -109,6 +109,9 @@ def gpu_table(content: Mapping[str, Any]) -> str:
     for title, name in GPU_ROWS.items():
         found = [values.get(f"{network} {name}") for network in NETWORKS]
         rows.append((title, *("" if value is None else f"{value:,.2f}" for value in found)))
+    augment = {each["name"]: each["value"] for each in content["sections"].get("augment", {}).get("figures", ())}
+    views = [augment.get(f"ours, {size}x{size}") for size in (32, 96)]
+    rows.append(("views of 448 images, normalised (ms)", *("" if ms is None else f"{ms:,.2f}" for ms in views)))
     rows += [(f"part of `gpu.sh`: {part['name']}", part["outcome"], "") for part in content["parts"]]
     device = content["machine"]["gpu"] or "no GPU"
     return _markdown(("figure", "WRN-28-2, 32x32", "WRN-37-2, 96x96"), rows) + f"\nMeasured on {device}.\n"
