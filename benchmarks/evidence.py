@@ -30,7 +30,7 @@ from layermatch.runs.directory import replace_text
 from layermatch.runs.quantities import duration, percent, points
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import METRICS
-from layermatch.study.tables import NONE, Row, json_text, rows_of_plain, tables_of
+from layermatch.study.tables import NONE, Row, code_text, json_text, rows_of_plain, tables_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 FOLDER = "evidence"
@@ -39,7 +39,7 @@ BEGINS, ENDS = "<!-- The study {} begins. -->", "<!-- The study {} ends. -->"
 MARKS = re.compile(r"<!-- The study (\w+) begins\. -->\n.*?<!-- The study \1 ends\. -->", re.DOTALL)
 
 #: Folders of a machine in front of a name; the name stays. A share of something has a letter before its slash.
-FOLDERS = re.compile(r"""(?<![\w.)])(?:/[^\s/:,;()'"]+)+/(?=[^\s/])|(?<![\w.)])~/""")
+FOLDERS = re.compile(r"""(?<![\w.):/])(?:/[^\s/:,;()'"]+)+/(?=[^\s/])|(?<![\w.):/])~/""")
 
 
 # ------------------------------------------------------------------------------------------------------------- copying
@@ -143,7 +143,7 @@ def parts_of(content: Mapping[str, Any], *, has_figure: bool) -> list[str]:
         has_figure: Whether there is a figure beside it.
     """
     name, metric, rows = content["study"], METRICS[content["metric"]], rows_of_plain(content)
-    parts = [f"`{content['command']}`"]
+    parts = [code_text(content["command"])]
     if has_figure:
         parts.append(f"![{markdown_text(content['title'])}]({FOLDER}/{name}.png)")
     parts += [f"**{markdown_text(line)}**" for line in content.get("verdicts", ())]

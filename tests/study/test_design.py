@@ -10,6 +10,8 @@ import yaml
 
 from layermatch.cli import config_dir
 from layermatch.errors import UserError
+from layermatch.functional import scale_for
+from layermatch.networks import wrn_small
 from layermatch.study.design import METRICS, Setting, Study
 
 FOLDER = config_dir() / "study"
@@ -123,3 +125,35 @@ def test_a_name_with_any_signs_is_a_folder() -> None:
     slugs = [Setting(name, ()).slug for name in names]
     assert slugs == ["etc", "a-b", "freematch-layerwise-layermatch", "0-wrong", "setting"]
     assert all(Path(slug).name == slug for slug in slugs)
+
+
+#: The layers of the network of digits, from input to output; the last BatchNorm goes with the third block.
+LAYERS = {
+    "the stem": ["stem"], "block 1": ["groups.0"], "block 2": ["groups.1"], "block 3": ["groups.2", "activation"],
+    "the classifier": ["classifier"],
+}  # fmt: skip
+
+
+def test_the_study_of_layers_lets_pseudo_labels_reach_the_layers_that_it_names() -> None:
+    groups = wrn_small(num_classes=10, in_channels=1).layer_groups()
+    assert [group for names in LAYERS.values() for group in names] == list(groups)
+    order = list(LAYERS)
+    asked = {"every layer (FixMatch)": order, "no layer": [], **{name: [name] for name in order}}
+    asked |= {f"the stem to {order[last]}": order[: last + 1] for last in (1, 2)}
+    asked["the stem to block 3 (Grad-ReLU)"] = order[:4]
+    asked |= {f"{order[first]} to the classifier": order[first:] for first in (1, 2, 3)}
+    settings = Study.parse("layers", section_of("layers"), files_of=files_of).settings
+    assert {setting.name for setting in settings} == set(asked)
+    for setting in settings:
+        scales = yaml.safe_load(setting.words[0].partition("=")[2]) if setting.words else {}
+        for name, parts in LAYERS.items():
+            found = {scale_for(parameter, scales) for part in parts for parameter, _ in groups[part]}
+            assert found == {1.0 if name in asked[setting.name] else 0.0}, (setting.name, name)
+
+
+def test_seeds_that_choose_are_no_seeds_that_are_reported() -> None:
+    chosen_with = set(section_of("ablation")["seeds"])
+    assert section_of("ablation")["metric"].startswith("val/")
+    for name in STUDIES:
+        if name != "ablation":
+            assert not chosen_with & set(section_of(name)["seeds"]), name

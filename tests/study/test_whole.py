@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -97,3 +98,42 @@ def test_a_study_that_is_hurt_ends_with_the_table_of_one_that_is_not(tmp_path: P
     }
     for path in (hurt / "splits").iterdir():  # the same seed gives the same split
         assert path.read_text() == (tmp_path / "whole" / "splits" / path.name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
+def test_a_study_with_folds_judges_each_run_by_what_it_held_out(tmp_path: Path) -> None:
+    words = [
+        "study=cross_validation", "study.num_labels=[20]", "study.folds=2", "study.seeds=[0]", "trainer=cpu",
+        "trainer.max_steps=2", "eval_every=2", "trainer.precision=32-true", "model.width=1", "data.batch_size=4",
+        "data.mu=1", "jobs=2", "run_dir=mine",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "layermatch.study", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "layermatch against supervised with 20 labels: cannot tell." in done.stdout
+    content = json.loads((tmp_path / "mine" / "study.json").read_text())
+    assert len(content["verdicts"]) == 1
+    assert content["machines"][0].count(",") >= 3
+    folds = sorted((tmp_path / "mine" / "folds").iterdir())
+    assert len(folds) == 2
+    with (tmp_path / "mine" / "study.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["setting"], row["fold"]) for row in rows] == [
+        ("supervised", "1"), ("layermatch", "1"), ("supervised", "2"), ("layermatch", "2"),
+    ]  # fmt: skip
+    for row in rows:
+        assert float(row["processor_seconds"]) > 1
+        split = json.loads((tmp_path / row["run_dir"] / "split.json").read_text())
+        fold = json.loads(folds[int(row["fold"]) - 1].read_text())
+        assert (split["labelled"], split["validation"]) == (fold["labelled"], fold["validation"])
+        assert len(fold["labelled"]) == len(fold["validation"]) == 10
+        results = json.loads((tmp_path / row["run_dir"] / "results.json").read_text())
+        assert float(row["val/accuracy_ema"]) == results["val"]["accuracy_ema"]
+    # Called from elsewhere it finds them all.
+    elsewhere = [*command[:-1], "run_dir=study/mine"]
+    (tmp_path / "study").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "study" / "mine")
+    done = subprocess.run(elsewhere, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs finished" in done.stdout

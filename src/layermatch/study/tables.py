@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ __all__ = [
     "as_csv",
     "as_json",
     "as_markdown",
+    "code_text",
     "json_text",
     "result_tables",
     "rows_of",
@@ -360,7 +362,8 @@ def _beside(metric: Metric, rows: Sequence[Row], where: str) -> Table:
         lines,
         "Means ± standard deviations over the same seeds, at the last step; the median is of the last 20 evaluations. "
         "Pseudo-labels: of the last steps. A run: the mean time of those that were not interrupted, however many "
-        "shared the machine. Processor: the mean time that processors worked for it.",
+        "shared the machine, without the start of Python. Processor: the mean time that processors worked for it, all "
+        "in all.",
     )
 
 
@@ -376,6 +379,7 @@ def _says_nothing_new(metric: Metric, rows: Sequence[Row]) -> bool:
 
 MARK = "layermatch.study"
 
+
 INTERVAL = (
     "Differences are paired by seed, in percentage points, with the interval of Student's t distribution; few "
     "seeds make wide ones, and of many settings some look good by chance."
@@ -385,6 +389,21 @@ INTERVAL_OF_FOLDS = (
     "from, so that the interval of Student's t distribution is taken with the variance of Nadeau and Bengio (2003), "
     "(1/n + 1/(k - 1)) s², for n pairs and k folds."
 )
+
+
+def code_text(text: str) -> str:
+    """Return untrusted text of one line as code in Markdown, where it has no meaning and can be copied.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> code_text("python -m layermatch.study 'study.seeds=[0,1]'")
+        "`python -m layermatch.study 'study.seeds=[0,1]'`"
+    """
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    edge = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{edge}{text}{edge}{fence}"
 
 
 def identity_lines(found: Found) -> list[str]:
@@ -399,7 +418,6 @@ def identity_lines(found: Found) -> list[str]:
         f"Settings {found.fingerprint}; data {data}; {by or f'code now: {found.code}'}.",
         found.rule,
         *(f"Machine: {machine}." for machine in found.machines),
-        f"Command: {found.command}",
     ]
     if found.study.folds is not None:
         return [*lines, INTERVAL_OF_FOLDS, RULE]
@@ -451,6 +469,7 @@ def as_markdown(found: Found) -> str:
     """
     parts = [f"<!-- {MARK} -->\n# {markdown_text(found.study.title)}"]
     parts.append("\n".join(f"{markdown_text(line)}  " for line in identity_lines(found)).rstrip())
+    parts.append(code_text(found.command))
     if found.notes:
         parts.append("\n".join(f"- **Careful:** {markdown_text(note)}" for note in found.notes))
     parts += [f"**{markdown_text(line)}**" for line in verdict_lines(found)]

@@ -53,10 +53,10 @@ class Verdict:
         said = f"{setting} against {reference}{where}: {self.outcome.value}"
         better = f"better in {found.wins} of {found.n} pairs{f', equal in {found.ties}' if found.ties else ''}"
         line = f"{said}. {points(found.difference)} points{interval}, {better}."
-        if self.outcome is not Outcome.CANNOT_TELL:
-            return line
-        few = found.n < FEWEST
-        return f"{line} {f'Fewer than {FEWEST} pairs say nothing' if few else 'More seeds make the interval narrower'}."
+        if found.n < FEWEST:
+            return f"{line} Fewer than {FEWEST} pairs say nothing."
+        is_wide = self.outcome is Outcome.CANNOT_TELL and found.interval != (0.0, 0.0)
+        return f"{line} More labels or seeds make the interval narrower." if is_wide else line
 
 
 def verdict_on(comparison: Comparison) -> Verdict:
