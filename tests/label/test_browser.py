@@ -213,6 +213,17 @@ def test_training_changes_what_is_proposed(server: Server, open_page: Callable[[
     assert labels_of(tmp_path) == said
     assert sorted(path.name for path in (tmp_path / "pictures").glob("*.png")) == sorted(truth)
 
+    # Beside a label that is doubted stands what the model says.
+    page.click("nav button[data-view=doubts]")
+    page.eval_on_selector("#below", "slider => { slider.value = 1; slider.dispatchEvent(new Event('change')); }")
+    page.wait_for_selector(".cell .against")
+    tags = page.eval_on_selector_all(
+        ".cell", "all => all.map(e => [e.title, ...[...e.querySelector('.tag').childNodes].map(n => n.textContent)])"
+    )
+    for path, label, against in tags:
+        assert label == said[path]
+        assert re.fullmatch(r"(red|green|blue) \d+ %\?", against)
+
 
 def test_the_page_is_one_for_keyboard_and_reader(
     server: Server, open_page: Callable[[str], Any], tmp_path: Path

@@ -320,6 +320,7 @@ function paint(place) {
   const given = words(item);
   const part = item.split === "val" || item.split === "test" ? ` (${item.split})` : "";
   tag.textContent = isBroken && !given ? "cannot be read" : given ? given + part : skipped.has(id) ? "skipped" : guess && `${guess}?${part}`;
+  if (view === "doubts" && given && guess) tag.append(element("span", { className: "against", textContent: `${guess}?` }));
   each.className = ["cell", isDone(item) ? "done" : "", item.pending ? "pending" : "", isBroken ? "broken" : "", hueOf(item.label || (isDone(item) ? "" : item.guess))].filter(Boolean).join(" ");
   tag.className = given ? "tag" : "tag guess";
   const said = [item.path, given ? `label ${given}` : "no label", guess && `the model says ${guess}`, part && `for ${item.split}`, skipped.has(id) && "skipped", isBroken && "cannot be read"];
