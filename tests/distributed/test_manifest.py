@@ -1,4 +1,4 @@
-"""Pictures by a table, trained on by one process and by two: stopped and gone on with, the run is the same to the bit."""
+"""Pictures by a table, trained on by one process and by two: a run that goes on is the same to the bit."""
 
 from __future__ import annotations
 
