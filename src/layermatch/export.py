@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,34 @@ def _lay_out(whole: Path, folder: Path, kind: Format) -> None:
         ready.rename(folder)
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Check the name of a repository on the Hugging Face hub.
+
+    Args:
+        repo_id: The name, ``USER/NAME``.
+
+    Raises:
+        UserError: The hub's own library is not there, or the name is not legal.
+
+    Example:
+        >>> check_repo_id("ants")
+        Traceback (most recent call last):
+        layermatch.errors.UserError: push_to_hub=ants is not legal: give USER/NAME
+    """
+    try:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+    except ModuleNotFoundError as error:
+        raise UserError("push_to_hub needs the package huggingface_hub: pip install 'layermatch[export]'") from error
+    try:
+        validate_repo_id(repo_id)
+        is_legal = "/" in repo_id
+    except HFValidationError:
+        is_legal = False
+    if not is_legal:
+        raise UserError(f"push_to_hub={repo_id} is not legal: give USER/NAME")
+
+
 def push(folder: Path, repo_id: str) -> str:
     """Upload a folder of :func:`export` to the Hugging Face hub, by the hub's own library.
 
@@ -172,20 +201,37 @@ def push(folder: Path, repo_id: str) -> str:
         UserError: The library is not there, or the name is not legal.
         RunError: The hub cannot be reached, or refuses.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ModuleNotFoundError as error:
-        raise UserError("push_to_hub needs the package huggingface_hub: pip install 'layermatch[export]'") from error
+    check_repo_id(repo_id)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     hub = HfApi()
     try:
-        hub.create_repo(repo_id, private=True, exist_ok=True)
-        return str(hub.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Exported by layermatch"))
-    except HFValidationError as error:
-        raise UserError(f"push_to_hub={repo_id} is not legal: give USER/NAME") from error
-    except (HfHubHTTPError, OSError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise RunError(f"push_to_hub={repo_id}: {line}: {folder} is whole, and can be pushed later") from error
+        with _without_bars():
+            hub.create_repo(repo_id, private=True, exist_ok=True)
+            return str(hub.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Exported by layermatch"))
+    except (*HfHubHTTPError.__bases__, ValueError, RuntimeError) as error:
+        # The bases are OSError, and what the HTTP library raises where nobody answers: which one the hub's own library
+        # uses changes with its version. It turns answers that it cannot use into the last two.
+        lines = [" ".join(str(each).split())[:200] for each in (error, error.__cause__) if each is not None]
+        raise RunError(
+            f"push_to_hub={repo_id}: {': '.join(lines)}: {folder} is whole, and can be pushed later"
+        ) from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the hub's library from drawing bars, after which an error would not begin a line."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -203,6 +249,8 @@ def _export(config: DictConfig) -> None:
     repo_id, hub_folder = settings["push_to_hub"], settings["hub_folder"]
     if repo_id is not None and hub_folder is None:
         raise UserError(f"push_to_hub={repo_id} uploads a folder: give hub_folder=DIR too")
+    if repo_id is not None:
+        check_repo_id(str(repo_id))
     with quiet_libraries():
         made = export(
             settings["ckpt_path"],
@@ -217,6 +265,7 @@ def _export(config: DictConfig) -> None:
     said = "weights alone" if made.difference is None else f"probabilities differ by at most {made.difference:.1e}"
     reporter.show(f"{filesize.decimal(made.size)}; {said}")
     if repo_id is not None:
+        reporter.show(f"pushing to {repo_id}")
         reporter.show(f"pushed: {push(expand('hub_folder', hub_folder, 'a folder'), str(repo_id))}")
 
 

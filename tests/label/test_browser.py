@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def test_training_changes_what_is_proposed(server: Server, open_page: Callable[[
     assert labels_of(tmp_path) == said
     assert sorted(path.name for path in (tmp_path / "pictures").glob("*.png")) == sorted(truth)
 
+    # Beside a label that is doubted stands what the model says.
+    page.click("nav button[data-view=doubts]")
+    page.eval_on_selector("#below", "slider => { slider.value = 1; slider.dispatchEvent(new Event('change')); }")
+    page.wait_for_selector(".cell .against")
+    tags = page.eval_on_selector_all(
+        ".cell", "all => all.map(e => [e.title, ...[...e.querySelector('.tag').childNodes].map(n => n.textContent)])"
+    )
+    for path, label, against in tags:
+        assert label == said[path]
+        assert re.fullmatch(r"(red|green|blue) \d+ %\?", against)
+
 
 def test_the_page_is_one_for_keyboard_and_reader(
     server: Server, open_page: Callable[[str], Any], tmp_path: Path
@@ -273,6 +285,30 @@ def test_the_page_is_one_for_keyboard_and_reader(
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate(CONTRAST) == []
+
+
+def test_a_slow_server_is_asked_for_proposals_once(server: Server, tmp_path: Path) -> None:
+    """Asked again while it looks for them, the page would throw away each answer, and never show one."""
+    write_pictures(tmp_path / "pictures", per_class=4)
+    address, asked = server.start(), []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:  # before the first pictures were looked at
+            route.fulfill(json={"ids": [], "said": "the first pictures are being looked at"})
+        else:
+            time.sleep(8)  # longer than between two questions for the state
+            route.continue_()
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.route("**/api/view*", answer)
+        page.goto(address)
+        page.wait_for_selector(".cell[tabindex='0'] img")
+        browser.close()
+    assert len(asked) == 2
 
 
 #: The texts whose contrast is below 4.5 (WCAG 2.2, success criterion 1.4.3), with their contrast.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from layermatch.data.decoding import ImageFileError, decode_whole
+from layermatch.data.decoding import ImageFileError, open_picture
 from layermatch.label.thumbnails import SIDES, Thumbnails
 
 
@@ -41,7 +41,7 @@ def test_a_reduced_jpeg_looks_like_the_picture(tmp_path: Path) -> None:
         (1600, 1200), Image.Resampling.BICUBIC
     )
     rough.save(tmp_path / "a.jpg", quality=95)
-    got = np.asarray(decode_whole(str(tmp_path / "a.jpg"), size=100), np.float32)
+    got = np.asarray(open_picture(str(tmp_path / "a.jpg"), at_most=100), np.float32)
     expected = np.asarray(rough.resize((100, 75), Image.Resampling.BICUBIC), np.float32)
     assert got.shape == expected.shape
     assert np.abs(got - expected).mean() < 2

@@ -8,18 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tests.predict.conftest import TinyRun
 
 from layermatch import Predictor
-from layermatch.errors import RunError, UserError
-from layermatch.export import export, push
+from layermatch.errors import RunError
+from layermatch.export import export
 from layermatch.exporting import formats
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
@@ -108,23 +107,6 @@ def test_the_hub_reads_the_card(exported: Path, tiny_run: TinyRun) -> None:
     assert result.metric_value == pytest.approx(results["test"]["accuracy_ema"], abs=1e-4)
     for name in results["classes"]:
         assert f"- `{name}`" in card.text
-
-
-def test_a_push_is_the_hubs_own_call(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[dict[str, object]] = []
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **how: called.append({"repo_id": repo_id, **how}))
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **how: called.append(how) or SimpleNamespace())
-    push(exported / "hub_a", "me/ants")
-    assert called[0] == {"repo_id": "me/ants", "private": True, "exist_ok": True}
-    assert called[1]["folder_path"] == exported / "hub_a"
-
-
-def test_a_hub_that_cannot_be_reached_is_one_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RunError, match=r"push_to_hub=me/ants: .*: .*hub_a is whole, and can be pushed later"):
-        push(exported / "hub_a", "me/ants")
-    with pytest.raises(UserError, match="push_to_hub=me/ants/x is not legal: give USER/NAME"):
-        push(exported / "hub_a", "me/ants/x")
 
 
 MISTAKES = {

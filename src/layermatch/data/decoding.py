@@ -7,7 +7,8 @@ import stat
 import struct
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from io import BytesIO
@@ -30,7 +31,6 @@ __all__ = [
     "decode_bytes",
     "decode_image",
     "decode_picture",
-    "decode_whole",
     "image_endings",
     "is_image",
     "open_picture",
@@ -53,6 +53,9 @@ _BAND = 2**20
 
 #: What a reduced image has at least, in sizes that are asked for: then it looks like one that was not reduced.
 _FINE_ENOUGH = 2
+
+#: What the short side of a whole picture has at least left where it is large and reduced, in pixels.
+_SHORT_SIDE = 256
 
 #: The only formats that are tried. Pillow knows more: one hands the file to another program, others are not known by
 #: content.
@@ -130,15 +133,9 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
         Traceback (most recent call last):
         layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
     """
-    try:
+    with _broken_named(path):
         _check_file(path)
-        # Pillow warns of damaged tags and of large images: neither is of use to the user, each time again.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _decoded(path, size=size, mode=PIL_MODES[channels])
-        pixels = np.asarray(_resize_and_crop(image, size))
-    except _BROKEN as error:
-        raise ImageFileError(path, _reason(error, path)) from error
+        pixels = np.asarray(_resize_and_crop(_decoded(path, size=size, mode=PIL_MODES[channels]), size))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -162,43 +159,39 @@ def decode_bytes(content: bytes, *, size: int, channels: int, name: str) -> NDAr
         Traceback (most recent call last):
         layermatch.data.decoding.ImageFileError: cannot read the image a.tar/1.jpg: it is empty
     """
-    try:
+    with _broken_named(name):
         if not content:
             raise ValueError("it is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _picture(BytesIO(content), size=size, mode=PIL_MODES[channels])
-        pixels = np.asarray(_resize_and_crop(image, size))
-    except _BROKEN as error:
-        raise ImageFileError(name, _reason(error, name)) from error
+        pixels = np.asarray(_resize_and_crop(_picture(BytesIO(content), size=size, mode=PIL_MODES[channels]), size))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def open_picture(path: str, *, size: int = 256) -> Image.Image:
-    """Decode an image file as a whole, as a person sees it, in RGB.
+def open_picture(path: str, *, at_most: int | None = None) -> Image.Image:
+    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
 
     Args:
         path: The path of a file, as :func:`decode_image` takes it.
-        size: What the short side of a large picture must have left when it is reduced, in pixels.
+        at_most: The longer side has at most so many pixels, at least 1; a smaller picture stays as it is. JPEG files
+            are reduced while they are decoded, as far as this allows.
 
     Returns:
-        The picture: at its own size, or reduced where it has more than 2^25 pixels.
+        The picture in RGB: without ``at_most`` at its own size, or reduced where it has more than 2^25 pixels.
 
     Raises:
-        ImageFileError: See :func:`decode_image`.
+        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
 
     Example:
         >>> open_picture("no/such/file.png")
         Traceback (most recent call last):
         layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
     """
-    try:
+    with _broken_named(path):
         _check_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _decoded(path, size=size, mode=PIL_MODES[3])
-    except _BROKEN as error:
-        raise ImageFileError(path, _reason(error, path)) from error
+        if at_most is None:
+            return _decoded(path, size=_SHORT_SIDE, mode=PIL_MODES[3])
+        image = _decoded(path, size=at_most, mode=PIL_MODES[3], is_draft=True)
+        image.thumbnail((at_most, at_most), Image.Resampling.BICUBIC)
+    return image
 
 
 def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray[np.uint8]:
@@ -223,45 +216,11 @@ def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray
     name = str(getattr(picture, "filename", ""))
     if name and getattr(picture, "tile", None) and os.path.isfile(name):  # noqa: PTH113 -- Path's own may raise
         return decode_image(name, size=size, channels=channels)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mode = PIL_MODES[channels]
-            shown = _reduced(picture, picture.format, size=size, mode=mode)
-            _put_upright(shown, picture)
+    with _broken_named(name):
+        shown = _reduced(picture, picture.format, size=size, mode=PIL_MODES[channels])
+        _put_upright(shown, picture)
         pixels = np.asarray(_resize_and_crop(shown, size))
-    except _BROKEN as error:
-        raise ImageFileError(name or "that was given", _reason(error, name)) from error
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def decode_whole(path: str, *, size: int) -> Image.Image:
-    """Decode an image file as :func:`decode_image` does, and keep the whole picture.
-
-    Args:
-        path: The path of the file. JPEG files are reduced while they are decoded, as far as ``size`` allows.
-        size: The longer side is at most so many pixels, at least 1; a smaller picture stays as it is.
-
-    Returns:
-        The picture in RGB.
-
-    Raises:
-        ImageFileError: The file cannot be decoded, for the reasons that :func:`decode_image` has.
-
-    Example:
-        >>> decode_whole("no/such/file.png", size=32)
-        Traceback (most recent call last):
-        layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
-    """
-    try:
-        _check_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _decoded(path, size=size, mode="RGB", is_draft=True)
-        image.thumbnail((size, size), Image.Resampling.BICUBIC)
-    except _BROKEN as error:
-        raise ImageFileError(path, _reason(error, path)) from error
-    return image
 
 
 def image_endings() -> frozenset[str]:
@@ -289,14 +248,22 @@ def size_of_picture(path: str) -> tuple[int, int]:
         Traceback (most recent call last):
         layermatch.data.decoding.ImageFileError: cannot read the image no/such/file.png: No such file or directory
     """
-    try:
+    with _broken_named(path):
         _check_file(path)
+        with _open(path, reduces=False) as image:
+            return image.size
+
+
+@contextmanager
+def _broken_named(path: str) -> Iterator[None]:
+    """Turn what Pillow raises for broken files into the error that names the file; a picture may have no name."""
+    try:
+        # Pillow warns of damaged tags and of large images: neither is of use to the user, each time again.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _open(path, reduces=False) as image:
-                return image.size
+            yield
     except _BROKEN as error:
-        raise ImageFileError(path, _reason(error, path)) from error
+        raise ImageFileError(path or "that was given", _reason(error, path)) from error
 
 
 def _check_file(path: str) -> None:

@@ -217,7 +217,7 @@ def _header(file: Path, cells: Sequence[str]) -> list[str]:
             if len(names) == 1 and sign in names[0]:
                 raise _refusal(file, f"{found}, as its cells are separated by {word}: separate them by commas")
         shown = ", ".join(printable(name) for name in names[:8])
-        raise _refusal(file, f"{found}: give the columns path,label,split; it has {shown}")
+        raise _refusal(file, f"{found}, but {shown}: give the columns path,label,split")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise _refusal(file, f"line 1: the column {printable(twice)} is there twice: give each column once")
@@ -233,7 +233,7 @@ def _row(file: Path, where: str, cells: Mapping[str, str]) -> Row:
     if not path.strip():
         refuse("it has no path: give the image file, relative to the root")
     if split not in SPLITS:
-        refuse(f"split={cells['split']!r} is not legal: choose one of {', '.join(SPLITS)}, or leave it empty")
+        refuse(f"the split {cells['split']!r} is not legal: choose one of {', '.join(SPLITS)}, or leave it empty")
     others = {name: cell for name, cell in cells.items() if name not in COLUMNS}
     return Row(_relative(path, refuse), composed(cells["label"].strip()), split, others)
 

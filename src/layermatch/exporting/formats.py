@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def _compute_onnx(path: Path, images: Tensor) -> tuple[Tensor, Tensor]:
 def _write_torch_export(deployed: Deployed, description: Mapping[str, Any], path: Path) -> None:
     with _without_chatter():
         program = torch.export.export(deployed, (_example(description),), dynamic_shapes=({0: torch.export.Dim("N")},))
-        torch.export.save(program, path, extra_files={f"{INSIDE}.json": json.dumps(description)})
+        content = BytesIO()  # torch's own writer has other errors than the system's where a disk is full
+        torch.export.save(program, content, extra_files={f"{INSIDE}.json": json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def _compute_torch_export(path: Path, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,9 +127,9 @@ def _compute_torch_export(path: Path, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _write_safetensors(deployed: Deployed, description: Mapping[str, Any], path: Path) -> None:
     with _needs_extra("safetensors"):
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     weights = {name: value.contiguous() for name, value in deployed.network.whole_state().items()}
-    save_file(weights, path, metadata={"format": "pt", INSIDE: json.dumps(description)})
+    path.write_bytes(save(weights, metadata={"format": "pt", INSIDE: json.dumps(description)}))
 
 
 #: Name -> format, in the order in which they are offered.

@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from layermatch.data.decoding import decode_whole
+from layermatch.data.decoding import open_picture
 from layermatch.errors import UserError
 from layermatch.runs.layout import UNFINISHED
 
@@ -250,7 +250,7 @@ class _Pixels:
     def look(self, files: Sequence[str]) -> tuple[Float, Float]:
         """Return the features, and no probability."""
         rows = [
-            np.asarray(decode_whole(file, size=2 * _SIDE).resize((_SIDE, _SIDE)), np.float32).reshape(-1)
+            np.asarray(open_picture(file, at_most=2 * _SIDE).resize((_SIDE, _SIDE)), np.float32).reshape(-1)
             for file in files
         ]
         return np.stack(rows) / np.float32(255), np.zeros((len(files), 0), np.float32)

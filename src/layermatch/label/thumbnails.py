@@ -10,7 +10,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
-from layermatch.data.decoding import decode_whole
+from layermatch.data.decoding import open_picture
 
 __all__ = ["SIDES", "Thumbnails"]
 
@@ -57,7 +57,7 @@ class Thumbnails:
                 return kept.read_bytes()
         with self._decoding:
             content = BytesIO()
-            decode_whole(file, size=side).save(content, "JPEG", quality=_QUALITY)
+            open_picture(file, at_most=side).save(content, "JPEG", quality=_QUALITY)
         made = content.getvalue()
         if kept is not None and side == SIDES[0]:  # large ones are looked at once
             self._keep(kept, made)

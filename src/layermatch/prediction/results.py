@@ -281,7 +281,8 @@ class ErrorList:
 
     def drop(self) -> None:
         """Remove the unfinished file."""
-        self._file.close()
+        with suppress(OSError):  # what is left to be written finds no room
+            self._file.close()
         self._unfinished.unlink(missing_ok=True)
 
 
@@ -326,5 +327,6 @@ class FeatureFile:
 
     def drop(self) -> None:
         """Remove the unfinished file."""
-        self._file.close()
+        with suppress(OSError):  # what is left to be written finds no room
+            self._file.close()
         self._unfinished.unlink(missing_ok=True)

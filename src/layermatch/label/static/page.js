@@ -26,6 +26,7 @@ let cell = 136;
 let version = -1; // of the proposals that are shown
 let hasBegun = false; // whether a view was loaded
 let asking = 0; // number of the newest request for a view
+let answered = 0; // number of the newest one that is answered
 let queue = Promise.resolve(); // answers go out one after another
 const selected = new Set(); // numbers of pictures
 const items = new Map(); // number -> what is said of the picture
@@ -144,7 +145,7 @@ function showProposals(proposals) {
   fill($("guess-class"), proposals.classes.map((name) => [name, name]));
   const isNew = proposals.version !== version && proposals.is_ready;
   $("more").classList.toggle("news", isNew && ids.length > 0);
-  if (isNew && hasBegun && !ids.length && view !== "all") load();
+  if (isNew && hasBegun && !ids.length && view !== "all" && answered === asking) load(); // one at a time: it may take long
   else if (isNew && hasBegun && $("more").dataset.said !== String(proposals.version)) {
     $("more").dataset.said = String(proposals.version);
     say(`New proposals are ready: ${number(proposals.known)} pictures looked at.`);
@@ -206,6 +207,7 @@ function asked() {
 
 async function load({ focus = false } = {}) {
   const mine = ++asking;
+  const known = server.proposals.version; // it may be another one when the answer comes
   for (const button of document.querySelectorAll("nav button")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== view;
   let found;
@@ -214,9 +216,11 @@ async function load({ focus = false } = {}) {
   } catch (error) {
     warn(error.message);
     return;
+  } finally {
+    answered = Math.max(answered, mine);
   }
   if (mine !== asking) return; // another one was asked for since
-  version = server.proposals.version;
+  version = known;
   hasBegun = true;
   ids = view === "next" ? found.ids.filter((id) => !skipped.has(id)) : found.ids;
   selected.clear();
@@ -320,6 +324,7 @@ function paint(place) {
   const given = words(item);
   const part = item.split === "val" || item.split === "test" ? ` (${item.split})` : "";
   tag.textContent = isBroken && !given ? "cannot be read" : given ? given + part : skipped.has(id) ? "skipped" : guess && `${guess}?${part}`;
+  if (view === "doubts" && given && guess) tag.append(element("span", { className: "against", textContent: `${guess}?` }));
   each.className = ["cell", isDone(item) ? "done" : "", item.pending ? "pending" : "", isBroken ? "broken" : "", hueOf(item.label || (isDone(item) ? "" : item.guess))].filter(Boolean).join(" ");
   tag.className = given ? "tag" : "tag guess";
   const said = [item.path, given ? `label ${given}` : "no label", guess && `the model says ${guess}`, part && `for ${item.split}`, skipped.has(id) && "skipped", isBroken && "cannot be read"];
