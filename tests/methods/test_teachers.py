@@ -27,6 +27,7 @@ from layermatch.predictor import Predictor
 SETTINGS = (
     "experiment=digits", "model=wrn_small", "trainer=cpu", "data.batch_size=8", "data.mu=1", "data.num_labels=40",
     "data.num_val=0", "logger=none", "algorithm=supervised", "trainer.max_steps=20", "trainer.precision=32-true",
+    "data.mean=[0.5]", "data.std=[0.25]",
 )  # fmt: skip
 
 
@@ -103,7 +104,9 @@ class Enlarged(Digits):
 
 
 def enlarged() -> SemiSupervisedData:
-    return SemiSupervisedData(Enlarged(), weak=WeakView(flip=False), num_labels=40, batch_size=8, mu=2, seed=0)
+    data = SemiSupervisedData(Enlarged(), weak=WeakView(flip=False), num_labels=40, batch_size=8, mu=2, seed=0)
+    data.setup()
+    return data
 
 
 @pytest.mark.parametrize(
