@@ -22,6 +22,7 @@ from layermatch.errors import UserError
 from layermatch.functional import target_of_votes, votes_of
 from layermatch.layerwise import Uniform
 from layermatch.methods import DHO, VPET, Method
+from layermatch.paths import absolute_paths
 from layermatch.predictor import Predictor
 
 SETTINGS = (
@@ -137,3 +138,15 @@ def test_a_teacher_computes_in_its_own_precision(teacher: Path, tmp_path: Path) 
         fit(small_module(data, method), data, tmp_path, max_steps=1, precision=precision)
         tables.append(method.teacher_pool)
     torch.testing.assert_close(*tables, rtol=0, atol=0)
+
+
+def test_paths_of_teachers_are_relative_to_where_the_command_was_given() -> None:
+    given = {"algorithm": {"teachers": ["runs/a", "~/b", "/c"], "teacher": "runs/d"}}
+    assert absolute_paths(given, base=Path("/home/me"))["algorithm"] == {
+        "teachers": ["/home/me/runs/a", "~/b", "/c"],
+        "teacher": "/home/me/runs/d",
+    }
+    assert given["algorithm"]["teacher"] == "runs/d"
+    assert absolute_paths({"algorithm": {"teachers": [], "teacher": None}}, base=Path("/x")) == {
+        "algorithm": {"teachers": [], "teacher": None}
+    }
