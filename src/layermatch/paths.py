@@ -30,7 +30,11 @@ PATHS = {
     "gallery": "an .html file",
     "copy_to": "a folder",
     "link_to": "a folder",
+    "algorithm.teacher": "a run directory",
 }
+
+#: Settings that are lists of paths.
+LISTS = ("algorithm.teachers",)
 
 #: Values of ``ckpt_path`` that name no file.
 WORDS = ("last", "auto")
@@ -131,4 +135,12 @@ def absolute_paths(settings: Mapping[str, Any], *, base: Path) -> dict[str, Any]
         path = base / value
         # A list of classes may be relative to the data set instead, and weights may be a word.
         values[key] = value if key in {"class_list", "weights"} and not is_file(path) else str(path)
+    for name in LISTS:
+        section, _, key = name.rpartition(".")
+        values = moved.get(section, {})
+        if isinstance(values.get(key), list):
+            values[key] = [
+                str(base / value) if isinstance(value, str) and value[:1] not in {"", "~"} else value
+                for value in values[key]
+            ]
     return moved

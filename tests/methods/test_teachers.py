@@ -22,11 +22,13 @@ from layermatch.errors import UserError
 from layermatch.functional import target_of_votes, votes_of
 from layermatch.layerwise import Uniform
 from layermatch.methods import DHO, VPET, Method
+from layermatch.paths import absolute_paths
 from layermatch.predictor import Predictor
 
 SETTINGS = (
     "experiment=digits", "model=wrn_small", "trainer=cpu", "data.batch_size=8", "data.mu=1", "data.num_labels=40",
     "data.num_val=0", "logger=none", "algorithm=supervised", "trainer.max_steps=20", "trainer.precision=32-true",
+    "data.mean=[0.5]", "data.std=[0.25]",
 )  # fmt: skip
 
 
@@ -103,7 +105,9 @@ class Enlarged(Digits):
 
 
 def enlarged() -> SemiSupervisedData:
-    return SemiSupervisedData(Enlarged(), weak=WeakView(flip=False), num_labels=40, batch_size=8, mu=2, seed=0)
+    data = SemiSupervisedData(Enlarged(), weak=WeakView(flip=False), num_labels=40, batch_size=8, mu=2, seed=0)
+    data.setup()
+    return data
 
 
 @pytest.mark.parametrize(
@@ -134,3 +138,15 @@ def test_a_teacher_computes_in_its_own_precision(teacher: Path, tmp_path: Path) 
         fit(small_module(data, method), data, tmp_path, max_steps=1, precision=precision)
         tables.append(method.teacher_pool)
     torch.testing.assert_close(*tables, rtol=0, atol=0)
+
+
+def test_paths_of_teachers_are_relative_to_where_the_command_was_given() -> None:
+    given = {"algorithm": {"teachers": ["runs/a", "~/b", "/c"], "teacher": "runs/d"}}
+    assert absolute_paths(given, base=Path("/home/me"))["algorithm"] == {
+        "teachers": ["/home/me/runs/a", "~/b", "/c"],
+        "teacher": "/home/me/runs/d",
+    }
+    assert given["algorithm"]["teacher"] == "runs/d"
+    assert absolute_paths({"algorithm": {"teachers": [], "teacher": None}}, base=Path("/x")) == {
+        "algorithm": {"teachers": [], "teacher": None}
+    }

@@ -33,7 +33,8 @@ def smooth_rank(features: Tensor) -> Tensor:
     if not total > 0:
         return torch.zeros((), dtype=torch.float64)
     shares = values / total + 1e-7
-    return (-(shares * shares.log()).sum()).exp()
+    rank: Tensor = (-(shares * shares.log()).sum()).exp()
+    return rank
 
 
 def nuclear_norm_per_image(probs: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ def nuclear_norm_per_image(probs: Tensor) -> Tensor:
         >>> nuclear_norm_per_image(torch.eye(2)), nuclear_norm_per_image(torch.full((2, 2), 0.5))
         (tensor(1., dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
     """
-    return torch.linalg.svdvals(probs.double()).sum() / len(probs)
+    norm: Tensor = torch.linalg.svdvals(probs.double()).sum() / len(probs)
+    return norm
 
 
 def mean_squared_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,14 +15,14 @@ from layermatch.functional import (
     class_means,
     distillation_loss,
     mixed_log_probabilities,
+    probabilities,
     prototype_logits,
     supervised_loss,
 )
 from layermatch.layerwise import LayerwiseRule
 from layermatch.methods.base import RoutedMethod, unlabelled_of
 from layermatch.methods.passes import together
-from layermatch.methods.r2d2 import record_labels
-from layermatch.methods.teachers import check_teacher, load_teacher, logits_of
+from layermatch.methods.teachers import check_teacher, load_teacher, logits_of, record_targets
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output, linear_float32, linear_head
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Pool, Problem, Step, Term
 
@@ -182,7 +182,7 @@ class DHO(RoutedMethod):
         views = {"labelled": labelled.views["weak"], "unlabelled": unlabelled.views["weak"]}
         out = together(step.network, views, heads=(CLASSIFIER, DISTILLED))
         teacher = self.teacher_pool[unlabelled.indices]
-        record_labels(teacher.argmax(dim=1), unlabelled.hidden_label, step=step)
+        record_targets(probabilities(teacher), unlabelled.hidden_label, step=step)
         given, known = self.teacher_labelled[labelled.indices], frozenset({EXTRACTOR, DISTILLED})
         learnt = distillation_loss(out["labelled"].heads[DISTILLED], given, temperature=self.temperature)
         pseudo = distillation_loss(out["unlabelled"].heads[DISTILLED], teacher, temperature=self.temperature)

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from layermatch.errors import UserError
-from layermatch.parts import Pool
+from layermatch.functional import hard_pseudo_labels
+from layermatch.methods.pseudo_labelling import record_quality
+from layermatch.parts import Pool, Step
+from layermatch.policies import PseudoLabels
 
 if TYPE_CHECKING:
     from layermatch.predictor import Predictor
 
-__all__ = ["check_teacher", "load_teacher", "logits_of"]
+__all__ = ["check_teacher", "load_teacher", "logits_of", "record_targets"]
 
 
 def check_teacher(name: str, path: object) -> None:
@@ -87,6 +90,19 @@ def logits_of(
             return teacher.logits(images).logits.float()
 
     return pool.look(look, labelled=labelled, weak_pass=weak_pass, normalised=False)
+
+
+def record_targets(target: Tensor, hidden_label: Tensor, *, step: Step) -> None:
+    """Log how sure a teacher's targets are, of which classes, and how many are right; all of them count.
+
+    Args:
+        target: ``(N, K)`` probabilities.
+        hidden_label: ``(N,)`` int64, the true class, -1 where unknown. It is used for nothing else.
+        step: Takes the quantities.
+    """
+    label, confidence = hard_pseudo_labels(target)
+    pseudo_labels = PseudoLabels(target, torch.ones_like(confidence), label, confidence)
+    record_quality(pseudo_labels, target, hidden_label, step=step)
 
 
 def _classes(names: tuple[str, ...]) -> str:

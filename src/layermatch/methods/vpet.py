@@ -15,8 +15,7 @@ from layermatch.functional import VOTE_TARGETS, divergence_loss, supervised_loss
 from layermatch.layerwise import LayerwiseRule
 from layermatch.methods.base import RoutedMethod, unlabelled_of
 from layermatch.methods.passes import together
-from layermatch.methods.r2d2 import record_labels
-from layermatch.methods.teachers import check_teacher, load_teacher, logits_of
+from layermatch.methods.teachers import check_teacher, load_teacher, logits_of, record_targets
 from layermatch.networks import Network
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Pool, Problem, Stage, Step, Term
 
@@ -156,7 +155,7 @@ class VPET(RoutedMethod):
             return Losses(supervised=Term(supervised_loss(logits, labelled.label), LABELS))
         out = together(step.network, {"labelled": labelled.views["weak"], **unlabelled.views})
         target = self.target[unlabelled.indices]
-        record_labels(target.argmax(dim=1), unlabelled.hidden_label, step=step)
+        record_targets(target, unlabelled.hidden_label, step=step)
         everyone = target.new_ones(len(target))
         weak, strong = (
             divergence_loss(self.rule.route(step.network, out[view]).logits, target, everyone)
