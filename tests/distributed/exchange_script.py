@@ -1,4 +1,4 @@
-"""Two steps in two processes with each kind of exchange, for test_many_devices.py: ``python exchange_script.py OUT``."""
+"""Two steps in two processes with each kind of exchange: ``python exchange_script.py OUT``; see test_many_devices."""
 
 from __future__ import annotations
 
