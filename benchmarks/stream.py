@@ -2,8 +2,9 @@
 
     python benchmarks/stream.py SHARDS MANIFEST --json benchmarks/stream.json
 
-``SHARDS`` is a folder that ``python -m layermatch.shard`` wrote, ``MANIFEST`` the table of the same images as files. Both
-sources are read in turn in one process; memory is measured in a process for each. ``benchmarks/scale.py`` reads the JSON.
+``SHARDS`` is a folder that ``python -m layermatch.shard`` wrote, ``MANIFEST`` the table of the same images as files.
+Both sources are read in turn in one process; memory is measured in a process for each. ``benchmarks/scale.py`` reads
+the JSON.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ BATCH, MU = 64, 7
 
 
 def data_of(kind: str, arguments: argparse.Namespace, *, cache: str) -> SemiSupervisedData:
+    """Return the images of one kind, set up."""
     if kind == "disk":
         source = Manifest(manifest=arguments.manifest, image_size=arguments.size, channels=arguments.channels)
     else:
@@ -54,6 +56,7 @@ def data_of(kind: str, arguments: argparse.Namespace, *, cache: str) -> SemiSupe
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Return how long some work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -77,11 +80,12 @@ def memory(kind: str, arguments: argparse.Namespace, cache: str) -> dict[str, fl
     command = [sys.executable, __file__, str(arguments.shards), str(arguments.manifest), "--memory", kind]
     command += ["--cache", cache]
     command += [f"--{name}={getattr(arguments, name)}" for name in ("steps", "size", "channels", "many")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 -- ourselves
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def own_memory(kind: str, arguments: argparse.Namespace, cache: str) -> dict[str, float]:
+    """Return the most memory of this process beyond what it has now, over setting up and some steps."""
     process = psutil.Process()
     np.load(io.BytesIO(_npy()))  # what the first use of a library takes belongs to none
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -133,6 +137,7 @@ def parts(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("shards", type=Path, help="folder of shards")
     parser.add_argument("manifest", type=Path, help="table of the same images as files")
@@ -149,19 +154,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = arguments.cache or folder
         if arguments.memory:
-            print(json.dumps(own_memory(arguments.memory, arguments, cache)))
+            sys.stdout.write(json.dumps(own_memory(arguments.memory, arguments, cache)) + "\n")
             return
         figures: dict[str, Any] = speeds(arguments, cache) | parts(arguments)
         for kind in ("shards", "disk", *(["many"] if arguments.many else [])):
             figures[f"memory_{kind}"] = memory(kind, arguments, cache)
     written = {
         "measured_by": "python benchmarks/stream.py " + " ".join(sys.argv[1:]),
-        "on": f"{platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the end, one thread",
+        "on": f"{platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, one thread",
         "torch": torch.__version__,
         "figures": figures,
     }
     text = json.dumps(written, indent=1) + "\n"
-    print(text, end="")
+    sys.stdout.write(text)
     if arguments.json:
         arguments.json.write_text(text)
 

@@ -84,8 +84,8 @@ def _shard(config: DictConfig) -> None:
     others = "".join(f", {count:,} {part}" for part, count in sizes.items() if part != "training")
     reporter.show(f"{sizes['training']:,} training images, {labelled}{others}")
     reporter.show(
-        f"{total:,} shards in {settings['output']}, {written:,} of them written now ({time.monotonic() - started:.1f} s): "
-        "python -m layermatch.run data=shards data.root=... trains on them"
+        f"{total:,} shards in {settings['output']}, {written:,} of them written now ({time.monotonic() - started:.1f} "
+        "s): python -m layermatch.run data=shards data.root=... trains on them"
     )
 
 

@@ -47,7 +47,7 @@ def test_any_stretch_is_that_of_the_whole_and_of_its_seed() -> None:
     for start in rng.integers(0, 90, 40).tolist():
         count = int(rng.integers(0, 100 - start))
         assert order.positions(start=start, count=count).tolist() == whole[start : start + count].tolist()
-    again = pickle.loads(pickle.dumps(order))
+    again = pickle.loads(pickle.dumps(order))  # noqa: S301 -- our own
     assert again.positions(start=17, count=30).tolist() == whole[17:47].tolist()
     assert order_of(*sizes, window=2, seed=1).positions(start=0, count=26).tolist() != whole[:26].tolist()
 

@@ -99,7 +99,9 @@ def test_what_leaks_is_left_out_before_the_part_is_drawn() -> None:
     class Leaking(Numbered):
         def load(self) -> SourceData:
             content = super().load()
-            test = np.concatenate([content.unlabelled.images.read(np.arange(50)), content.labelled.images.read(np.array([7, 8]))])
+            test = np.concatenate(
+                [content.unlabelled.images.read(np.arange(50)), content.labelled.images.read(np.array([7, 8]))]
+            )
             labels = np.zeros(52, np.int64)
             return SourceData(
                 classes=content.classes, labelled=content.labelled, unlabelled=content.unlabelled,

@@ -1,4 +1,4 @@
-"""Data sets in shards: what is written, found and streamed, and what is said of shards that are not as they should be."""
+"""Data sets in shards: what is written, found and streamed, and what is said of shards that cannot be used."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_batches_are_a_function_of_seed_and_step_in_any_process(digits: Path) ->
     steps = data.training_steps()
     batches = [steps[step] for step in range(70)]
     assert len({int(index) for batch in batches for index in batch.unlabelled.indices}) == len(data.unlabelled) == 1387
-    again = pickle.loads(pickle.dumps(data_of(digits).training_steps()))  # in the middle of a shard, in another process
+    again = pickle.loads(pickle.dumps(data_of(digits).training_steps()))  # noqa: S301 -- as for another process
     for step in (61, 17, 0, 33):
         assert equal(again[step], batches[step])
     assert not equal(data_of(digits, seed=1, num_labels=None).training_steps()[17], batches[17])
@@ -441,7 +441,9 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         "0.png": picture(0), "0.cls": b"a", "1.png": picture(0), "1.cls": b"b", "2.png": picture(9)[:50]
     })  # fmt: skip
     steps = data_of(tmp_path).training_steps()
-    with pytest.raises(RunError, match=r"^the image .*0.tar/2.png cannot be decoded: .*: write its shard anew without it$"):
+    with pytest.raises(
+        RunError, match=r"^the image .*0.tar/2.png cannot be decoded: .*: write its shard anew without it$"
+    ):
         steps[0]
 
 
