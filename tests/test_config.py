@@ -321,7 +321,7 @@ def test_every_yaml_file_can_be_chosen() -> None:
                 if (group, path.stem) in {("pseudo_labels", "none"), ("layerwise", "none")}
                 else []
             )
-            more += ["data.root=x"] if path.stem.removesuffix("_fast").endswith("folder") else []
+            more += ["data.root=x"] if path.stem.removesuffix("_fast").endswith(("folder", "shards")) else []
             more += ["data.manifest=x"] if path.stem == "manifest" else []
             settings_of(f"{group}={path.stem}", *more)
             chosen.add(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -214,24 +215,25 @@ class _OpenShard:
             raise RunError(gone_text(f"the index {printable(shard.index)} of a shard", "it is not there, or not whole"))
         self._offsets, self._sizes = index.offsets, index.sizes
         try:
-            self._file = open(shard.path, "rb", buffering=0)  # noqa: PTH123, SIM115 -- closed with this object
+            self._descriptor = os.open(shard.path, os.O_RDONLY)
         except OSError as error:
-            raise self._gone(one_line(error)) from error
-        if os.fstat(self._file.fileno()).st_size != index.size:
+            raise self._gone(error.strerror or one_line(error)) from error
+        weakref.finalize(self, os.close, self._descriptor)
+        if os.fstat(self._descriptor).st_size != index.size:
             raise self._gone("its size is another one")
 
     def announce(self, row: int) -> None:
         """Let the system fetch an image while others are read."""
         if hasattr(os, "posix_fadvise"):
             place = int(self._offsets[row]), int(self._sizes[row])
-            os.posix_fadvise(self._file.fileno(), *place, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self._descriptor, *place, os.POSIX_FADV_WILLNEED)
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image."""
         size = int(self._sizes[row])
         try:
             # At a place of its own: worker processes inherit the open file, and its position with it.
-            content = os.pread(self._file.fileno(), size, int(self._offsets[row]))
+            content = os.pread(self._descriptor, size, int(self._offsets[row]))
         except OSError as error:
             raise self._gone(one_line(error)) from error
         if len(content) != size:
