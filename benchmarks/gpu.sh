@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
 # Everything that one modern graphics card is measured with, in at most 9 minutes:
-#   benchmarks/gpu.sh [--short] [--images FOLDER] [OUT]
+#   benchmarks/gpu.sh [--short] [--only NAME,NAME] [--images FOLDER] [OUT]
 # FOLDER holds CIFAR-10 as image files, train/<class>/ and test/<class>/; without it they are looked for in data/cifar10,
 # as an archive in shared/data here or beside the repository, and at last torchvision's files in data/. --short runs a little of each part, on any machine, to see that it works.
+# --only runs some parts: tests, step-32, step-96, accuracy, augment, policies, data; with --short step is one.
+# TIMES=4 in the environment makes every time limit four times as long, for a busy machine.
 # OUT (default: gpu-results) gets a log and a JSON file of each part, and gpu.json of all. A part that fails or takes too
 # long does not stop the others; the last lines say which did, and the status is 1 then.
 set -u
 cd "$(dirname "$0")/.."
 
-short= images= out=
+short= images= out= only=
 while [ $# -gt 0 ]; do
   case $1 in
     --short) short=1 ;;
+    --only)
+      [ $# -gt 1 ] || { echo "error: --only needs names of parts" >&2; exit 2; }
+      only=$2; shift ;;
     --images)
       [ $# -gt 1 ] || { echo "error: --images needs a folder" >&2; exit 2; }
       images=$2; shift ;;
-    -*) echo "error: $1 is unknown: give --short, --images FOLDER or the folder of the results" >&2; exit 2 ;;
+    -*) echo "error: $1 is unknown: give --short, --only NAMES, --images FOLDER or the folder of the results" >&2; exit 2 ;;
     *) out=$1 ;;
   esac
   shift
@@ -36,12 +41,14 @@ PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 
 started=$(date +%s)
-total=${LIMIT:-525}   # seconds for all parts; what is left of the 9 minutes is for the start and the summary
+times=${TIMES:-1}
+total=$((525 * times))   # seconds for all parts; what is left of the 9 minutes is for the start and the summary
 
 # part NAME SECONDS COMMAND...: runs it, at most so long and at most as long as is left.
 part() {
-  local name=$1 limit=$2 begin left status
+  local name=$1 limit=$(($2 * times)) begin left status
   shift 2
+  case ",${only:-$name}," in *",$name,"*) ;; *) return ;; esac
   begin=$(date +%s)
   left=$((started + total - begin))
   [ "$limit" -le "$left" ] || limit=$left
@@ -54,6 +61,7 @@ part() {
   timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 < /dev/null
   status=$?
   [ "$status" -ne 137 ] || status=124   # it did not end when it was asked to
+  [ "$status" -eq 0 ] || echo "$name: failed or took too long"
   printf '%s\t%s\t%s\t%s\n' "$name" "$status" $(($(date +%s) - begin)) "$limit" >> "$out/parts.tsv"
 }
 
@@ -68,6 +76,7 @@ unpack() {
     if [ ! -f "$archive" ]; then continue; fi
     images=$(mktemp -d) || { images=; return; }
     trap 'rm -rf "$images"' EXIT
+    only=${only:+$only,unpack}
     part unpack 60 tar -xf "$archive" -C "$images"
     return
   done
