@@ -77,8 +77,8 @@ class Leaks:
         groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
         stays = ""
         if self.handling == "remove":  # validation images are of no pool: those that the data set has of its own stay
-            count = groups.pop("validation").get("test", 0)
-            stays = f"{count:,} validation images are byte-identical to test images, and stay" if count else ""
+            twins = groups.pop("validation").get("test", 0)
+            stays = f"{twins:,} validation images are byte-identical to test images, and stay" if twins else ""
         if not uses_unlabelled:
             del groups["unlabelled"]
         found = {

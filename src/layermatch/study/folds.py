@@ -65,7 +65,7 @@ def deal(
         fold = np.lexsort((dealt.sum(axis=1), dealt[:, labels[rows[0]]]))[0]
         fold_of[rows] = fold
         dealt[fold] += np.bincount(labels[rows], minlength=len(classes))
-    alone = [printable(classes[k]) for k in np.flatnonzero((counts - dealt).min(axis=0) == 0) if counts[k]]
+    alone = [printable(classes[k]) for k in np.flatnonzero((counts - dealt).min(axis=0) == 0).tolist() if counts[k]]
     if alone:
         raise UserError(
             f"study.folds={folds} needs at least 2 labelled images of each class that are not identical, and has not "
@@ -126,4 +126,4 @@ def make_folds(raw: Mapping[str, Any], paths: Sequence[str]) -> None:
 
 def _are_labels(raw: Mapping[str, Any]) -> bool:
     """Return whether the images that are held out without folds are of the labelled ones, and so to be dealt too."""
-    return raw["data"].get("val_from") == "labelled"
+    return bool(raw["data"].get("val_from") == "labelled")

@@ -241,7 +241,7 @@ def _overlap(folds: int | None) -> float:
 
 def _by_draw(findings: Sequence[Finding], metric: Metric) -> dict[Draw, float]:
     found = {finding.cell.draw: finding.figure(metric) for finding in findings}
-    return {draw: found[draw] for draw in _ordered(found) if found[draw] is not None}
+    return {draw: value for draw in _ordered(found) if (value := found[draw]) is not None}
 
 
 def _ordered(draws: Iterable[Draw]) -> list[Draw]:
