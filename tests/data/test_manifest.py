@@ -53,11 +53,11 @@ def test_spelling_does_not_matter(tmp_path: Path) -> None:
         ("", "it is empty: give a table with the columns path,label,split"),
         ("\n \n", "it is empty: give a table with the columns path,label,split"),
         ("path,label,split\n", "it has a header and no rows: give a row for each image"),
-        ("path,label\n1.jpg,cat\n", "line 1: it has no column split, but path, label: give the columns path,label,split"),
+        ("path,label\n1.jpg,cat\n", "line 1: it has no column split, but path, label: give the columns path,label,"),
         ("path;label;split\n1.jpg;cat;\n", "line 1: it has no column path, as its cells are separated by semicolons: "),
         ("path,label,split,label\n1.jpg,cat,,\n", "line 1: the column label is there twice: give each column once"),
         ("path,label,split\n1.jpg,cat,\n2.jpg,cat\n", "line 3: it has 2 cells and the header 3: give as many, with "),
-        ("path,label,split\n1.jpg,cat,train\n2.jpg,cat,dev\n", "line 3: the split 'dev' is not legal: choose one of train"),
+        ("path,label,split\n1.jpg,cat,train\n2.jpg,cat,dev\n", "line 3: the split 'dev' is not legal: choose one of "),
         ("path,label,split\n,cat,\n", "line 2: it has no path: give the image file, relative to the root"),
         ("path,label,split\n/etc/1.jpg,cat,\n", "line 2: /etc/1.jpg is outside the root: give paths relative to it"),
         ("path,label,split\na/../../1.jpg,cat,\n", "line 2: a/../../1.jpg is outside the root: give paths relative "),
@@ -75,7 +75,7 @@ def test_spelling_does_not_matter(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = written(tmp_path, content)
-    # A run names the settings of `data` in its errors: the columns of a table are none, though one has a setting's name.
+    # A run names settings in its errors: the columns of a table are none, though one is called as a setting.
     with pytest.raises(UserError) as caught, section_of_errors("data", ["split", "label_noise"]):
         read_manifest(path)
     assert str(caught.value).startswith(f"the manifest {path}: {message}")
