@@ -136,7 +136,7 @@ def test_frozen_weights_are_found_where_they_were_or_beside_the_checkpoint(runs:
         assert torch.equal(Predictor.load(alone, device="cpu")(images).probabilities, expected)
         torch.manual_seed(8)
         torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
-        with pytest.raises(UserError, match="vit.safetensors cannot be read: "):
+        with pytest.raises(UserError, match=r"vit\.safetensors cannot be read: "):
             Predictor.load(alone, device="cpu")
         from safetensors.torch import save_file
 
