@@ -120,7 +120,8 @@ def test_the_recipes_are_the_published_ones() -> None:
         assert (data["num_labels"], data["batch_size"], data["mu"]) == (num_labels, batch_size, mu)
         assert settings["trainer"]["max_steps"] == max_steps
         assert settings["optimizer"] == {
-            "_target_": "torch.optim.SGD", "lr": 0.03, "momentum": 0.9, "nesterov": True, "weight_decay": weight_decay
+            "_target_": "torch.optim.SGD", "lr": 0.03, "momentum": 0.9, "nesterov": True, "weight_decay": weight_decay,
+            "layer_decay": None,
         }  # fmt: skip
         assert settings["schedule"] == {"_target_": "layermatch.functional.cosine", "cycles": 7 / 16}
         assert settings["pseudo_labels"]["threshold"] == 0.95

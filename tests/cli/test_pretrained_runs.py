@@ -136,7 +136,7 @@ def test_frozen_weights_are_found_where_they_were_or_beside_the_checkpoint(runs:
         assert torch.equal(Predictor.load(alone, device="cpu")(images).probabilities, expected)
         torch.manual_seed(8)
         torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
-        with pytest.raises(UserError, match="cannot be read as weights"):
+        with pytest.raises(UserError, match=r"vit\.safetensors cannot be read: "):
             Predictor.load(alone, device="cpu")
         from safetensors.torch import save_file
 
@@ -147,15 +147,16 @@ def test_frozen_weights_are_found_where_they_were_or_beside_the_checkpoint(runs:
         hidden.rename(runs.folder / "vit.safetensors")
 
 
+@pytest.mark.slow
 def test_an_export_holds_everything(runs: Runs) -> None:
     pytest.importorskip("onnxscript")
     from safetensors.torch import load_file
 
     # Its probabilities are compared with the predictor's by the command.
-    for name, kind in (("m.onnx", "onnx"), ("m.pt2", "torch_export"), ("m.safetensors", "safetensors")):
+    for name, kind in (("one.onnx", "onnx"), ("two.pt2", "torch_export"), ("three.safetensors", "safetensors")):
         words = ["ckpt_path=lora", f"output={name}", f"format={kind}"]
         assert call(runs.folder, export, *words) == 0
-    held = load_file(runs.folder / "m.safetensors")
+    held = load_file(runs.folder / "three.safetensors")
     network = Predictor.load(runs.ckpt("lora"), device="cpu").network
     assert set(held) == {name for name, _ in network.named_parameters()}
     assert torch.equal(held["extractor.blocks.0.mlp.fc1.weight"], network.extractor.blocks[0].mlp.fc1.weight)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.given import batch_of, problem_of, step_of
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 from layermatch import UserError
+from layermatch.cli import config_dir
 from layermatch.functional import constant
 from layermatch.layerwise import SeparateLosses
 from layermatch.methods import PseudoLabelling
@@ -28,6 +30,7 @@ from layermatch.networks.pretrained import (
 )
 from layermatch.parts import WeightAverage
 from layermatch.policies import FixedThreshold
+from layermatch.settings import Component
 from layermatch.training import SemiSupervisedModule
 from layermatch.training import problem_of as problem_of_data
 from layermatch.training.learning_rate import groups_to_optimize, rate_of, scale_rates
@@ -148,8 +151,8 @@ def test_lite0_takes_the_weights_of_its_package() -> None:
         ({"name": 3}, "name=3 is not legal: timm has no such backbone: it has "),
         ({"name": f"{VIT}.none"}, f"name={VIT}.none is not legal: "),
         ({"weights": "gone.pth"}, "weights=gone.pth: there is no such file: put weights of timm's test_vit there"),
-        ({"weights": "junk.pth"}, "weights=junk.pth cannot be read as weights: "),
-        ({"weights": "junk.safetensors"}, "weights=junk.safetensors cannot be read as weights: "),
+        ({"weights": "junk.pth"}, "weights=junk.pth cannot be read: "),
+        ({"weights": "junk.safetensors"}, "weights=junk.safetensors cannot be read: "),
         ({"weights": "other.pth"}, "weights=other.pth does not fit timm's test_vit: "),
         ({"weights": "none.pth"}, "weights=none.pth holds no weights: "),
         ({"image_size": 40}, "name=test_vit does not read images of 3x40x40: the side is no multiple of its patches"),
@@ -174,6 +177,17 @@ def test_what_is_not_legal_is_one_line(
         timm_backbone(**({"name": VIT, "image_size": 32} | options))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["timm", "torchvision", "efficientnet_lite0"])
+def test_every_setting_of_a_file_of_conf_is_looked_at(model: str) -> None:
+    section = yaml.safe_load((config_dir() / "model" / f"{model}.yaml").read_text())
+    nested = [(key, inner) for key, value in section.items() if isinstance(value, dict) for inner in value]
+    for path in [*((key,) for key in section if not isinstance(section[key], dict)), *nested]:
+        changed = copy.deepcopy(section)
+        (changed if len(path) == 1 else changed[path[0]])[path[-1]] = "poison"
+        with pytest.raises(UserError):
+            Component("model", changed).make(num_classes=3, in_channels=3, image_size=32)
 
 
 def test_a_download_that_is_impossible_says_which_file_is_wanted(

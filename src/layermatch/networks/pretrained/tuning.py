@@ -157,8 +157,8 @@ class Tuning:
             return "its blocks have no MLP of their own: give tune=last_n, or a vision transformer of timm"
         others = ", ".join(place for place in PLACES if place != self.lora.layers)
         return (
-            f"no linear layer of its blocks is called for lora.layers={self.lora.layers}: give lora.layers as one of {others}, "
-            "tune=last_n, or a vision transformer of timm"
+            f"no linear layer of its blocks is called for lora.layers={self.lora.layers}: give lora.layers as one of "
+            f"{others}, tune=last_n, or a vision transformer of timm"
         )
 
     def _last(self, extractor: nn.Module, *, title: str) -> frozenset[str]:

@@ -78,7 +78,7 @@ vit_tiny_patch16_224 there (.safetensors or .pth), or give null
         ) from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split("\n", maxsplit=1)[0].split())[:160]
-        raise UserError(f"weights={path} cannot be read as weights: {reason}") from error
+        raise UserError(f"weights={path} cannot be read: {reason}") from error
     if not tensors:
         raise UserError(f"weights={path} holds no weights: give a file of {of}, .safetensors or .pth")
     return WeightFile(found, tensors)
