@@ -332,7 +332,7 @@ class FeatureEvalSteps(Dataset[EvalBatch]):
 
 
 class _Recorder:
-    """In the place of images, it notes which are asked for."""
+    """Notes which images are asked for, in their place."""
 
     shape = (1, 1, 1)
 

@@ -163,6 +163,11 @@ class Network(nn.Module):
         return {name: module for name, module in self.named_children() if name != EXTRACTOR}
 
     @property
+    def moving(self) -> list[nn.Module]:
+        """The modules that a step may move: the heads alone where features are computed before, else the network."""
+        return list(self.heads.values()) if self.reads_features else [self]
+
+    @property
     def num_classes(self) -> int:
         """K, the classes that the classifier tells apart."""
         return self.classifier.out_features

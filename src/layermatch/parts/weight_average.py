@@ -68,11 +68,13 @@ class WeightAverage(StepState):
             num_updates: The number of optimizer steps made before this one.
         """
         decay = warmup_decay(self.decay, num_updates) if self.warmup else self.decay
-        both = zip(self.network.parameters(), network.parameters(), strict=True)
-        mine, live = zip(*(pair for pair in both if pair[0] is not pair[1]), strict=True)
-        torch._foreach_lerp_(mine, live, 1 - decay)
-        for buffer, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(current)
+        modules = list(zip(self.network.moving, network.moving, strict=True))
+        both = (pair for mine, live in modules for pair in zip(mine.parameters(), live.parameters(), strict=True))
+        averages, parameters = zip(*(pair for pair in both if pair[0] is not pair[1]), strict=True)
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
+        for mine, live in modules:
+            for buffer, current in zip(mine.buffers(), live.buffers(), strict=True):
+                buffer.copy_(current)
 
     def after_step(self, step: Step) -> None:
         """Move the average towards the live network, after an optimizer step."""

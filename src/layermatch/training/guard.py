@@ -68,7 +68,8 @@ class StepGuard:
         """
         parts, self._parts = self._parts, {}
         watched, self._watched = self._watched, {}
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        parameters = [parameter for module in network.moving for parameter in module.parameters()]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         total = sum([*parts.values(), *watched.values()], torch.zeros((), device=gradients[0].device))
         finite = torch.isfinite(nn.utils.get_total_norm(gradients) + total)
         # Gradients are the same on every process by now, losses are not.
