@@ -48,8 +48,8 @@ class VPET(RoutedMethod):
     NOTE: Without teachers, the network itself is the one teacher: it learns from labels in the first part of the run,
     votes, and goes on as the student. The authors' student starts afresh.
 
-    NOTE: A Grad-ReLU needs ``supervised_weight`` above 0: the classifier learns from labels alone, of which the
-    authors' student has none.
+    NOTE: Grad-ReLU needs ``supervised_weight`` above 0: it leaves labels alone to the classifier, and the authors'
+    student has none.
 
     Args:
         rule: The rule that routes what the votes teach, and its weight ``lambda_u``.

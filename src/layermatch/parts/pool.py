@@ -48,7 +48,7 @@ class Pool(Protocol):
         """Return what a function makes of every image, without gradient and with the networks in evaluation mode.
 
         Args:
-            what: From images ``(B, C, H, W)`` to rows ``(B, ...)``.
+            what: A function from images ``(B, C, H, W)`` to rows ``(B, ...)``.
             labelled: Whether the labelled images are looked at, in the place of the pool.
             weak_pass: The number of a pass over the pool's weak views, from 0 on, each with random numbers of its own;
                 None looks at the images as they are.
