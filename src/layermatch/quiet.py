@@ -24,6 +24,8 @@ EXPECTED = (
     r".*`self.log\('(test|val)/accuracy.*no logger configured.*",
     # The new name of the argument is unknown to older versions of torch.
     ".*`broadcast_buffers` is deprecated.*",
+    # In the shell of a job of SLURM a run is one process on purpose.
+    ".*`srun` command is available on your system but is not used.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
 

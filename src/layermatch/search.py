@@ -131,9 +131,9 @@ def _distribution(word: Override) -> BaseDistribution:
     values: Any = word.value()
     try:
         if isinstance(values, IntervalSweep):
-            is_whole = isinstance(values.start, int) and isinstance(values.end, int)
-            kind = IntDistribution if is_whole else FloatDistribution
-            return kind(values.start, values.end, log="log" in values.tags)  # type: ignore[arg-type]
+            bounds: list[Any] = [values.start, values.end]
+            kind = IntDistribution if all(isinstance(bound, int) for bound in bounds) else FloatDistribution
+            return kind(*bounds, log="log" in values.tags)
         if isinstance(values, RangeSweep) and all(isinstance(each, int) for each in values.range()):
             numbers = sorted(int(each) for each in values.range())
             return IntDistribution(numbers[0], numbers[-1], step=abs(int(values.step)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
@@ -126,7 +126,7 @@ class TrainerSettings:
     log_every: int
     limit_eval_batches: int | None
     wait: float
-    exchange: str
+    exchange: str = "full"
 
     def __post_init__(self) -> None:
         check_number("trainer.max_steps", self.max_steps, low=1, integer=True)
@@ -265,10 +265,14 @@ SECTIONS = frozenset(field.name for field in fields(Settings)) - {"raw"}
 
 
 def _section(kind: Any, name: str, section: Mapping[str, Any]) -> Any:
-    names = {field.name for field in fields(kind)}
-    check_keys(name, section, names)
-    check_present(name, section, names)
+    check_keys(name, section, {field.name for field in fields(kind)})
+    check_present(name, section, _needed(kind))
     return kind(**section)
+
+
+def _needed(kind: Any) -> set[str]:
+    """Return the keys that a section must have; runs of an earlier version have none of a later one's."""
+    return {field.name for field in fields(kind) if field.default is MISSING}
 
 
 def check_sections(raw: Mapping[str, Any]) -> None:
@@ -285,7 +289,7 @@ def check_sections(raw: Mapping[str, Any]) -> None:
     for name in ("checkpoint", "trainer", "algorithm", "data", "views", *COMPONENTS):
         if not isinstance(raw[name], Mapping):
             raise UserError(f"{name}={raw[name]!r} is not legal: choose one of the files of conf/{name}")
-    check_present("trainer", raw["trainer"], {field.name for field in fields(TrainerSettings)})
+    check_present("trainer", raw["trainer"], _needed(TrainerSettings))
 
 
 def parse_plugins(given: object) -> tuple[str, ...]:

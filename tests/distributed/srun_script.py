@@ -55,7 +55,11 @@ if __name__ == "__main__":
     folder, *words = sys.argv[1:]
     first = step([*words, "trainer.max_steps=100000"])
     deadline = time.monotonic() + 500
-    while not list(Path(folder, "checkpoints").glob("step-*.ckpt")) and time.monotonic() < deadline:
+    while not list(Path(folder, "checkpoints").glob("step-*.ckpt")):
+        if time.monotonic() > deadline:
+            for task in first:
+                os.kill(task, signal.SIGKILL)
+            sys.exit("no checkpoint came")
         time.sleep(0.01)
     os.kill(first[1], signal.SIGUSR1)  # the scheduler may tell any of them
     stopped = ended(first)

@@ -75,6 +75,7 @@ KINDS: Mapping[str, Kind] = {
     "trainer.accelerator": Kind.APART,
     "trainer.strategy": Kind.APART,
     "trainer.deterministic": Kind.APART,
+    "trainer.exchange": Kind.APART,
     "trainer.log_every": Kind.APART,
     "trainer.wait": Kind.APART,
     "seed": Kind.DRAW,
