@@ -21,6 +21,9 @@ from layermatch.errors import RunError, check_number
 
 __all__ = ["ChosenImages", "Shard", "ShardImages", "StreamedImages"]
 
+#: The most shards that a process has open at once, whatever the window: systems allow a thousand files or so.
+_MOST_OPEN = 64
+
 _Rows = NDArray[np.int64]
 
 
@@ -69,6 +72,7 @@ class ShardImages:
         self.ends, self.window = ends, window
         self._places = places
         self._size, self._channels = size, channels
+        self._most_open = min(2 * window, _MOST_OPEN)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class ShardImages:
         found = self._rows(block, inside)
         order = np.lexsort((found, block))  # that of the files
         blocks = np.unique(block)
-        for few in np.array_split(blocks, -(-len(blocks) // (2 * self.window)) or 1):  # as many as may be open
+        for few in np.array_split(blocks, -(-len(blocks) // self._most_open) or 1):  # as many as may be open
             opened = {int(k): self._shard(int(self._places[k])) for k in few}
             rows = [row for row in order.tolist() if int(block[row]) in opened]
             for row in rows:
@@ -116,7 +120,7 @@ class ShardImages:
             self._open.move_to_end(place)
             return self._open[place]
         opened = self._open[place] = _OpenShard(self.shards[place])
-        while len(self._open) > 2 * self.window:
+        while len(self._open) > self._most_open:
             self._open.popitem(last=False)
         return opened
 
@@ -130,7 +134,7 @@ class StreamedImages(ShardImages):
 
     Args:
         shards: The shards.
-        taken: For each shard the places of its samples that are not in this set, sorted: labelled ones, for example.
+        taken: The places of the samples of each shard that are not in this set, such as labelled ones; sorted.
         size: The height and width in pixels that images get.
         channels: 1 or 3.
         window: The number of shards whose images are mixed.
@@ -179,7 +183,7 @@ class ChosenImages(ShardImages):
 
     Args:
         shards: The shards.
-        rows: For each shard the places of its samples that are in this set, sorted.
+        rows: The places of the samples of each shard that are in this set, sorted.
         size: The height and width in pixels that images get.
         channels: 1 or 3.
         window: The number of shards whose images are mixed.
