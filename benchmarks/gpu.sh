@@ -58,7 +58,7 @@ part() {
     return
   fi
   echo "$name: at most $limit s ..."
-  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 < /dev/null
+  { timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 < /dev/null; } 2> /dev/null
   status=$?
   [ "$status" -ne 137 ] || status=124   # it did not end when it was asked to
   [ "$status" -eq 0 ] || echo "$name: failed or took too long"

@@ -44,7 +44,7 @@ class Curve:
         seconds: The seconds of a wall clock that training had taken, without the evaluations.
         processor_seconds: Those of all processors together, of this process and of its loaders' processes.
         accuracy: The accuracy, in ``[0, 1]``.
-        test_accuracy: That of the last step on the test images; None without any.
+        test_accuracy: The accuracy on the test images after the last step; None without any.
     """
 
     steps: list[int] = field(default_factory=list)

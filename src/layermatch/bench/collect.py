@@ -90,7 +90,7 @@ def _collect(arguments: Sequence[str] | None, console: Console) -> None:
     folder: Path = parser.parse_args(arguments).folder
     result = collected(folder)
     replace_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
-    rows = [(part["name"], part["outcome"], str(part["seconds"])) for part in result["parts"]]
+    rows: list[tuple[str, ...]] = [(part["name"], part["outcome"], str(part["seconds"])) for part in result["parts"]]
     console.print(table(f"benchmarks/gpu.sh, {result['machine']['gpu'] or 'no GPU'}", rows, header=("part", "", "s")))
     failed = [part["name"] for part in result["parts"] if part["status"]]
     told = f"failed: {', '.join(failed)}; see {folder}/NAME.log" if failed else "every part passed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,13 +145,14 @@ def into_page(page: str, tables: Mapping[str, str]) -> str:
         >>> into_page(page, {"x": "new\n"}).split("\n")[1]
         'new'
     """
-    placed = page
-    found = 0
+    placed, found = page, 0
     for name, text in tables.items():
-        begin, end = (re.escape(f"<!-- The table of {name} {verb}. -->") for verb in ("begins", "ends"))
-        pattern = re.compile(f"(?P<begin>{begin}\n).*?(?P<end>{end})", re.DOTALL)
-        placed, number = pattern.subn(lambda match, text=text: match["begin"] + text + match["end"], placed)
-        found += number
+        begin, end = (f"<!-- The table of {name} {verb}. -->" for verb in ("begins", "ends"))
+        before, has_begin, rest = placed.partition(f"{begin}\n")
+        _, has_end, after = rest.partition(end)
+        if has_begin and has_end:
+            placed = f"{before}{begin}\n{text}{end}{after}"
+            found += 1
     if not found:
         raise UserError(f"the page has no place for {', '.join(tables)}: give <!-- The table of NAME begins. -->")
     return placed
