@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from tests.study.conftest import Cli
 
 from layermatch.build import build_parts
@@ -88,6 +89,46 @@ def test_a_run_never_makes_a_pseudo_label_of_what_it_is_judged_by(tmp_path: Path
     before = [Path(path).read_text() for path in paths]
     make_folds({**raw, "seed": 4}, paths)
     assert [Path(path).read_text() for path in paths] == before
+
+
+def picture(path: Path, number: int) -> None:
+    """A picture of its own for each number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_ones_own_pictures_are_dealt_by_their_files(tmp_path: Path) -> None:
+    """A folder with unlabelled pictures, a copy of a labelled one, and validation pictures of its own."""
+    root = tmp_path / "pictures"
+    for number in range(12):
+        picture(root / "labeled" / CLASSES[number % 2] / f"{number}.png", number)
+    picture(root / "labeled" / CLASSES[1] / "copy of 5.png", 5)
+    for number in range(20, 29):
+        picture(root / "unlabeled" / f"{number}.png", number)
+    for number in (40, 41):
+        picture(root / "val" / CLASSES[number % 2] / f"{number}.png", number)
+    words = [
+        "run_dir=unused", "experiment=folder", f"data.root={root}", "data.image_size=16", "model=wrn_small",
+        "trainer=cpu",
+        f"data.cache_dir={tmp_path / 'cache'}", "data.storage=ram", "seed=0",
+    ]  # fmt: skip
+    paths = [str(tmp_path / "folds" / f"{fold}.json") for fold in (1, 2, 3)]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        make_folds(plain(compose("run", words)), paths)
+        picture(root / "unlabeled" / "late.png", 99)  # further pictures may come
+        data = [
+            build_parts(Settings.parse(plain(compose("run", [*words, f"data.split={path}"])))).data for path in paths
+        ]
+    held_out = [{part.content.image_id("labelled", row) for row in part.split.validation} for part in data]
+    assert sorted(map(len, held_out)) == [4, 4, 5]
+    assert len(set.union(*held_out)) == 13
+    (together,) = [names for names in held_out if any("copy of 5" in name for name in names)]
+    assert any(name.endswith("/5.png") for name in together)
+    for part, names in zip(data, held_out, strict=True):
+        assert len(part.validation) == len(names)  # and not the two pictures of val/
+        assert len(part.unlabelled) == 13 - len(names) + 10
+        assert part.leaks_found.unlabelled.get("validation") == 0
 
 
 def test_a_study_holds_out_each_fold_of_each_seed(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
