@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -174,14 +175,13 @@ def check_repo_id(repo_id: str) -> None:
         layermatch.errors.UserError: push_to_hub=ants is not legal: give USER/NAME
     """
     try:
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        check = import_module("huggingface_hub.utils").validate_repo_id
     except ModuleNotFoundError as error:
         raise UserError("push_to_hub needs the package huggingface_hub: pip install 'layermatch[export]'") from error
     try:
-        validate_repo_id(repo_id)
+        check(repo_id)
         is_legal = "/" in repo_id
-    except HFValidationError:
+    except ValueError:
         is_legal = False
     if not is_legal:
         raise UserError(f"push_to_hub={repo_id} is not legal: give USER/NAME")
@@ -205,14 +205,16 @@ def push(folder: Path, repo_id: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    # Its bases are OSError, and what the HTTP library raises where nobody answers: which one the hub's own library uses
+    # changes with its version. It turns answers that it cannot use into the other two.
+    bases = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    refusals: tuple[type[Exception], ...] = (*bases, ValueError, RuntimeError)
     hub = HfApi()
     try:
         with _without_bars():
             hub.create_repo(repo_id, private=True, exist_ok=True)
             return str(hub.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Exported by layermatch"))
-    except (*HfHubHTTPError.__bases__, ValueError, RuntimeError) as error:
-        # The bases are OSError, and what the HTTP library raises where nobody answers: which one the hub's own library
-        # uses changes with its version. It turns answers that it cannot use into the last two.
+    except refusals as error:
         lines = [" ".join(str(each).split())[:200] for each in (error, error.__cause__) if each is not None]
         raise RunError(
             f"push_to_hub={repo_id}: {': '.join(lines)}: {folder} is whole, and can be pushed later"
@@ -222,16 +224,15 @@ def push(folder: Path, repo_id: str) -> str:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Keep the hub's library from drawing bars, after which an error would not begin a line."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
+    bars = import_module("huggingface_hub.utils")
+    if bars.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    bars.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        bars.enable_progress_bars()
 
 
 # ------------------------------------------------------------------------------------------------------ command line

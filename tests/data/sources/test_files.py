@@ -14,7 +14,7 @@ from tests.data.stand_ins import write_folder
 from layermatch import UserError
 from layermatch.checkpoints import check_fits
 from layermatch.data.sources import Folder, ImageFolder
-from layermatch.data.sources.files import find_images
+from layermatch.data.sources.files import Unused, find_images
 
 PICTURE = Image.new("RGB", (8, 8), (200, 40, 40))
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -195,3 +195,12 @@ def test_names_that_look_alike_are_said_to_differ(train: str, test: str, tmp_pat
     with pytest.raises(UserError, match="only in upper and lower case, spaces or characters that look alike") as error:
         Folder(root=tmp_path).load()
     assert f"{train!a} and {test!a}" in str(error.value)
+
+
+def test_figures_of_runs_that_were_trained_from_the_labelling_page_are_no_pictures(tmp_path: Path) -> None:
+    for place in ("1.png", "labels.runs/2026-01-01_00-00-00/figures/curves.png", "others.runs/2.png"):
+        save(tmp_path / place)
+    (tmp_path / "labels.csv").write_text("path,label,split\n1.png,ant,\n")
+    found = find_images(tmp_path)
+    assert found.images == ["1.png", "others.runs/2.png"]
+    assert Unused("labels.runs/", "runs of the labelling page") in found.unused

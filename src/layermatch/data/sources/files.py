@@ -34,6 +34,8 @@ _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".avif", ".jp2")
 _APPLE_DOUBLE = "._"
 #: What is not used, by why. Other kinds are endings.
 NO_ENDING, HIDDEN, LOOSE, FOLDER, SYSTEM = "without an ending", "hidden", "outside a class", "folder", "system folder"
+#: Runs that are trained from the labelling page lie beside its table, by the same name: their figures are no pictures.
+RUNS, _RUNS_OF, _TABLE = "runs of the labelling page", ".runs", ".csv"
 #: Endings of files that are read where an extra is installed, and its package.
 _HEIF = ((".heic", ".heif"), "pillow_heif")
 #: How many kinds and how many files are spelt out.
@@ -135,6 +137,7 @@ def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> It
     with os.scandir(folder) as found:
         # A folder stands where its files will: paths come out sorted as a whole.
         entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    names = {entry.name for entry in entries}
     for entry in entries:
         name = prefix + entry.name
         # scandir knows the kind of everything but links, so a file costs no call to the file system.
@@ -142,12 +145,18 @@ def _walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> It
             yield from _hidden(entry, prefix)
         elif entry.is_dir() and entry.name in SYSTEM_FOLDERS:
             yield Unused(f"{name}/", SYSTEM)
+        elif entry.is_dir() and entry.name.endswith(_RUNS_OF) and _table_of(entry.name) in names:
+            yield Unused(f"{name}/", RUNS)
         elif entry.is_dir():
             yield from _walk(entry.path, f"{name}/", ancestors | {identity})
         elif _is_named_as_image(entry.name) or is_image(entry.path):
             yield name  # whether it is whole, or a link to nothing, is found when it is decoded
         else:
             yield Unused(name, kind_of(entry.name))
+
+
+def _table_of(runs: str) -> str:
+    return runs.removesuffix(_RUNS_OF) + _TABLE
 
 
 def _is_named_as_image(name: str) -> bool:
