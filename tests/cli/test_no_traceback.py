@@ -115,7 +115,7 @@ def test_help_offers_what_can_be_chosen(cli: Cli, evaluate_cli: Cli, capsys: pyt
     with pytest.raises(SystemExit):
         cli("--help")
     offered = groups(capsys.readouterr().out)
-    folders = {path.name for path in config_dir().iterdir() if path.is_dir()} - {"sweep", "study"}
+    folders = {path.name for path in config_dir().iterdir() if path.is_dir()} - {"hydra", "sweep", "study"}
     assert offered == {
         name: sorted(path.stem for path in (config_dir() / name).glob("*.yaml") if path.stem != "base")
         for name in folders

@@ -29,8 +29,8 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
 @pytest.mark.parametrize(
     ("arguments", "given", "legal"),
     [
-        (["experiment=mnist"], "unknown experiment=mnist", "folder, imagenet100, stl10, svhn"),
-        (["algorithm=maxmatch"], "unknown algorithm=maxmatch", "layermatch, mean_teacher, mixmatch"),
+        (["experiment=mnist"], "unknown experiment=mnist", "folder, imagenet100, stl10, stl10_fast, svhn"),
+        (["algorithm=maxmatch"], "unknown algorithm=maxmatch", "layermatch, linear_probe, mean_teacher, mixmatch"),
         (["data=emnist"], "unknown data=emnist", "choose one of cifar10"),
         (["model=vgg"], "unknown model=vgg", "wrn_28_2"),
         (["data.batchsize=3"], "unknown setting data.batchsize", "batch_size"),
