@@ -29,7 +29,7 @@ PREPARATION = (
 #: Settings that a card names, where the run has them.
 NAMED = (
     "algorithm.name", "data.source._target_", "data.num_labels", "data.mu", "data.batch_size", "optimizer.lr",
-    "trainer.max_steps", "model._target_", "seed",
+    "trainer.max_steps", "model._target_", "model.name", "model.tune", "seed",
 )  # fmt: skip
 
 
