@@ -17,7 +17,7 @@ import psutil
 
 from layermatch.callbacks.stop_signals import StopSignals
 
-__all__ = ["pass_to_runs_below", "run_and_pass_signals", "was_asked_to_stop"]
+__all__ = ["pass_to_runs_below", "run_and_pass_signals", "take_away_the_mark", "was_asked_to_stop"]
 
 #: The signal that submitit sends before the time is up, and requeues at; the variable may name another one.
 REQUEUES, REQUEUES_AT = "SUBMITIT_PREEMPT_SIGNAL", "USR2"
@@ -110,6 +110,18 @@ def was_asked_to_stop(folder: Path) -> bool:
         folder: The folder that :func:`pass_to_runs_below` was given.
     """
     return any((folder / _mark_of(process.pid)).exists() for process in psutil.Process().parents())
+
+
+def take_away_the_mark(folder: Path) -> bool:
+    """Return whether this process was asked to stop, and forget it.
+
+    Args:
+        folder: The folder that :func:`pass_to_runs_below` was given.
+    """
+    mark = folder / _mark_of(os.getpid())
+    was_there = mark.exists()
+    mark.unlink(missing_ok=True)
+    return was_there
 
 
 def _mark_of(pid: int) -> str:

@@ -33,7 +33,7 @@ from layermatch.console import Reporter, table
 from layermatch.device_places import own_gpu, visible_gpus
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.launch import find_launch
-from layermatch.passed_signals import pass_to_runs_below, run_and_pass_signals, was_asked_to_stop
+from layermatch.passed_signals import pass_to_runs_below, run_and_pass_signals, take_away_the_mark, was_asked_to_stop
 from layermatch.paths import expand
 from layermatch.results import sweep_rows
 from layermatch.runs.claims import FAILED, FINISHED, RUNNING, STOPPED, Claim, Holder, ended_in, holder_of, take
@@ -265,6 +265,8 @@ class Sweep:
                 "the same command and ckpt_path=auto"
             )
         stopped = stopped or next((job for job in jobs if job.state == STOPPED), None)
+        if sweep_dir is not None and take_away_the_mark(sweep_dir / CLAIMS) and stopped is None:
+            stopped = Ended(sweep_dir, None, StoppedError.status, "stopped before all jobs had begun")
         failed = [job for job in jobs if job.state == FAILED]
         if stopped is not None:
             sys.stderr.write(f"{stopped.why}\nthe sweep goes on with the same command and ckpt_path=auto\n")
