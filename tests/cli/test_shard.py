@@ -18,7 +18,7 @@ Cli = Callable[..., None]
 
 RUN = (
     "data=shards", "data.root=shards", "data.image_size=8", "data.batch_size=4", "data.mu=2", "data.window=2",
-    "data.num_labels=6", "data.num_val=0",
+    "data.num_labels=null", "data.num_val=0",
     "model=wrn_small", "trainer=cpu", "trainer.precision=32-true", "algorithm=fixmatch", "data.num_workers=0",
     "algorithm.layer_gradients_every=0", "checkpoint.every_n_steps=3", "eval_every=3",
 )  # fmt: skip
@@ -90,7 +90,7 @@ def test_bad_shards_are_one_line_or_counted(
         "put them there again, or data.bad_shards=skip to go without"
     )
     assert not Path("out").exists()
-    cli(*RUN, "trainer.max_steps=1", "run_dir=out", "data.bad_shards=skip", "data.num_labels=null")
+    cli(*RUN, "trainer.max_steps=1", "run_dir=out", "data.bad_shards=skip")
     plan = json.loads(Path("out/plan.json").read_text())
     assert plan["shards"].startswith("6, 2 of them mixed at a time; 1 of 7 left out (train-000001.tar: it is missing")
     line = refused(lambda: write(monkeypatch, "seed=1"), capsys)
