@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from tests.report.made_runs import make_run, settings_of
+from tests.study.test_tables import study_of
 
 from layermatch.runs.directory import lock_run_dir
 from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.collecting import Collector
 from layermatch.study.design import Cell, Setting
 from layermatch.study.preparing import last_line
 from layermatch.study.records import Record, State, look, read_record, write_record
@@ -151,3 +153,14 @@ def test_a_record_of_before_is_read(tmp_path: Path) -> None:
     del fields["machine"], fields["processor"]
     path.write_text(json.dumps(fields))
     assert read_record(cell) == Record(code=(CODE,), failure="x")
+
+
+def test_what_a_process_used_is_told_though_its_run_was_seen_finished_before(tmp_path: Path) -> None:
+    """A run writes its results before its process ends; another run that ends between has the tables written."""
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, seed=0, accuracy=0.75)
+    study = study_of(settings=(cell.setting,), seeds=(0,))
+    collector = Collector(study, [cell], left_out={}, command="made", study_dir=tmp_path)
+    assert [finding.processor for finding in collector.found().findings] == [None]
+    write_record(cell, replace(read_record(cell), processor=5.25))
+    assert [finding.processor for finding in collector.found().findings] == [5.25]

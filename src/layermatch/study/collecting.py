@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -148,8 +149,11 @@ class Collector:
     def found(self) -> Found:
         """Return all that is known now."""
         for cell in self.cells:
-            if cell.slug not in self._findings:
+            known = self._findings.get(cell.slug)
+            if known is None:
                 self._read(cell)
+            elif known.processor is None:  # a run writes its results before its process ends, which is noted then
+                self._findings[cell.slug] = replace(known, processor=read_record(cell).processor)
         findings = [self._findings[cell.slug] for cell in self.cells if cell.slug in self._findings]
         data = dict.fromkeys(digest for finding in findings for digest in finding.data)
         found = Found(
