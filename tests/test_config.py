@@ -222,8 +222,11 @@ def test_every_leaf_of_a_method_is_consumed(algorithm: str, tmp_path: Path) -> N
         changed = replaced(settings, path, "poison")
         try:
             build_method(Settings.parse(changed))  # which most of them do not pass; the rest takes long
-            assemble(changed, tmp_path)
+            parts = assemble(changed, tmp_path)
         except UserError:
+            continue
+        # A run that is looked for where it is needed: an evaluation does without.
+        if path == ("algorithm", "teacher") and parts.algorithm.method.teacher == "poison":
             continue
         ignored.append(".".join(path))
     assert not ignored
