@@ -333,7 +333,7 @@ def _put_by_place(model: nn.Module, tensors: Mapping[str, Tensor], *, weights: o
 
 
 def _stem_for(weight: Tensor, wanted: Tensor) -> Tensor:
-    """Return the weight of a first convolution for another number of channels; see :meth:`~layermatch.networks.pretrained.Wanted.of_channels`."""
+    """Return the weight of a first convolution for images of another number of channels, as timm makes it."""
     channels, before = wanted.shape[1], weight.shape[1]
     if channels == before:
         return weight
