@@ -18,7 +18,7 @@ Cli = Callable[..., None]
 
 RUN = (
     "data=shards", "data.root=shards", "data.image_size=8", "data.batch_size=4", "data.mu=2", "data.window=2",
-    "data.num_labels=null", "data.num_val=0",
+    "data.num_labels=null", "data.num_val=0", "schedule=constant",
     "model=wrn_small", "trainer=cpu", "trainer.precision=32-true", "algorithm=fixmatch", "data.num_workers=0",
     "algorithm.layer_gradients_every=0", "checkpoint.every_n_steps=3", "eval_every=3",
 )  # fmt: skip

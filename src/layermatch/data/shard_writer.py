@@ -209,8 +209,8 @@ def _write_shard(path: Path, samples: Iterator[Mapping[str, bytes]]) -> None:
                     member = tarfile.TarInfo(name)  # without a time or an owner: the same images are the same bytes
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        with unfinished.open("rb") as whole:
+            os.fsync(whole.fileno())
         index = build_index(unfinished)
         unfinished.replace(path)
         index.save(_index_of(path))
