@@ -131,9 +131,12 @@ def _distribution(word: Override) -> BaseDistribution:
     values: Any = word.value()
     try:
         if isinstance(values, IntervalSweep):
-            bounds: list[Any] = [values.start, values.end]
-            kind = IntDistribution if all(isinstance(bound, int) for bound in bounds) else FloatDistribution
-            return kind(*bounds, log="log" in values.tags)
+            low: Any = values.start
+            high: Any = values.end
+            is_whole = isinstance(low, int) and isinstance(high, int)
+            kind: Any = IntDistribution if is_whole else FloatDistribution
+            distribution: BaseDistribution = kind(low, high, log="log" in values.tags)
+            return distribution
         if isinstance(values, RangeSweep) and all(isinstance(each, int) for each in values.range()):
             numbers = sorted(int(each) for each in values.range())
             return IntDistribution(numbers[0], numbers[-1], step=abs(int(values.step)))
