@@ -12,7 +12,7 @@ from layermatch.networks.pretrained import BASE_DIGEST, find_weights
 from layermatch.paths import is_file
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY
 
-__all__ = ["as_trained"]
+__all__ = ["as_trained", "left_to_weights"]
 
 #: The value of a setting of the data that leaves it to the pretrained weights.
 OF_WEIGHTS = "weights"
@@ -48,12 +48,17 @@ def as_trained(
         found = str(_found_again(model, checkpoint, Path(path), tuple(plugins))) if needed else None
         made["model"] = {**model, "weights": found}
     if isinstance(data, Mapping):
-        made["data"] = {**data, **_of_recipe(data, checkpoint.get(RECIPE_KEY))}
+        made["data"] = {**data, **left_to_weights(data, checkpoint.get(RECIPE_KEY))}
     return made
 
 
-def _of_recipe(data: Mapping[str, Any], recipe: object) -> dict[str, Any]:
-    """Return what was left to the weights, as it came to be."""
+def left_to_weights(data: Mapping[str, Any], recipe: object) -> dict[str, Any]:
+    """Return the settings of the data that were left to pretrained weights, as they came to be.
+
+    Args:
+        data: The section ``data`` of the run's settings.
+        recipe: What the checkpoint says of its images: ``mean``, ``std`` and ``image_shape``.
+    """
     if not isinstance(recipe, Mapping):
         return {}
     side = (recipe.get("image_shape") or [None])[-1]

@@ -167,12 +167,15 @@ def _data_of(
     from layermatch.build import build_data, build_device
     from layermatch.data import Split, Views
     from layermatch.evaluate import settings_of_run
+    from layermatch.rebuilding import left_to_weights
     from layermatch.settings import Settings
 
     trained = predictor.checkpoint
     if trained.settings is None or trained.split is None:
         raise UserError(f"{trained.path} is of a script, which does not say where its images are")
-    settings = Settings.parse(settings_of_run(trained.settings, overrides, plugins))
+    raw = settings_of_run(trained.settings, overrides, plugins)
+    recipe = {"mean": predictor.mean, "std": predictor.std, "image_shape": predictor.image_shape}
+    settings = Settings.parse({**raw, "data": {**raw["data"], **left_to_weights(raw["data"], recipe)}})
     split = Split.of_plain(trained.split, origin=f"ckpt_path={trained.path}")
     views = Views(unlabelled={"weak": "weak"})
     with settings.data.named_in_errors():
