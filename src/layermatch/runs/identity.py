@@ -107,6 +107,7 @@ KINDS: Mapping[str, Kind] = {
     "data.storage": Kind.LEARNT,
     "data.feature_views": Kind.LEARNT,
     "data.feature_dtype": Kind.LEARNT,
+    "data.feature_seed": Kind.LEARNT,
     "layerwise._target_": Kind.LEARNT,
     "model": Kind.LEARNT,
     "model.weights": Kind.TRAINED,
