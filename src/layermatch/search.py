@@ -131,9 +131,10 @@ def _distribution(word: Override) -> BaseDistribution:
     values: Any = word.value()
     try:
         if isinstance(values, IntervalSweep):
-            bounds: list[Any] = [values.start, values.end]
-            kind = IntDistribution if all(isinstance(bound, int) for bound in bounds) else FloatDistribution
-            return kind(*bounds, log="log" in values.tags)
+            low: Any = values.start
+            high: Any = values.end
+            kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
+            return kind(low, high, log="log" in values.tags)
         if isinstance(values, RangeSweep) and all(isinstance(each, int) for each in values.range()):
             numbers = sorted(int(each) for each in values.range())
             return IntDistribution(numbers[0], numbers[-1], step=abs(int(values.step)))
