@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.build import build_data, build_device
-from layermatch.data import Views
+from layermatch.data import Split, Views
 from layermatch.data.digests import Digests
-from layermatch.data.identity import identify
 from layermatch.data.sources.base import shorten
 from layermatch.data.wording import printable
 from layermatch.errors import UserError
@@ -118,10 +117,22 @@ def make_folds(raw: Mapping[str, Any], paths: Sequence[str]) -> None:
                 drawn,
                 labelled=tuple(np.delete(rows, held_out).tolist()),
                 validation=tuple(rows[held_out].tolist()),
+                names=(),
+                contents=(),
                 left_out=(),
             )
             path.parent.mkdir(parents=True, exist_ok=True)
-            identify(split, data.content).save(path)
+            # By what the draw knows of its images: where they are kept now, they are decoded and no files.
+            names, contents = (_of_images(known, drawn, split) for known in (drawn.names, drawn.contents))
+            replace(split, names=names, contents=contents).save(path)
+
+
+def _of_images(known: Sequence[str], drawn: Split, split: Split) -> tuple[str, ...]:
+    """Return what a draw knows of its images for those of another split of them; empty where it knows nothing."""
+    if not known:
+        return ()
+    by_position = dict(zip(drawn.positions, known, strict=True))
+    return tuple(by_position[position] for position in split.positions)
 
 
 def _are_labels(raw: Mapping[str, Any]) -> bool:
