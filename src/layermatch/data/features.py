@@ -168,8 +168,8 @@ class FeatureFile:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size == self._size:
                     file.seek(self.count * self.row_bytes)
-                    marks: NDArray[np.uint8] = np.frombuffer(file.read(), np.uint8)
-                    return np.equal(marks, 1)
+                    marks: NDArray[np.bool_] = np.frombuffer(file.read(), np.uint8) == 1
+                    return marks
         except OSError:
             pass
         return np.zeros(self.num_blocks, np.bool_)
