@@ -17,7 +17,7 @@ Content = Mapping[str, Any]
 
 ACCEPTED, MASK = "pseudo_labels/accuracy_accepted", "pseudo_labels/mask_rate"
 TITLES = {ACCEPTED: "% right of those that count", MASK: "% of pseudo-labels that count"}
-WRONG, COSINE = "pseudo_labels/per_class_wrong/", "layers/{}/cosine_truth"
+WRONG, COSINE = "truth/per_class_wrong/", "truth/{}/cosine"
 
 
 def curves_of(content: Content, name: str, *, labels: int | None, setting: str) -> tuple[np.ndarray, np.ma.MaskedArray]:

@@ -24,9 +24,9 @@ STUDIES = {path.stem for path in (config_dir() / "study").glob("*.yaml")}
 CURVES = {
     "pseudo_labels/accuracy_accepted": ([100, 200], [0.5, 0.9]),
     "pseudo_labels/mask_rate": ([50, 100, 200], [0.1, 0.3, 0.6]),
-    "layers/stem/cosine_truth": ([100, 200], [0.2, 0.4]), "layers/groups.0/cosine_truth": ([100], [-0.1]),
-    "pseudo_labels/per_class_wrong/cat": ([100, 200], [0.5, 0.25]),
-    "pseudo_labels/per_class_wrong/dog": ([200], [0.75]),
+    "truth/stem/cosine": ([100, 200], [0.2, 0.4]), "truth/groups.0/cosine": ([100], [-0.1]),
+    "truth/per_class_wrong/cat": ([100, 200], [0.5, 0.25]),
+    "truth/per_class_wrong/dog": ([200], [0.75]),
 }  # fmt: skip
 
 

@@ -30,6 +30,14 @@ ALIGNMENTS = {
 }
 
 
+#: Methods that no file of conf/algorithm has, as studies alone want them.
+OF_STUDIES = [
+    "layermatch.methods.weak_statistics.WeakByAverages",
+    "layermatch.methods.weak_statistics.WeakNotAveraged",
+    "layermatch.methods.with_truth.WithTruth",
+]
+
+
 def choices() -> dict[str, list[str]]:
     """Every method, every policy and every reading of Avg-Clustering, as command lines."""
     # `split` hides weak views that are no numbers behind the mask: nothing but the guard's own look rejects the step.
@@ -38,6 +46,7 @@ def choices() -> dict[str, list[str]]:
     lines += [[*family, f"pseudo_labels={name}"] for name in names("pseudo_labels")]
     lines += [[*family, f"layerwise.avg_clustering={name}"] for name in READINGS]
     lines += [[*family, *words] for words in ALIGNMENTS.values()]
+    lines += [[*family, f"algorithm._target_={target}"] for target in OF_STUDIES]
     return {line[-1]: line for line in lines}
 
 

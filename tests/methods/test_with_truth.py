@@ -90,7 +90,7 @@ def test_the_cosine_is_that_of_plain_autograd(rule: str, batch: object) -> None:
 
 def test_wrong_pseudo_labels_are_counted_by_class(batch: object) -> None:
     _, _, _, seen = measured(WithTruth, "fixmatch", batch)
-    wrong, counted = seen["pseudo_labels/per_class_wrong"]
+    wrong, counted = seen["truth/per_class_wrong"]
     right, known = seen["pseudo_labels/accuracy_accepted"]
     assert float(wrong.sum()) == pytest.approx(float(known - right))
     assert float(counted.sum()) == pytest.approx(float(known))
@@ -115,7 +115,7 @@ def test_no_known_class_gives_no_direction(batch: object) -> None:
         unlabelled=batch.unlabelled._replace(hidden_label=torch.full_like(batch.unlabelled.hidden_label, -1))
     )
     _, method, losses, _ = measured(WithTruth, "fixmatch", unknown)
-    assert all(value.isnan() for name, (value, _) in method.diagnose(losses).items() if name.endswith("cosine_truth"))
+    assert all(value.isnan() for name, (value, _) in method.diagnose(losses).items() if name.startswith("truth/"))
     assert true_loss(torch.zeros(2, 3), torch.tensor([-1, -1])).item() == 0
 
 

@@ -114,6 +114,8 @@ def every_setting() -> set[str]:
         ["experiment=stl10"],
         ["experiment=folder", "data.root=x"],
         ["data=manifest", "data.manifest=x"],
+        ["data=shards", "data.root=x"],
+        ["model=timm", "model.name=x"],
         ["algorithm=supervised"],
     )
     return {key for overrides in given for key in flatten(settings_of(*overrides))}

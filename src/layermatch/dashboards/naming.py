@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from layermatch.runs.identity import Kind, fingerprint, kind_of
+from layermatch.runs.identity import SAME_VALUES, Kind, fingerprint, kind_of
 from layermatch.runs.settings import flatten
 from layermatch.runs.text import printable
 
@@ -36,9 +36,16 @@ def changes_of(overrides: Iterable[str]) -> tuple[str, ...]:
     for override in (text.lstrip("+~") for text in overrides):
         key = override.partition("=")[0]
         is_hydras = key.partition("/")[0].partition(".")[0] == "hydra"
-        if key not in NAMED_BY_THEMSELVES and not is_hydras and kind_of(key) not in NO_SETTING:
+        is_setting = kind_of(key) not in NO_SETTING and not _is_same(override)
+        if key not in NAMED_BY_THEMSELVES and not is_hydras and is_setting:
             changes.append(override)
     return tuple(sorted(changes))
+
+
+def _is_same(override: str) -> bool:
+    """Return whether with this value the same is trained as with another one."""
+    key, _, value = override.partition("=")
+    return value in SAME_VALUES.get(key, ())
 
 
 def curve_name(name: str) -> str:

@@ -22,7 +22,7 @@ from layermatch.policies import Predictions, PseudoLabels
 __all__ = ["CLASS_WRONG", "TRUTH_COSINE", "WithTruth", "true_loss"]
 
 TRUTH_COSINE = Metric(
-    "layers/*/cosine_truth",
+    "truth/*/cosine",
     COSINE,
     "Cosine of the pseudo-label gradient with that of the truth, *",
     "whether pseudo-labels pull the layer where the true classes of the same images would: 1 is there, 0 across",
@@ -30,7 +30,7 @@ TRUTH_COSINE = Metric(
     panel=Panel("truth", "Cosine with the gradient of the truth"),
 )
 CLASS_WRONG = Metric(
-    "pseudo_labels/per_class_wrong/*",
+    "truth/per_class_wrong/*",
     SHARE,
     "Pseudo-labels of the class that count and are wrong",
     "how many of the pseudo-labels of the class that count are wrong, where the truth is known",
