@@ -127,7 +127,10 @@ def draw_why(content: Content) -> Figure:
     (labels,) = budgets_of(content)
     settings = list(dict.fromkeys(cell["setting"] for cell in content["cells"]))
     names = dict.fromkeys(name for cell in content["cells"] for name in cell["curves"])
-    layers = [name.split("/")[1] for name in names if name.startswith("layers/")]
+    start, end = COSINE.split("{}")
+    layers = [
+        name.removeprefix(start).removesuffix(end) for name in names if name.startswith(start) and name.endswith(end)
+    ]
     classes = [name.removeprefix(WRONG) for name in names if name.startswith(WRONG)]
     columns = max(len(layers), 2)
     figure = Figure(figsize=(2.5 * columns, 8.4), layout="constrained")
