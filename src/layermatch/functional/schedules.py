@@ -39,7 +39,6 @@ def warmup_cosine(step: int, max_steps: int, *, warmup: float = 0.05) -> float:
     r"""Rise linearly to 1 in the first part of a run, then fall to 0 along half a cosine.
 
     .. math::
-
         \eta_k / \eta_0 = \min\left(1, \frac{k + 1}{w K}\right) \text{ for } k < w K, \qquad
         \frac{1}{2} \left(1 + \cos \pi \frac{k - w K}{K - w K}\right) \text{ after it}
 

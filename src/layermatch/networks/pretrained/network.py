@@ -26,7 +26,7 @@ class PretrainedNetwork(Network):
     Frozen parameters have no gradient. Frozen modules stay in evaluation mode, and so do all BatchNorms of the
     extractor where not everything learns: nothing moves their statistics, whatever images are sent through.
 
-    The state (:meth:`state_dict`) leaves out the frozen tensors that are in the file of weights, and says by a digest
+    The state (``state_dict()``) leaves out the frozen tensors that are in the file of weights, and says by a digest
     which ones these were. So a checkpoint holds what was trained, and a network that is made of the same file takes it.
 
     Args:
