@@ -58,7 +58,10 @@ class PretrainedNetwork(Network):
         resize: int | None = None,
         notes: Mapping[str, str],
     ) -> None:
-        super().__init__(extractor, num_features=num_features, num_classes=num_classes)
+        super().__init__(extractor, num_features=num_features)
+        self.is_pretrained = origin is not None
+        if num_classes is not None:
+            self.add_classifier(num_classes)
         self.mean, self.std, self.image_size = mean, std, image_size
         self.resize = resize
         self.notes = dict(notes)
@@ -76,6 +79,24 @@ class PretrainedNetwork(Network):
         self.register_state_dict_post_hook(_remove_left_out)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_take_left_out)  # type: ignore[no-untyped-call]
         self.train()
+
+    def add_classifier(self, num_classes: int) -> None:
+        """Add the classifier; upon pretrained weights it starts at 0.
+
+        NOTE: FixMatch's classifier starts with random rows. Few labels move it in few of the many directions that
+        pretrained features have, and in all others the rows would stay as they were drawn: noise in every prediction.
+        Source of the zeros: the Vision Transformer (Dosovitskiy et al. 2021, section 3.2) starts so.
+
+        Args:
+            num_classes: K, at least 2.
+
+        Raises:
+            UserError: See :meth:`layermatch.networks.Network.add_classifier`.
+        """
+        is_new = CLASSIFIER not in self.heads
+        super().add_classifier(num_classes)
+        if is_new and self.is_pretrained:
+            nn.init.zeros_(self.classifier.weight)
 
     def forward(self, images: Tensor, heads: Sequence[str] = (CLASSIFIER,)) -> Output:
         """Return the features, and what the heads make of them; see :meth:`layermatch.networks.Network.forward`.
