@@ -23,6 +23,7 @@ FEW = ("trainer.max_steps=3", "trainer.log_every=2", "eval_every=1000", "algorit
 SHARES = ("algorithm.supervised=0.25", "algorithm.decipher=0.25", "algorithm.reprediction=0.25")
 #: The choices of the configuration, and runs that have stages or episodes: a step for each.
 RUNS = CHOICES | {
+    "algorithm=linear_probe": ["algorithm=linear_probe", "trainer.max_steps=1"],  # it is fitted once
     "stages": [
         "algorithm=r2d2", *SHARES, "algorithm.reprediction_rates=[0.5]", "algorithm.label_rate=100",
         "trainer.max_steps=4", "data.eval_batch_size=150",  # the pool is predicted in batches that do not divide it

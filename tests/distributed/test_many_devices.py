@@ -118,7 +118,10 @@ def test_a_step_of_slurm_is_stopped_by_its_signal_and_goes_on_when_it_is_queued_
     assert found["again"] == [0, 0]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["steps"] == found["at"] + 2
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[W")]
-    assert lines == [f"stopped by a signal to another process at step {found['at']:,}: " + lines[0].partition(": ")[2]]
+    assert lines == [
+        f"stopped by a signal to another process at step {found['at']:,}, checkpoint out/checkpoints/"
+        f"step-{found['at']:07}.ckpt: go on with ckpt_path=last"
+    ]
     assert "8 labelled + 8 unlabelled (2 devices x 1 accumulated), data.batch_of=all" in done.stdout
 
 
