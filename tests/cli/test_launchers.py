@@ -53,7 +53,8 @@ def below(process: Process, *words: str) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if set(words) <= set(child.cmdline()):
+            command = child.cmdline()
+            if all(any(word in argument for argument in command) for word in words):
                 found.append(child)
         except psutil.Error:
             continue
@@ -66,7 +67,7 @@ def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_kill
     words = (*JOBLIB, "run_dir=sw", "optimizer.lr=-1,0.02,0.03", *EVERY)
     process = start(tmp_path, *words, "trainer.max_steps=100000")
     wait_for(lambda: min(newest_name(sw / "1"), newest_name(sw / "2")) >= 0, process)
-    (killed,) = below(process, "run_dir=sw/1")
+    (killed,) = below(process, "run_dir=", "sw/1")
     killed.kill()
     wait_for(lambda: last(sw, "1").state == "failed", process)
     process.terminate()  # the job that is still at work writes its checkpoint
