@@ -137,3 +137,13 @@ def digest_of_tensors(named: Iterable[tuple[str, Tensor]]) -> bytes:
         digest.update(f"{name}\0".encode())
         digest.update(digest_of_tensor(tensor))
     return digest.digest()
+
+
+def in_torch_hub(url: str) -> Path | None:
+    """Return the file that torch's hub has of an address, if it is a file of weights; None without one.
+
+    Args:
+        url: The address.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return file if file.suffix in {".pth", ".pt", ".safetensors"} and file.is_file() else None
