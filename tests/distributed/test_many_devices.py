@@ -49,7 +49,7 @@ def test_gradients_in_bf16_are_the_same_on_every_rank_and_near_those_in_full(tmp
 def test_devices_share_a_batch_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def indices(rank: int, world_size: int) -> list[int]:
         data = digits_data(batch_size=8, batch_of="all")
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, lightning_module=None)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, max_steps=-1, lightning_module=None)  # type: ignore[assignment]
         return [int(index) for index in data.training_steps()[3].unlabelled.indices]
 
     whole = indices(0, 1)

@@ -41,8 +41,10 @@ class WeakByAverages(PseudoLabelling):
 
     def send_weak(self, weak: Tensor, network: Network) -> Output:
         """Return weak views in evaluation mode."""
+        modes = [(module, module.training) for module in network.modules()]
         network.eval()
         try:
             return super().send_weak(weak, network)
         finally:
-            network.train()
+            for module, mode in modes:  # some may rest in evaluation mode
+                module.training = mode
