@@ -30,7 +30,7 @@ def start(folder: Path, *arguments: str, pictures: bool = False) -> Process:
     )
 
 
-def finish(process: Process, *, timeout: float = 600) -> tuple[int, str]:
+def finish(process: Process | subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:
     """Status and standard error of a process, once it has ended."""
     try:
         _, text = process.communicate(timeout=timeout)
