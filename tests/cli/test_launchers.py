@@ -77,7 +77,15 @@ def below(process: Process | Cold, *words: str) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     sw = tmp_path / "sw"
-    words = (*JOBLIB, "run_dir=sw", "optimizer.lr=-1,0.02,0.03", "trainer.max_steps=200", *EVERY)
+    # All at once, so that none is finished before it is stopped.
+    words = (
+        *JOBLIB,
+        "hydra.launcher.n_jobs=3",
+        "run_dir=sw",
+        "optimizer.lr=-1,0.02,0.03",
+        "trainer.max_steps=600",
+        *EVERY,
+    )
     process = start_cold(tmp_path, *words)
     wait_for(lambda: min(newest_name(sw / "1"), newest_name(sw / "2")) >= 0, process)
     (killed,) = below(process, "run_dir=", "sw/1")
@@ -96,7 +104,7 @@ def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_kill
     assert status == 2, errors
     assert errors.splitlines()[-1].startswith("error: 1 of 3 jobs failed: sw/0: to try them again")
     assert states(sw) == {"0": ("failed", 2), "1": ("finished", 2), "2": ("finished", 2)}
-    assert steps(sw / "1") == steps(sw / "2") == 200
+    assert steps(sw / "1") == steps(sw / "2") == 600
 
 
 @pytest.mark.slow
