@@ -132,7 +132,7 @@ def test_what_is_no_result_changes_nothing(text: str | None, tmp_path: Path) -> 
 
 def test_paths_lose_their_folders_and_nothing_else_does() -> None:
     kept = "(1/n + 1/(k - 1)) s², val/accuracy_ema, runs/studies/x, a / b, https://example.org/x"
-    given = {"cells": [], "a": [kept, "x='/work/data/fashion'", "~/pictures/birds and /tmp/y"]}
+    given = {"cells": [], "a": [kept, "x='/home/me/fashion'", "~/pictures/birds and /tmp/y"]}
     assert evidence.published(given)["a"] == [kept, "x='fashion'", "pictures/birds and y"]
 
 
