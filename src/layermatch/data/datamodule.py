@@ -340,6 +340,10 @@ class SemiSupervisedData(LightningDataModule):
     def _kept(self, content: SourceData, given: Split | None) -> SourceData:
         """Return the data set with its images where they are to be kept, without those that are not trained on."""
         is_streamed = any(blocks_of(part.images) is not None for part in content.parts().values())
+        if is_streamed and self.storage.kind == "features":  # they are named by what is in all images
+            raise UserError("storage=features is not legal where images are streamed: give storage=auto")
+        if self.storage.kind == "features" and self.ramp.parts("side"):
+            raise UserError("ramp.side is not legal with storage=features, which has one size: give ramp.side=null")
         if is_streamed and self.leaks == "remove":
             raise UserError(
                 "leaks=remove is not legal where images are streamed, as it looks at all of them: give leaks=report or "
