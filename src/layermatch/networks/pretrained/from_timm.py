@@ -54,10 +54,10 @@ def timm_backbone(
         UserError: An argument is not legal, a package or file is missing, or the weights do not fit.
 
     Example:
-        >>> timm_backbone(name="vit_tiny_patch61_224")
+        >>> timm_backbone(name="vit_tiny_patch61_224")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         layermatch.errors.UserError: name='vit_tiny_patch61_224' is not legal: timm has no such backbone: it has \
-vit_tiny_patch16_224, vit_tiny_patch16_384, vit_small_patch16_224 and others
+... and others
     """
     timm, cfg = timm_cfg(name)
     options = Options(
