@@ -138,6 +138,8 @@ def test_validation_images_of_ones_own_are_evaluated_images(seed: int) -> None:
     assert found.validation == {"test": 1}
     named = {(one, other) for _, one, other in found.examples}
     assert {("labelled:20", "validation:2"), ("unlabelled:6", "validation:4")} <= named
+    stays = "leaks=remove takes them out; 1 validation images are byte-identical to test images, and stay"
+    assert found.text(uses_unlabelled=True).endswith(stays)  # what leaks=remove cannot do is not promised
 
     removed = make(WithOwnValidation(), seed=seed, num_val=0, leaks="remove")
     training = pixels(removed.labelled) | pixels(removed.unlabelled)

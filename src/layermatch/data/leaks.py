@@ -44,6 +44,7 @@ class Leaks:
             were taken out of the training pool.
         validation: The same of the validation images, to test images.
         examples: Up to ten images: ``labelled`` or ``unlabelled``, its name, and that of one that it is identical to.
+        own_validation: Whether the data set has its validation images of its own: they are of no pool, and stay.
     """
 
     handling: str
@@ -52,6 +53,7 @@ class Leaks:
     unlabelled: dict[str, int]
     validation: dict[str, int]
     examples: tuple[tuple[str, str, str], ...] = ()
+    own_validation: bool = False
 
     def plain(self, *, uses_unlabelled: bool) -> dict[str, Any]:
         """Return the figures as plain containers, for ``results.json``, with the text.
@@ -76,7 +78,7 @@ class Leaks:
         """
         groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
         stays = ""
-        if self.handling == "remove":  # validation images are of no pool: those that the data set has of its own stay
+        if self.handling == "remove" or self.own_validation:  # what is left of these stays
             twins = groups.pop("validation").get("test", 0)
             stays = f"{twins:,} validation images are byte-identical to test images, and stay" if twins else ""
         if not uses_unlabelled:
@@ -90,10 +92,10 @@ class Leaks:
         shown = [f"{printable(one)} = {printable(other)}" for group, one, other in self.examples if group in groups]
         names = f" ({', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''})" if shown else ""
         told = "; ".join(f"to {of} images: {', '.join(counts)}" for of, counts in found.items() if counts)
+        taken = f"byte-identical {told}{names}: leaks=remove takes them out"
         if self.handling == "remove":
             taken = f"taken out of the training pool, as they are byte-identical {told}{names}"
-            return f"{taken}; {stays}" if stays else taken
-        return f"byte-identical {told}{names}: leaks=remove takes them out"
+        return f"{taken}; {stays}" if stays else taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +215,7 @@ class Compared:
             unlabelled={name: _count(further, digests) for name, digests in evaluated.items()},
             validation={"test": _count(self._held_out(split), self.test)},
             examples=self._examples(split, content, others=others),
+            own_validation=not split.validation and len(self.validation) > 0,
         )
 
     def _held_out(self, split: Split) -> _Digests:
