@@ -369,6 +369,13 @@ def _run_dir_of(settings: dict[str, Any]) -> Path:
     return run_dir / str(hydra_config.sweep.subdir) if hydra_config.mode == RunMode.MULTIRUN else run_dir
 
 
+def _check_no_search() -> None:
+    """Refuse a search that would be one run, as its values are not looked at."""
+    sought = HydraConfig.get().runtime.choices.get("hparams_search", "none")
+    if sought != "none":
+        raise UserError(f"hparams_search={sought} is not legal without -m: give -m, or hparams_search=none for one run")
+
+
 def main() -> None:
     """Run the command line."""
     sweep = Sweep(_train)
@@ -376,6 +383,7 @@ def main() -> None:
     def job(config: DictConfig) -> float | None:
         """Give a sweeper the validation accuracy of the EMA weights."""
         if HydraConfig.get().mode != RunMode.MULTIRUN:
+            _check_no_search()
             _train(config)
             return None
         results = sweep.run(config, run_dir=_run_dir_of(_settings_of(config)))

@@ -88,6 +88,14 @@ def test_mistakes_are_one_line(words: list[str], line: str, cli: Cli, capsys: py
     assert not list(Path("sw").glob("*/config.yaml"))
 
 
+def test_a_search_that_would_be_one_run_is_refused(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "hparams_search=optuna is not legal without -m: give -m, or hparams_search=none for one run"
+    assert refused(cli, capsys, *(word for word in WORDS if word != "-m")).endswith(line)
+    assert not list(in_empty_folder.iterdir())
+
+
 @pytest.mark.slow
 def test_it_needs_validation_images(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(cli, capsys, *WORDS, "data.num_val=0")
