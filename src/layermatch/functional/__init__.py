@@ -46,6 +46,14 @@ from layermatch.functional.pseudo_labels import (
     with_label_noise,
 )
 from layermatch.functional.relative_threshold import interpolate_logits, relative_threshold
+from layermatch.functional.resize_mixing import (
+    Box,
+    own_share,
+    partners_of_class,
+    paste_resized,
+    resize_box,
+    weighted_squared_error,
+)
 from layermatch.functional.rotations import quarter_turns
 from layermatch.functional.schedules import constant, cosine, cosine_ramp, linear_ramp, warmup_cosine
 from layermatch.functional.self_adaptive import class_histogram, fairness_loss, self_adaptive_thresholds
@@ -64,6 +72,7 @@ __all__ = [
     "ANNEALING_SCHEDULES",
     "CURRICULUM_MAPPINGS",
     "VOTE_TARGETS",
+    "Box",
     "LogisticRegression",
     "added_labels",
     "aggregated",
@@ -123,6 +132,9 @@ __all__ = [
     "one_vs_all_loss",
     "one_vs_all_probabilities",
     "open_set_targets",
+    "own_share",
+    "partners_of_class",
+    "paste_resized",
     "prediction_entropy",
     "probabilities",
     "prototype_logits",
@@ -132,6 +144,7 @@ __all__ = [
     "relative_change",
     "relative_threshold",
     "repulsion_loss",
+    "resize_box",
     "reversal_factor",
     "reverse_gradient",
     "sampling_rates",
@@ -157,6 +170,7 @@ __all__ = [
     "votes_of",
     "warmup_cosine",
     "warmup_decay",
+    "weighted_squared_error",
     "with_label_noise",
     "with_margin",
     "within_class_scatter",

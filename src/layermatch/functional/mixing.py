@@ -54,7 +54,7 @@ def mix(values: Tensor, coefficients: Tensor, order: Tensor) -> Tensor:
     return share * values + (1 - share) * values[order]
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     r"""Return the mean cross-entropy against probabilities.
 
     .. math:: L = -\frac{1}{N} \sum_i \sum_k q_{ik} \log \mathrm{softmax}(\ell_i)_k
@@ -64,6 +64,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: ``(N, K)``, any float dtype; computed in float32 (float64 stays).
         target: ``(N, K)`` float probabilities q, without a gradient.
+        reduction: ``mean``, or ``sum``: without the division by N.
 
     Returns:
         A scalar.
@@ -72,4 +73,4 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         >>> soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]))
         tensor(0.6931)
     """
-    return F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, target)
+    return F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, target, reduction=reduction)

@@ -18,6 +18,7 @@ from layermatch.methods.pi_model import PiModel
 from layermatch.methods.pseudo_label import PseudoLabel
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.methods.r2d2 import R2D2
+from layermatch.methods.regmixmatch import RegMixMatch
 from layermatch.methods.remixmatch import ReMixMatch
 from layermatch.methods.sequencematch import SequenceMatch
 from layermatch.methods.shrinkmatch import ShrinkMatch
@@ -50,6 +51,7 @@ __all__ = [
     "PseudoLabel",
     "PseudoLabelling",
     "ReMixMatch",
+    "RegMixMatch",
     "RoutedMethod",
     "SequenceMatch",
     "ShrinkMatch",
