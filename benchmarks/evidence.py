@@ -30,7 +30,9 @@ from layermatch.runs.directory import replace_text
 from layermatch.runs.quantities import duration, percent, points
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import METRICS
-from layermatch.study.tables import NONE, Row, code_text, json_text, rows_of_plain, tables_of
+from layermatch.study.formats import json_text, rows_of_plain
+from layermatch.study.rows import Row
+from layermatch.study.tables import NONE, code_text, tables_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 FOLDER = "evidence"

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layermatch.study.tables import Row, rows_of_plain
+from layermatch.study.formats import rows_of_plain
+from layermatch.study.rows import Row
 
 __all__ = ["FIGURES", "draw_curves", "draw_differences", "draw_why"]
 

@@ -17,7 +17,9 @@ from layermatch.cli import config_dir
 from layermatch.metrics import TEST_ACCURACY_EMA
 from layermatch.runs.metrics_file import Curve
 from layermatch.study.design import Setting
-from layermatch.study.tables import Finding, as_json, as_markdown
+from layermatch.study.formats import as_json
+from layermatch.study.rows import Finding
+from layermatch.study.tables import as_markdown
 
 ROOT = Path(__file__).parents[1]
 STUDIES = {path.stem for path in (config_dir() / "study").glob("*.yaml")}

@@ -20,7 +20,8 @@ from layermatch import UserError
 from layermatch.augment import StrongView, WeakView
 from layermatch.data import Batch, SemiSupervisedData, Views, features
 from layermatch.data.cache import CacheError
-from layermatch.data.features import PLAIN, FeatureFile, FeatureOptions, extractor_digest
+from layermatch.data.feature_files import FeatureFile
+from layermatch.data.features import PLAIN, FeatureOptions, extractor_digest
 from layermatch.errors import RunError
 from layermatch.functional.streams import uniforms
 from layermatch.networks import Network
@@ -223,9 +224,9 @@ def test_bfloat16_takes_half_the_room_and_is_near(tmp_path: Path) -> None:
 STOPPED = """
 import sys, time
 from pathlib import Path
-from layermatch.data import features
+from layermatch.data import feature_files
 from tests.data.frozen import Extractor, frozen_data, frozen_network, kept
-features._MARK_EVERY = 0.0
+feature_files._MARK_EVERY = 0.0
 forward = Extractor.forward
 def slow(self, images):
     time.sleep(0.1)

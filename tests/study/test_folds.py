@@ -188,7 +188,9 @@ def test_the_table_names_folds_and_the_verdict(tmp_path: Path) -> None:
     from tests.study.test_tables import CODE, SETTINGS, cell_of, study_of
 
     from layermatch.metrics import VAL_ACCURACY_EMA
-    from layermatch.study.tables import Finding, Found, as_json, as_markdown, rows_of, rows_of_plain
+    from layermatch.study.formats import as_json, rows_of_plain
+    from layermatch.study.rows import Finding, Found, rows_of
+    from layermatch.study.tables import as_markdown
 
     study = study_of(folds=3, metric=VAL_ACCURACY_EMA, seeds=(0, 1))
     cells, findings = [], []

@@ -15,7 +15,9 @@ import pytest
 from layermatch.metrics import TEST_ACCURACY_EMA
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell, Setting, Study
-from layermatch.study.tables import Finding, Found, as_csv, as_json, as_markdown
+from layermatch.study.formats import as_csv, as_json
+from layermatch.study.rows import Finding, Found
+from layermatch.study.tables import as_markdown
 
 CODE = CodeVersion("0.1.0", "", False, "0123456789")
 SETTINGS = (Setting("fixmatch", ("algorithm=fixmatch",)), Setting("layer | match", ("algorithm=layermatch",)))

@@ -21,15 +21,8 @@ from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.blocks import blocks_of
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.digests import Digests
-from layermatch.data.features import (
-    PLAIN,
-    FeatureEvalSteps,
-    FeatureOptions,
-    FeatureSteps,
-    FeatureStore,
-    check_can_be_kept,
-    extractor_digest,
-)
+from layermatch.data.feature_steps import FeatureEvalSteps, FeatureSteps
+from layermatch.data.features import PLAIN, FeatureOptions, FeatureStore, check_can_be_kept, extractor_digest
 from layermatch.data.images import ArrayImages, ConcatImages, Images, chunks_of, image_bytes, take
 from layermatch.data.imbalance import Imbalance
 from layermatch.data.label_noise import with_wrong_labels

@@ -9,16 +9,14 @@ stops the work, it goes on, and the bytes are the same.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,24 +27,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from layermatch.console import Reporter
-from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
-from layermatch.data.cache import CacheError, replacing
-from layermatch.data.images import Images, check_indices, replace_leaves
+from layermatch.data.cache import CacheError
+from layermatch.data.feature_files import BLOCK, DTYPES, FeatureFile, Marks, as_features
+from layermatch.data.images import Images, replace_leaves
 from layermatch.data.loader import BatchLoader, Guarded, loader_errors
 from layermatch.data.passes import progress
 from layermatch.data.sources import ImageSet
-from layermatch.data.steps import EvalSteps, EveryBatch, TrainingSteps, ViewedSet
+from layermatch.data.steps import EveryBatch
 from layermatch.data.wording import one_line
 from layermatch.errors import RunError, UserError, check_choice, check_number
 from layermatch.functional.streams import uniforms
 from layermatch.runs.quantities import duration
 
 __all__ = [
-    "DTYPES",
     "PLAIN",
-    "FeatureEvalSteps",
     "FeatureOptions",
-    "FeatureSteps",
     "FeatureStore",
     "check_can_be_kept",
     "extractor_digest",
@@ -55,15 +50,8 @@ __all__ = [
 #: The kind of view that evaluation has: the image as it is.
 PLAIN = "plain"
 
-#: What a feature is kept as, and the type of its bytes in the file.
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 #: Part of the names of files: to be changed with what is computed.
 _FORMAT = 1
-#: Images of a block: what is computed together, and is there or is not.
-_BLOCK = 32
-#: Seconds between two times that blocks are marked: what a kill loses.
-_MARK_EVERY = 2.0
 #: Streams of random numbers of the views, by kind, beyond those of training steps.
 _STREAMS = {"weak": 1000, "medium": 1001, "strong": 1002, "local": 1003}
 #: Image passes, and seconds, that the speed is measured on before the time is foretold.
@@ -132,201 +120,6 @@ def extractor_digest(extractor: nn.Module) -> str:
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-class FeatureFile:
-    """One pass over a set of images: ``N`` rows of ``D`` numbers, and behind them a byte for each block that is there.
-
-    Args:
-        path: The path of the file, there or not.
-        count: N, the number of images.
-        width: D, the width of the features.
-        dtype: One of :data:`DTYPES`.
-    """
-
-    def __init__(self, path: Path, *, count: int, width: int, dtype: str) -> None:
-        self.path = path
-        self.count = count
-        self.dtype = dtype
-        self.row_bytes = width * DTYPES[dtype].itemsize
-        self.num_blocks = -(-count // _BLOCK)
-
-    @property
-    def _size(self) -> int:
-        return self.count * self.row_bytes + self.num_blocks
-
-    def rows_of(self, block: int) -> NDArray[np.int64]:
-        """Return the positions of the images of a block, ``(n,)``."""
-        return np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.count))
-
-    def finished(self) -> NDArray[np.bool_]:
-        """Return which blocks are there, ``(num_blocks,)``; none where there is no file of this size."""
-        try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size == self._size:
-                    file.seek(self.count * self.row_bytes)
-                    marks: NDArray[np.bool_] = np.frombuffer(file.read(), np.uint8) == 1
-                    return marks
-        except OSError:
-            pass
-        return np.zeros(self.num_blocks, np.bool_)
-
-    def make(self) -> None:
-        """Make an empty file of the whole size, where there is none; what is not written takes no room."""
-        if self.path.is_file() and self.path.stat().st_size == self._size:
-            return
-        with replacing(self.path) as file:
-            file.truncate(self._size)
-
-    def write(self, block: int, features: Tensor) -> None:
-        """Write a block, which is there once it is marked.
-
-        Args:
-            block: The number of the block.
-            features: ``(n, D)``, on the CPU.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        content = features.to(DTYPES[self.dtype]).contiguous().view(torch.uint8).numpy().data
-        with self.path.open("r+b") as file:
-            # Plain writes, not a map: a full disk is then an error, and not the end of the process.
-            file.seek(block * _BLOCK * self.row_bytes)
-            file.write(content)
-
-    def mark(self, blocks: Sequence[int]) -> None:
-        """Note that blocks are there.
-
-        Args:
-            blocks: Their numbers; they are written.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        with self.path.open("r+b") as file:
-            os.fsync(file.fileno())  # a machine that stops now must not keep the mark alone
-            for block in blocks:
-                file.seek(self.count * self.row_bytes + block)
-                file.write(b"\1")
-
-    def open(self) -> FeatureImages:
-        """Return the rows, mapped."""
-        return FeatureImages(self.path, count=self.count, row_bytes=self.row_bytes)
-
-
-class FeatureImages:
-    """Rows of features in the place of images, ``(bytes, 1, 1)`` each, so that what picks images picks them.
-
-    Args:
-        path: The path of the file; it is held open, and may be deleted or replaced.
-        count: The number of rows.
-        row_bytes: The bytes of a row.
-    """
-
-    def __init__(self, path: Path, *, count: int, row_bytes: int) -> None:
-        self._place = path, count, row_bytes
-        try:
-            self._rows = np.memmap(path, np.uint8, mode="r", shape=(count, row_bytes))
-        except (OSError, ValueError) as error:
-            raise RunError(f"the features in {path} cannot be read ({one_line(error)}): start again") from error
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The bytes of a row, as ``(C, H, W)``."""
-        return self._rows.shape[1], 1, 1
-
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Read rows ``(n,)`` as ``(n, bytes, 1, 1)``; see :meth:`~layermatch.data.images.Images.read`."""
-        check_indices(indices, len(self))
-        return np.asarray(self._rows)[indices][:, :, None, None]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, self._place
-
-
-def _open_again(path: Path, count: int, row_bytes: int) -> FeatureImages:
-    return FeatureImages(path, count=count, row_bytes=row_bytes)
-
-
-def _as_features(rows: Tensor, dtype: str) -> Tensor:
-    """Return what :meth:`FeatureImages.read` gave as ``(n, D)`` float32."""
-    return rows.flatten(1).contiguous().view(DTYPES[dtype]).to(torch.float32)
-
-
-class FeatureSteps(Dataset[Batch]):
-    """The batches of one rank as features: which view of an image a step takes is a function of (seed, step, rank).
-
-    Views of one kind that a step takes of one image differ, as far as there are enough.
-
-    Args:
-        steps: The positions of the images; each view draws one number, which chooses it.
-        store: The features.
-        views: The views that the method asks for.
-    """
-
-    def __init__(self, steps: TrainingSteps, store: FeatureStore, views: Views) -> None:
-        self.steps = steps
-        self.views = views
-        self.dtype = store.options.dtype
-        self._labelled = store.of_kinds(steps.labelled.images, views.labelled)
-        self._unlabelled = {} if steps.unlabelled is None else store.of_kinds(steps.unlabelled.images, views.unlabelled)
-
-    def __getitem__(self, step: int) -> Batch:
-        """Return the batch of one step of this rank."""
-        labelled, unlabelled, _ = self.steps[step]
-        views = self._pick(labelled, self.views.labelled, self._labelled)
-        samples = Samples(views, labelled.label, labelled.indices)
-        if unlabelled is None:
-            return Batch(samples, None)
-        views = self._pick(unlabelled, self.views.unlabelled, self._unlabelled)
-        return Batch(samples, Unlabelled(views, unlabelled.indices, unlabelled.label))
-
-    def _pick(
-        self, part: ViewedSet, wanted: Mapping[str, str], kept: Mapping[str, Sequence[Images]]
-    ) -> dict[str, Tensor]:
-        first: dict[str, NDArray[np.int64]] = {}
-        seen: Counter[str] = Counter()
-        found = {}
-        for (name, kind), draws in zip(wanted.items(), part.draws, strict=True):
-            count = len(kept[kind])
-            chosen = (draws[:, 0].numpy().astype(np.float64) * count).astype(np.int64)
-            number = (first.setdefault(kind, chosen) + seen[kind]) % count
-            seen[kind] += 1
-            found[name] = self._rows(kept[kind], number, part.indices.numpy())
-        return found
-
-    def _rows(self, views: Sequence[Images], number: NDArray[np.int64], indices: NDArray[np.int64]) -> Tensor:
-        rows = np.empty((len(indices), *views[0].shape), np.uint8)
-        for view in np.unique(number):
-            rows[number == view] = views[view].read(indices[number == view])
-        return _as_features(torch.from_numpy(rows), self.dtype)
-
-
-class FeatureEvalSteps(Dataset[EvalBatch]):
-    """The evaluation batches of one rank as features; see :class:`~layermatch.data.steps.EvalSteps`.
-
-    Args:
-        steps: The batches, of a set whose images are rows of features.
-        dtype: One of :data:`DTYPES`.
-    """
-
-    def __init__(self, steps: EvalSteps, dtype: str) -> None:
-        self.steps = steps
-        self.dtype = dtype
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, batch: int) -> EvalBatch:
-        """Return one batch."""
-        rows, label, indices = self.steps[batch]
-        return EvalBatch(_as_features(rows, self.dtype), label, indices)
 
 
 # ----------------------------------------------------------------------------------------------------------- computing
@@ -442,7 +235,7 @@ class FeatureStore:
                 for number in range(self.options.count(kind)):
                     each = kind, number
                     file = found.files.setdefault(each, self._file(found, kind, number))
-                    found.blocks.setdefault(each, np.zeros(file.num_blocks, np.bool_))[rows // _BLOCK] = True
+                    found.blocks.setdefault(each, np.zeros(file.num_blocks, np.bool_))[rows // BLOCK] = True
 
     def _set_of(self, leaf: Images) -> _Set:
         if id(leaf) not in self._sets:
@@ -538,7 +331,7 @@ class FeatureStore:
         Reporter().show(f"features of {total:,} views of images ({size} in {self.folder}{there}): computing {passes:,}")
         started = time.monotonic()
         foretell = _Foretelling(passes)
-        with progress("computing features", passes) as advance, self._on(device) as features_of, _Marks() as marks:
+        with progress("computing features", passes) as advance, self._on(device) as features_of, Marks() as marks:
             for of, missing in work:
                 for file, block in self._blocks(of, missing, features_of, readers=readers):
                     marks.add(file, block)
@@ -624,7 +417,7 @@ class FeatureStore:
 
     def _check_room(self, work: Sequence[tuple[_Set, Mapping[int, Sequence[tuple[str, int]]]]]) -> None:
         needed = sum(
-            _BLOCK * of.files[each].row_bytes for of, missing in work for those in missing.values() for each in those
+            BLOCK * of.files[each].row_bytes for of, missing in work for those in missing.values() for each in those
         )
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -642,7 +435,7 @@ class FeatureStore:
                     continue
                 file = of.files[each]
                 index = file.rows_of(int(blocks[0]))[:2]
-                kept = _as_features(torch.from_numpy(file.open().read(index)), self.options.dtype)
+                kept = as_features(torch.from_numpy(file.open().read(index)), self.options.dtype)
                 images = torch.from_numpy(of.images.read(index))
                 with self._on(device) as features_of:
                     now = self._of_view(images, index, *each, of=of, features_of=features_of)
@@ -663,32 +456,6 @@ class _Blocks(Dataset[Tensor]):
 
     def __getitem__(self, block: int) -> Tensor:
         return torch.from_numpy(self.images.read(self.rows[block]))
-
-
-class _Marks:
-    """Marks blocks some seconds after they were written, as each time waits for the disk; at the end, all of them."""
-
-    def __init__(self) -> None:
-        self._written: dict[FeatureFile, list[int]] = {}
-        self._since = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:  # also what was written before the user stopped it
-        self._mark()
-
-    def add(self, file: FeatureFile, block: int) -> None:
-        """Note a block that is written."""
-        self._written.setdefault(file, []).append(block)
-        if time.monotonic() - self._since >= _MARK_EVERY:
-            self._mark()
-
-    def _mark(self) -> None:
-        for file, blocks in self._written.items():
-            file.mark(blocks)
-        self._written = {}
-        self._since = time.monotonic()
 
 
 class _Foretelling:

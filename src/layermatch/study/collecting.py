@@ -26,8 +26,10 @@ from layermatch.runs.reading import UNREADABLE, read_results
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion, code_version
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of, labels_name
+from layermatch.study.formats import as_csv, as_json
 from layermatch.study.records import State, look, read_record
-from layermatch.study.tables import Finding, Found, as_csv, as_json, as_markdown
+from layermatch.study.rows import Finding, Found
+from layermatch.study.tables import as_markdown
 
 __all__ = ["FILES", "Collector", "check_study_dir", "differences"]
 
