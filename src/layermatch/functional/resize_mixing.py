@@ -88,7 +88,7 @@ def paste_resized(images: Tensor, others: Tensor, box: Box, *, crop: float = 0.9
     Args:
         images: ``(N, C, H, W)`` float.
         others: ``(N, C, H, W)``, the other image of each.
-        box: Where it goes; without a pixel, images stay as they are.
+        box: The place where it goes; where the box has no pixel, images stay as they are.
         crop: The share of the other's sides that is its middle, in ``(0, 1]``.
 
     Returns:

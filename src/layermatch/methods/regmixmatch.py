@@ -99,7 +99,7 @@ class RegMixMatch(PseudoLabelling):
         mix_labelled: Whether labelled images are mixed in step 2 as well. None: from 100 labels a class on, as in the
             code.
         mix_alpha: The parameter of the Beta distribution of confident images, above 0.
-        cam_alpha: That of uncertain ones, above 0.
+        cam_alpha: The parameter of that of uncertain images, above 0.
         **options: Those of :class:`~layermatch.methods.PseudoLabelling`, but ``skip_masked``.
 
     Raises:
