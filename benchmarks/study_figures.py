@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from layermatch.study.design import METRICS
 from layermatch.study.formats import rows_of_plain
 from layermatch.study.rows import Row
 
-__all__ = ["FIGURES", "draw_curves", "draw_differences", "draw_why"]
+__all__ = ["FIGURES", "draw_curves", "draw_differences", "draw_each_seed", "draw_why"]
 
 Content = Mapping[str, Any]
 
@@ -103,6 +104,40 @@ def draw_differences(content: Content) -> Figure:
     return figure
 
 
+def draw_each_seed(content: Content) -> Figure:
+    """Draw what is compared for each seed, joined across the settings, with their means: a panel for each budget.
+
+    Args:
+        content: The content of ``study.json``.
+    """
+    rows = rows_of_plain(content)
+    names = list(dict.fromkeys(row.setting for each in rows.values() for row in each))
+    width = 1.1 + 1.25 * len(names)
+    figure = Figure(figsize=(0.6 + width * len(rows), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(rows), squeeze=False, sharey=True)[0]
+    for axis, (labels, each) in zip(panels, rows.items(), strict=True):
+        found = {row.setting: row.by_draw for row in each}
+        for draw in dict.fromkeys(draw for row in each for draw in row.by_draw):
+            points = [100 * found[name][draw] if draw in found.get(name, {}) else np.nan for name in names]
+            axis.plot(range(len(names)), points, color="0.75", linewidth=1, zorder=1)
+        for place, name in enumerate(names):
+            values = [100 * value for value in found.get(name, {}).values()]
+            if not values:
+                continue
+            axis.plot([place] * len(values), values, "o", color=f"C{place}", markersize=5, zorder=2)
+            mean = float(np.mean(values))
+            axis.plot([place - 0.22, place + 0.22], [mean, mean], color=f"C{place}", linewidth=2.5, zorder=3)
+            axis.annotate(
+                f"{mean:.1f}", (place + 0.25, mean), fontsize=11, fontweight="bold", color=f"C{place}", va="center"
+            )
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlim(-0.5, len(names) - 0.35)
+        axis.set_title("" if labels is None else f"{labels} labels", fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel(f"{METRICS[content['metric']].title}, %", fontsize=9)
+    return figure
+
+
 def _draw_intervals(axis: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
     for row in rows:
         found = row.comparison
@@ -179,6 +214,8 @@ def _draw_bias(
 
 #: The figure of each study that has one.
 FIGURES: Mapping[str, Callable[[Content], Figure]] = {
+    "digits10": draw_each_seed,
+    "digits": draw_each_seed,
     "forwards": draw_curves,
     "statistics": draw_curves,
     "statistics_fashion_mnist": draw_curves,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks import evidence
-from benchmarks.study_figures import FIGURES, draw_curves, draw_differences, draw_why
+from benchmarks.study_figures import FIGURES, draw_curves, draw_differences, draw_each_seed, draw_why
 from tests.study.test_tables import CODE, cell_of, found_of, study_of
 
 from layermatch.cli import config_dir
@@ -163,6 +163,15 @@ def test_the_differences_are_those_of_the_rows() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == ["no layer", "the stem"]
     points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
     assert points == pytest.approx([10.0, 20.0])
+
+
+def test_each_seed_is_a_line_across_the_settings_and_the_mean_is_written() -> None:
+    (axis,) = draw_each_seed(content_of("digits10", "supervised", "fixmatch", "layermatch")).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["supervised", "fixmatch", "layermatch"]
+    across = [line.get_ydata().tolist() for line in axis.lines if len(line.get_xdata()) == 3]
+    assert across == [pytest.approx([50.0, 60.0, 70.0]), pytest.approx([51.0, 61.0, 71.0])]
+    assert [text.get_text() for text in axis.texts] == ["50.5", "60.5", "70.5"]
+    assert axis.get_ylabel() == "Test accuracy, EMA weights, %"
 
 
 def test_the_figure_of_why_has_a_panel_for_each_layer() -> None:
