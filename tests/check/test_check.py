@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tests import processes
 from tests.check.planted import picture, plant, write_sound
 
 from layermatch.check.__main__ import check
@@ -212,7 +212,7 @@ def test_the_command_says_it_in_lines_and_by_its_status(tmp_path: Path) -> None:
     write_sound(tmp_path / "pictures", per_class=2)
     picture(0).save(tmp_path / "pictures" / "test" / "ant" / "leak.png")
     command = [sys.executable, "-m", "layermatch.check", "data.root=pictures"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "warning: leak into test: 1 test image has the pixels of a labelled one" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("1 problem found in ")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import processes
 
 from layermatch.convert import convert
 from layermatch.data.manifest import Row, read_manifest
@@ -31,7 +31,7 @@ def settings(folder: Path, **given: Any) -> dict[str, Any]:
 def test_an_export_becomes_a_manifest(tmp_path: Path) -> None:
     write_export(tmp_path / "export")
     command = [sys.executable, "-m", "layermatch.convert", "input=export"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 images: 2 with a label, of 2 classes; 1 without\nwritten to labels.csv: ")
     rows = [Row("data/1.jpg", "cat"), Row("data/2.jpg", "dog"), Row("data/3.jpg")]

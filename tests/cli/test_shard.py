@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests import processes
 from tests.data import stand_ins
 
 from layermatch import shard
@@ -53,7 +53,7 @@ def test_the_command_writes_shards_and_says_so(in_empty_folder: Path) -> None:
     command = [sys.executable, "-m", "layermatch.shard", "data=folder", "data.root=pictures", "data.image_size=8"]
     command += ["output=shards", "images_per_shard=4", "data.num_labels=6"]
     for written in (7, 0):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = processes.run(command)
         assert done.returncode == 0, done.stderr
         *_, counts, said = done.stdout.splitlines()
         assert counts == "18 training images, 6 of them with a label, 6 test"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.data import stand_ins
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -32,10 +31,8 @@ def test_two_processes_leave_out_what_one_does(tmp_path: Path) -> None:
         ("one", ["trainer=cpu", "data.batch_size=4"]),
         ("two", ["trainer=ddp_cpu", "data.batch_size=2"]),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "layermatch.run", f"run_dir={name}", *SETTINGS, *devices], cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=550, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        words = [sys.executable, "-m", "layermatch.run", f"run_dir={name}", *SETTINGS, *devices]
+        done = processes.run(words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         run_dir = tmp_path / name
         results, plan = (json.loads((run_dir / file).read_text()) for file in ("results.json", "plan.json"))
