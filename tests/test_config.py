@@ -101,7 +101,8 @@ def test_a_fast_recipe_differs_from_its_experiment_in_what_makes_it_fast(experim
         "optimizer.fused", "schedule._target_", "schedule.cycles", "schedule.warmup", "model.batch_norm_momentum",
         "data.storage", "data.ramp.mu", "data.ramp.side", "algorithm.ema_warmup", "algorithm.layer_gradients_every",
     }  # fmt: skip
-    assert {"optimizer.lr", "trainer.max_steps", "data.ramp.mu", "algorithm.ema_warmup"} <= differing
+    assert {"optimizer.lr", "trainer.max_steps", "algorithm.ema_warmup"} <= differing
+    assert ("data.ramp.mu" in differing) == (experiment != "digits_fast")  # whose mu is small from the start
 
 
 def test_the_recipes_are_the_published_ones() -> None:

@@ -179,7 +179,7 @@ def test_the_command_measures_goes_on_and_makes_tables(tmp_path: Path, capsys: p
         assert run["seconds"] == sorted(run["seconds"])
         assert all(0 <= accuracy <= 1 for accuracy in run["accuracy"])
         assert 0 <= run["test_accuracy"] <= 1
-    main([*QUICK, "--json", str(path), "--leave-out", "mu-ramp", "--put-in", "clipping"])
+    main([*QUICK, "--json", str(path), "--leave-out", "schedule", "--put-in", "clipping"])
     assert capsys.readouterr().out.count("there already") == 2
     more = json.loads(path.read_text())
     assert len(more["runs"]) == 4
@@ -194,7 +194,7 @@ def test_the_command_measures_goes_on_and_makes_tables(tmp_path: Path, capsys: p
         tables.main([str(path), "--page", str(page)])
     text = page.read_text()
     assert text.count("| digits | 10 | 70 % | conventional fixmatch |") == 1
-    assert text.count("| digits | 10 | 70 % | fast fixmatch | without mu-ramp |") == 1
+    assert text.count("| digits | 10 | 70 % | fast fixmatch | without schedule |") == 1
     assert "shortened runs, which measure nothing" in text
 
 
