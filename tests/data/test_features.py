@@ -291,6 +291,12 @@ def test_an_extractor_that_learns_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "features").exists()
 
 
+def test_images_that_grow_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^ramp\.side is not legal with storage=features, which has one size: give "):
+        frozen_data(tmp_path, ramp={"side": [[0.5, 0.75]]}, num_batches=10)
+    assert not list(tmp_path.iterdir())
+
+
 def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = frozen_network()
     network.extractor.out.bias.fill_(float("nan"))

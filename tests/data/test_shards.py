@@ -306,6 +306,15 @@ def test_streamed_images_are_not_compared_with_those_of_the_test(digits: Path) -
         data_of(digits, leaks="remove")
 
 
+def test_features_of_streamed_images_are_not_kept(digits: Path, tmp_path: Path) -> None:
+    """They are named by the content of all images, which nobody has read."""
+    with pytest.raises(
+        UserError, match=r"^storage=features is not legal where images are streamed: give storage=auto$"
+    ):
+        data_of(digits, storage="features", cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 # -------------------------------------------------------------------------------------------------------------- labels
 
 
