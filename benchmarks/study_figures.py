@@ -167,7 +167,8 @@ def draw_why(content: Content) -> Figure:
     layers = [
         name.removeprefix(start).removesuffix(end) for name in names if name.startswith(start) and name.endswith(end)
     ]
-    classes = [name.removeprefix(WRONG) for name in names if name.startswith(WRONG)]
+    # In their own order: a class that a run never took has no curve there, and would come last.
+    classes = sorted((name.removeprefix(WRONG) for name in names if name.startswith(WRONG)), key=_natural)
     columns = max(len(layers), 2)
     figure = Figure(figsize=(2.5 * columns, 8.4), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1)
@@ -189,6 +190,11 @@ def draw_why(content: Content) -> Figure:
     middle.suptitle("cosine of the pseudo-labels' gradient with that of the true classes, by layer", fontsize=10)
     _draw_bias(bottom.subplots(1, 1), content, settings, classes, labels)
     return figure
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Return what names are sorted by: numbers first, as numbers."""
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
 def _draw_bias(

@@ -179,8 +179,20 @@ def test_the_figure_of_why_has_a_panel_for_each_layer() -> None:
     titles = [axis.get_title() for axis in figure.get_axes()]
     assert {"stem", "groups.0"} <= set(titles)
     bias = figure.get_axes()[-1]
+    assert [label.get_text() for label in bias.get_xticklabels()] == ["cat", "dog"]
     # The last tenth: of cat a quarter is wrong (less a tenth of it at seed 1), of dog three quarters.
     assert [patch.get_height() for patch in bias.patches] == pytest.approx([23.75, 71.25, 23.75, 71.25])
+
+
+def test_classes_stand_in_their_own_order() -> None:
+    content = content_of("why", "fixmatch", "layermatch")
+    for cell in content["cells"]:
+        curves = cell["curves"]
+        for old, new in (("dog", "2"), ("cat", "10")):
+            curves[f"truth/per_class_wrong/{new}"] = curves.pop(f"truth/per_class_wrong/{old}")
+        cell["curves"] = dict(sorted(curves.items()))
+    bias = draw_why(content).get_axes()[-1]
+    assert [label.get_text() for label in bias.get_xticklabels()] == ["2", "10"]
 
 
 def test_figures_are_published_beside_the_page(tmp_path: Path) -> None:
