@@ -22,6 +22,7 @@ from layermatch.parts import Step
 from layermatch.policies import FixedThreshold
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.features import learn_from_features
+from layermatch.training.layer_gradients import measure_layer_gradients
 
 
 def fixmatch() -> Method:
@@ -94,6 +95,8 @@ def test_every_method_learns_from_features_or_says_why_not(name: str, tmp_path: 
     batch = data.batch_of_step(0)
     step = Step(module.network, module.ema.network, 5, 8, module.lines.meter.add, module.guard.watch)
     losses = method.losses(batch, step)
+    measure_layer_gradients(module.network, losses)
+    method.diagnose(losses)
     losses.total.backward()
     assert losses.total.isfinite()
     assert module.network.classifier.weight.grad.abs().sum() > 0

@@ -74,7 +74,7 @@ class FeatureEvalSteps(Dataset[EvalBatch]):
 
     Args:
         steps: The batches, of a set whose images are rows of features.
-        dtype: One of :data:`DTYPES`.
+        dtype: One of :data:`~layermatch.data.feature_files.DTYPES`.
     """
 
     def __init__(self, steps: EvalSteps, dtype: str) -> None:

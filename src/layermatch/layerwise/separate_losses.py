@@ -178,16 +178,17 @@ class SeparateLosses(LayerwiseRule):
             strong: The outputs that the pseudo-label losses are of.
 
         Returns:
-            Numerators and denominators, of the batches of all ranks; none without such a loss.
+            Numerators and denominators, of the batches of all ranks; none without such a loss, and no gap of gradients
+            where the extractor is frozen.
         """
         if "avg_clustering" not in losses:
             return {}
         loss, reference = losses["avg_clustering"].value, losses["pseudo"].value
-        gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, strong.features))).sqrt()
-        return {
-            LOSS_GAP.name: ((loss - reference).detach().abs(), reference.detach()),
-            GRADIENT_GAP.name: (gap, length),
-        }
+        gaps = {LOSS_GAP.name: ((loss - reference).detach().abs(), reference.detach())}
+        if strong.features.requires_grad:  # a frozen extractor's have no gradient
+            gap, length = all_reduce_mean_(torch.stack(gradient_gap(loss, reference, strong.features))).sqrt()
+            gaps[GRADIENT_GAP.name] = (gap, length)
+        return gaps
 
     def centres(self, network: Network) -> Tensor:
         """Return the centres of Avg-Clustering; see :class:`LayerwiseRule`."""
