@@ -34,7 +34,7 @@ SAME = {
     "devices": ["trainer.devices=2", "data.batch_size=4", "trainer.strategy=ddp"],
     "machines": ["trainer.num_nodes=2", "data.batch_size=4"],
     "draw": ["data.fold=3", "data.split=runs/a/split.json"],
-    "the same number": ["layerwise.lambda_u=1", "data.mu=7"],
+    "the same number": ["layerwise.lambda_u=1", "data.mu=2"],
 }
 OTHER = [
     "optimizer.lr=0.2", "pseudo_labels.threshold=0.9", "algorithm.ema_decay=0.9", "data.num_labels=20",
@@ -83,7 +83,7 @@ def test_the_setting_names_the_batch_by_its_whole() -> None:
     assert setting[ALL_DEVICES] == 48
     assert not {"data.batch_size", "trainer.devices", "trainer.num_nodes", "seed"} & setting.keys()
     flat = flatten(run_of("trainer.devices=2", "algorithm.accumulate=3"))
-    assert images_of_step(flat) == "3 x 16 labelled images a step and mu=7"
+    assert images_of_step(flat) == "3 x 16 labelled images a step and mu=2"
 
 
 @pytest.mark.parametrize(
