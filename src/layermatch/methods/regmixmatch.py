@@ -11,6 +11,7 @@ from torch import Tensor
 from layermatch.data.batch import Batch
 from layermatch.errors import check_bool, check_number
 from layermatch.functional import (
+    hard_pseudo_labels,
     own_share,
     partners_of_class,
     paste_resized,
@@ -88,7 +89,8 @@ class RegMixMatch(PseudoLabelling):
 
     NOTE: A box of a small image may be without a pixel, where the code ends. The image then stays as it is.
 
-    NOTE: Two ranks mix each its own images.
+    NOTE: Two ranks mix each its own images. With ``lambda_cam=0`` a rank without a confident image has no second
+    pass, so that BatchNorm cannot be synchronised (``trainer.sync_batchnorm``) then.
 
     Args:
         mix_threshold: ``tau_m``, above which an image is confident, in ``(0, 1]`` (the code: 0.999 for CIFAR-10 with 4
@@ -182,7 +184,7 @@ class RegMixMatch(PseudoLabelling):
             probs_weak: ``(N, K)``, what the weak views are.
         """
         labelled, strong = batch.labelled, unlabelled_of(batch).views["strong"]
-        confidence, label = probs_weak.max(dim=1)
+        label, confidence = hard_pseudo_labels(probs_weak)
         is_confident = confidence >= self.mix_threshold
         num_classes, dtype = probs_weak.shape[1], probs_weak.dtype
         confident = Images(strong, F.one_hot(label, num_classes).to(dtype)).rows(is_confident.nonzero()[:, 0])
