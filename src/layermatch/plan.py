@@ -48,7 +48,11 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
     if data.content.validation is not None:
         held_out = ", the data set's own"
-    part = "" if data.pool_limit is None else f" (data.pool_limit={data.pool_limit}, drawn with seed {data.split.seed})"
+    part = (
+        ""
+        if data.selection.pool_limit is None
+        else f" (data.pool_limit={data.selection.pool_limit}, drawn with seed {data.split.seed})"
+    )
     pool = f"{len(data.unlabelled):,}{part}, the labelled ones among them"
     return {
         "images": f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {len(data.classes)} classes",
@@ -82,7 +86,7 @@ def _features(parts: RunParts) -> dict[str, str]:
 def _long_tail(parts: RunParts) -> dict[str, str]:
     """Return the sizes of the classes, where they were cut to a long tail."""
     data = parts.data
-    if data.labelling.imbalance is None and not data.split.unlabelled:
+    if data.selection.labelling.imbalance is None and not data.split.unlabelled:
         return {}
     rows = f"labelled {_sizes(data.labelled.labels, len(data.classes))}"
     if data.split.unlabelled and parts.algorithm.uses_unlabelled:
@@ -95,17 +99,17 @@ def _long_tail(parts: RunParts) -> dict[str, str]:
 def _label_noise(parts: RunParts) -> dict[str, str]:
     """Return how many labels are wrong, where some are."""
     data = parts.data
-    if not data.label_noise:
+    if not data.selection.label_noise:
         return {}
     right = data.content.labelled.labels[list(data.split.labelled)]
     wrong = int((data.labelled.labels != right).sum())
-    return {"wrong labels": f"{wrong:,} of {len(right):,} (data.label_noise={data.label_noise:g})"}
+    return {"wrong labels": f"{wrong:,} of {len(right):,} (data.label_noise={data.selection.label_noise:g})"}
 
 
 def _leaks(parts: RunParts) -> dict[str, str]:
     """Training images that are evaluated as well."""
     found = parts.data.leaks_found
-    if parts.data.leaks == "report" and parts.data.is_streamed:
+    if parts.data.selection.leaks == "report" and parts.data.is_streamed:
         return {"leaks": "not looked for, as images are streamed"}
     if found is None or not found.evaluated:
         return {}

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,22 +18,20 @@ from layermatch.augment import LocalView, PlainView, StrongView, WeakView, norma
 from layermatch.augment.resampling import resized
 from layermatch.data.batch import Batch, EvalBatch, Samples, Unlabelled, Views
 from layermatch.data.blocks import blocks_of
+from layermatch.data.channels import ChannelNumbers
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.digests import Digests
 from layermatch.data.feature_steps import FeatureEvalSteps, FeatureSteps
 from layermatch.data.features import PLAIN, FeatureOptions, FeatureStore, check_can_be_kept, extractor_digest
-from layermatch.data.images import ArrayImages, ConcatImages, Images, chunks_of, image_bytes, take
 from layermatch.data.imbalance import Imbalance
-from layermatch.data.label_noise import with_wrong_labels
-from layermatch.data.labelling import Labelling, name_classes_without_labels
-from layermatch.data.leaks import HANDLINGS, Compared, Leaks
+from layermatch.data.labelling import Labelling
+from layermatch.data.leaks import Leaks
 from layermatch.data.loader import BatchLoader, Guarded
 from layermatch.data.open_files import check_open_files, readers_that_fit
-from layermatch.data.open_set import leave_classes_out
-from layermatch.data.pool_limit import limit_pool
 from layermatch.data.ramp import Ramp
+from layermatch.data.sets import Selection
 from layermatch.data.sources import ImageSet, Source, SourceData
-from layermatch.data.sources.base import UNKNOWN, unknown_labels
+from layermatch.data.sources.base import UNKNOWN
 from layermatch.data.splits import Split
 from layermatch.data.steps import EvalSteps, EveryBatch, RawBatch, RawEvalBatch, StepsFrom, TrainingSteps, ViewedSet
 from layermatch.data.storage import Storage, reads_files
@@ -44,9 +41,6 @@ from layermatch.functional.streams import uniforms
 from layermatch.networks import Network
 
 __all__ = ["SemiSupervisedData"]
-
-#: Streamed images that are labelled or evaluated are decoded once, and kept in memory where they take no more (1 GiB).
-HELD_BYTES = 2**30
 
 #: The stream of the random numbers of :meth:`SemiSupervisedData.draws_of_pass`, beside those of the steps.
 PASSES = 30
@@ -194,11 +188,9 @@ class SemiSupervisedData(LightningDataModule):
             mu=mu,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            pool_limit=pool_limit,
         )
         check_bool("overfit", overfit)
-        _check_labels(leaks=leaks, label_noise=label_noise)
-        self.mean, self.std = _normalisation(mean, std)
+        self.channels = ChannelNumbers(mean=mean, std=std, wanted=wanted)
         self.source = source
         weak = WeakView() if weak is None else weak
         strong = StrongView() if strong is None else strong
@@ -214,31 +206,31 @@ class SemiSupervisedData(LightningDataModule):
             views.check(self.kinds)
         self.given_views = views
         self.given_split = split
-        if open_set is not None and fold is not None:
-            raise UserError(
-                f"fold={fold} is not legal with open_set={open_set!r}: a fold has labels of every class: give "
-                "fold=null and num_labels=NUMBER"
-            )
-        self.labelling = Labelling(
-            num_labels=num_labels,
-            num_val=num_val,
-            val_from=val_from,
-            fold=fold,
-            imbalance=Imbalance.of(imbalance),
-            seed=seed,
+        self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
+        #: Which images there are to learn from.
+        self.selection = Selection(
+            labelling=Labelling(
+                num_labels=num_labels,
+                num_val=num_val,
+                val_from=val_from,
+                fold=fold,
+                imbalance=Imbalance.of(imbalance),
+                seed=seed,
+            ),
+            storage=self.storage,
+            open_set=open_set,
+            leaks=leaks,
+            label_noise=label_noise,
+            pool_limit=pool_limit,
         )
-        self.open_set = open_set
-        self.leaks, self.label_noise, self.pool_limit = leaks, label_noise, pool_limit
         self.batch_size, self.batch_of = batch_size, batch_of
         self.mu = mu
         self.ramp = Ramp.of(ramp)
         self.num_batches = num_batches
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
-        self.storage = Storage(kind=storage, cache_dir=cache_dir, num_workers=num_workers)
         self.feature_options = FeatureOptions(views=feature_views, seed=feature_seed, dtype=feature_dtype)
         self.overfit = overfit
-        self.wanted = dict(wanted or {})
         self.seed = seed
         self.channels_last = channels_last
         self.device = device
@@ -259,6 +251,16 @@ class SemiSupervisedData(LightningDataModule):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.content.classes
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel; empty until :meth:`setup` where it was not given."""
+        return self.channels.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation of each channel; empty until :meth:`setup` where it was not given."""
+        return self.channels.std
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -308,108 +310,18 @@ class SemiSupervisedData(LightningDataModule):
         if given is not None and not isinstance(given, Split):
             given = Split.load(given)
         content = _prepared_as(self.source, given).load()
-        channels = content.labelled.images.shape[0]
-        measured = self._measure(content, given)
-        for name, numbers in (("mean", self.mean), ("std", self.std)):
-            if len(numbers) != channels:
-                raise UserError(
-                    f"{name}={list(numbers)} is not legal: give a number for each of the {channels} channels"
-                )
-        if self.open_set is not None:
-            content = leave_classes_out(content, self.open_set)
-        self.split = replace(self.labelling.split(content, given), measured=measured)
+        measured = _measured_by_source(content, self.source, given)
+        measured |= self.channels.fill_in(content.labelled.images, known={} if given is None else given.measured)
+        content, split = self.selection.draw(content, given)
+        self.split = replace(split, measured=measured)
         self._check_device(content)
         check_open_files(self.num_workers or 0, loaders=self._num_loaders(content))
-        content = self._kept(content, given)
-        labelled = _held(_part(content.labelled, self.split.labelled))
-        self.labelled = self._as_given(labelled, len(content.classes))
-        name_classes_without_labels(self.labelled.labels, content.classes)
-        self.validation = content.validation
-        if self.split.validation:
-            self.validation = _held(_part(content.labelled, self.split.validation))
-        self.unlabelled = _pool(content, self.split)
-        self._loaded = content
-
-    def _kept(self, content: SourceData, given: Split | None) -> SourceData:
-        """Return the data set with its images where they are to be kept, without those that are not trained on."""
-        is_streamed = any(blocks_of(part.images) is not None for part in content.parts().values())
-        if is_streamed and self.storage.kind == "features":  # they are named by what is in all images
-            raise UserError("storage=features is not legal where images are streamed: give storage=auto")
         if self.storage.kind == "features" and self.ramp.parts("side"):
             raise UserError("ramp.side is not legal with storage=features, which has one size: give ramp.side=null")
-        if is_streamed and self.leaks == "remove":
-            raise UserError(
-                "leaks=remove is not legal where images are streamed, as it looks at all of them: give leaks=report or "
-                "leaks=keep"
-            )
-        if self.leaks != "remove":
-            content = self._limited(content)
-        if is_streamed or (self.leaks == "keep" and self.storage.kind != "features"):
-            return _with_evaluated_held(self.storage.keep(content))
-        digests = self._digests = Digests()
-        kept = self.storage.keep(content, digests)
-        if self.leaks == "keep":
-            return kept
-        compared = Compared.of(kept, digests)
-        if self.leaks == "remove":
-            self.split = self._split_without_leaks(content, given, compared)
-        self.leaks_found = compared.leaks(self.split, content, handling=self.leaks)
-        if self.leaks == "report":
-            return kept
-        self.split = replace(self.split, left_out=tuple(compared.left_out(self.split).tolist()))
-        return self._limited(compared.without(kept, self.split))
-
-    def _limited(self, content: SourceData) -> SourceData:
-        """Return the data set with the part of its pool that is asked for, after what else is left out of it."""
-        if self.pool_limit is None:
-            return content
-        self.split, content = limit_pool(self.split, content, pool_limit=self.pool_limit)
-        return content
-
-    def _split_without_leaks(self, content: SourceData, given: Split | None, compared: Compared) -> Split:
-        """Return the split, drawn again from images that are not evaluated; a given one with such images is refused."""
-        if given is not None:
-            compared.refuse(self.split, content, title=self.split.title)
-            return self.split
-        fold = None if self.labelling.fold is None else np.asarray(self.split.labelled, np.int64)
-        rows = compared.drawable(beside=fold)
-        split = self.split
-        if len(rows) < len(compared.pool):
-            split = replace(self.labelling.split(content, None, among=rows), measured=self.split.measured)
-        if fold is not None:
-            compared.refuse(split, content, title=f"fold={self.labelling.fold}")
-        return split
-
-    def _as_given(self, labelled: ImageSet, num_classes: int) -> ImageSet:
-        """Return the labelled images with the labels that are learnt from, of which some may be wrong."""
-        if not self.label_noise:
-            return labelled
-        labels = with_wrong_labels(
-            labelled.labels, noise=self.label_noise, num_classes=num_classes, seed=self.split.seed
-        )
-        return ImageSet(labelled.images, labels)
-
-    def _measure(self, content: SourceData, given: Split | None) -> dict[str, Any]:
-        """Fill in the mean and the deviation where they are not given; what was not given, by name."""
-        channels = content.labelled.images.shape[0]
-        known = {} if given is None else given.measured
-        measured: dict[str, Any] = dict(content.measured)
-        if given is not None and "image_size" in given.measured and getattr(self.source, "image_size", 0) is None:
-            measured["image_size"] = given.measured["image_size"]
-        computed: tuple[tuple[float, ...], ...] = ()
-        for number, name in enumerate(("mean", "std")):
-            if getattr(self, name):
-                continue
-            if name in self.wanted:
-                setattr(self, name, self.wanted[name](channels))
-                continue
-            numbers = tuple(known.get(name, ()))
-            if len(numbers) != channels:
-                computed = computed or measure_channels(content.labelled.images)
-                numbers = computed[number]
-            setattr(self, name, numbers)
-            measured[name] = list(numbers)
-        return measured
+        sets = self.selection.make(content, self.split, given)
+        self.split, self.leaks_found, self._digests = sets.split, sets.leaks, sets.digests
+        self.labelled, self.unlabelled, self.validation = sets.labelled, sets.unlabelled, sets.validation
+        self._loaded = sets.content
 
     def _check_device(self, content: SourceData) -> None:
         """Refuse a pool that does not fit, before any image is read."""
@@ -419,7 +331,7 @@ class SemiSupervisedData(LightningDataModule):
         count = len(self.split.labelled)
         if self.use_unlabelled:
             count = len(self.split.in_pool) + len(content.unlabelled or ())
-            count = count if self.pool_limit is None else min(count, self.pool_limit)
+            count = count if self.selection.pool_limit is None else min(count, self.selection.pool_limit)
         check_device_fits(count, content.labelled.images.shape, self.device)
 
     # ------------------------------------------------------------------------------------------------------ loaders
@@ -722,86 +634,16 @@ def _prepared_as(source: Source, split: Split | None) -> Source:
     return prepared
 
 
-def measure_channels(images: Images, *, limit: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation of each channel over all pixels, in ``[0, 1]``.
-
-    Args:
-        images: The images; of more than ``limit`` as many, spread evenly, are read.
-        limit: The images that are read at most.
-    """
-    index = np.unique(np.linspace(0, len(images) - 1, num=min(limit, len(images))).astype(np.int64))
-    sums = np.zeros((2, images.shape[0]))
-    for part in np.array_split(index, -(-len(index) // 500)):
-        pixels = images.read(part).astype(np.float64) / 255
-        sums += [pixels.mean(axis=(2, 3)).sum(axis=0), np.square(pixels).mean(axis=(2, 3)).sum(axis=0)]
-    mean, square = sums / len(index)
-    deviation = np.sqrt(np.maximum(square - np.square(mean), 1e-12))  # images of one colour cannot be scaled
-    return tuple(mean.tolist()), tuple(deviation.tolist())
-
-
-def _check_labels(*, leaks: str, label_noise: float) -> None:
-    check_choice("leaks", leaks, HANDLINGS)
-    check_number("label_noise", label_noise, low=0, high=1)
+def _measured_by_source(content: SourceData, source: Source, given: Split | None) -> dict[str, Any]:
+    """Return what the source measured, by name; where a given split knows the size to choose, that one."""
+    measured: dict[str, Any] = dict(content.measured)
+    if given is not None and "image_size" in given.measured and getattr(source, "image_size", 0) is None:
+        measured["image_size"] = given.measured["image_size"]
+    return measured
 
 
 def _check_counts(**counts: int | None) -> None:
-    """Refuse what is no number of images or processes; None, where it stands for a choice of ours, is one."""
-    may_be_none = {"num_workers", "pool_limit"}
+    """Refuse what is no number of images or processes; no number of processes stands for a choice of ours."""
     for name, count in counts.items():
-        if count is not None or name not in may_be_none:
+        if count is not None or name != "num_workers":
             check_number(name, count, low=0 if name == "num_workers" else 1, integer=True)
-
-
-def _normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the numbers of each channel, in ``[0, 1]`` and above 0; none of them where they are not given."""
-    means, deviations = _channel_numbers("mean", mean or ()), _channel_numbers("std", std or ())
-    for number in means:
-        check_number("mean", number, low=0, high=1)
-    for number in deviations:
-        check_number("std", number, low=0, low_open=True)
-    return tuple(means), tuple(deviations)
-
-
-def _channel_numbers(name: str, value: Any) -> Sequence[float]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise UserError(f"{name}={value!r} is not legal: give a list with one number for each channel")
-    return value
-
-
-def _part(images: ImageSet, positions: Sequence[int]) -> ImageSet:
-    index: NDArray[np.int64] = np.asarray(positions, np.int64)
-    return ImageSet(take(images.images, index), images.labels[index])
-
-
-def _pool(content: SourceData, split: Split) -> ImageSet:
-    """Return the unlabelled pool: the training images that the split leaves to it, and the source's further images."""
-    labels = content.labelled.labels.copy()
-    # A network knows what it is trained on: those figures would say nothing of the pseudo-labels that matter.
-    labels[np.asarray(split.labelled, np.int64)] = UNKNOWN
-    pool = _part(ImageSet(content.labelled.images, labels), split.in_pool.tolist())
-    more = content.unlabelled
-    if more is None:
-        return pool
-    if blocks_of(more.images) is not None:
-        pool = _held(pool)  # those few from each shard would each be a block
-    images = ConcatImages([pool.images, more.images])
-    if blocks_of(more.images) is not None:
-        # Nobody knows the classes of those in shards: one number for all, as there may be more than memory has.
-        return ImageSet(images, np.broadcast_to(unknown_labels(1), (len(images),)))
-    return ImageSet(images, np.concatenate([pool.labels, more.labels]))
-
-
-def _held(images: ImageSet) -> ImageSet:
-    """Return images in memory, decoded once, where they would be streamed and are not many."""
-    if blocks_of(images.images) is None or image_bytes(images.images) > HELD_BYTES:
-        return images
-    return ImageSet(
-        ArrayImages(np.concatenate([images.images.read(rows) for rows in chunks_of(images.images)])), images.labels
-    )
-
-
-def _with_evaluated_held(content: SourceData) -> SourceData:
-    validation, test = (None if part is None else _held(part) for part in (content.validation, content.test))
-    return replace(content, validation=validation, test=test)
