@@ -85,9 +85,10 @@ def build_device(settings: Settings) -> Device:
         UserError: A value is not legal, or the accelerator is not there.
     """
     trainer = settings.trainer
-    return choose_device(
-        accelerator=trainer.accelerator, precision=trainer.precision, channels_last=trainer.channels_last
-    )
+    with section_of_errors("trainer", asdict(trainer)):
+        return choose_device(
+            accelerator=trainer.accelerator, precision=trainer.precision, channels_last=trainer.channels_last
+        )
 
 
 def build_data(settings: Settings, *, device: Device, views: Views, split: Split | None = None) -> SemiSupervisedData:
@@ -447,11 +448,13 @@ def build_trainer(settings: Settings, *, run_dir: Path, callbacks: list[Callback
     Raises:
         UserError: a value is not legal, or the devices are not there.
     """
-    return make_trainer(
-        **asdict(settings.trainer),
-        eval_every=settings.eval_every,
-        accumulate=settings.algorithm.accumulate,
-        run_dir=run_dir,
-        callbacks=callbacks,
-        loggers=loggers,
-    )
+    options = asdict(settings.trainer)
+    with section_of_errors("trainer", options):
+        return make_trainer(
+            **options,
+            eval_every=settings.eval_every,
+            accumulate=settings.algorithm.accumulate,
+            run_dir=run_dir,
+            callbacks=callbacks,
+            loggers=loggers,
+        )

@@ -161,15 +161,15 @@ def wandb(
     Raises:
         UserError: A value is not legal, or one in W&B's own environment is not.
     """
-    _check_text("logger.project", project)
-    for name, text in (("logger.entity", entity), ("logger.group", group)):
+    _check_text("project", project)
+    for name, text in (("entity", entity), ("group", group)):
         if text is not None:
             _check_text(name, text)
     if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) and tag for tag in tags):
-        raise UserError(f"logger.tags={tags!r} is not legal: give a list of words, logger.tags=[WORD]")
+        raise UserError(f"tags={tags!r} is not legal: give a list of words, tags=[WORD]")
     if log_checkpoint is not False:
-        check_choice("logger.log_checkpoint", log_checkpoint, ("false", *CHECKPOINT_CHOICES))
-    check_number("logger.timeout", timeout, low=1, high=3600)
+        check_choice("log_checkpoint", log_checkpoint, ("false", *CHECKPOINT_CHOICES))
+    check_number("timeout", timeout, low=1, high=3600)
     if is_rank_zero():
         server_address()  # W&B would refuse what is wrong in its environment when the run has begun
     logger = WandbDashboard(
@@ -191,9 +191,9 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _goes_offline(given: bool | str, run_dir: Path) -> bool:
-    """Return what ``logger.offline`` comes to here; says so where it was not asked for."""
+    """Return what ``offline`` comes to here; says so where it was not asked for."""
     if not isinstance(given, bool):
-        check_choice("logger.offline", given, ("auto", "true", "false"))
+        check_choice("offline", given, ("auto", "true", "false"))
     if given in {True, "true"} or not is_rank_zero():
         return True
     if given == "auto":
@@ -207,7 +207,5 @@ def _goes_offline(given: bool | str, run_dir: Path) -> bool:
             )
             return True
     elif not has_key():
-        raise UserError(
-            "logger.offline=false needs an API key: run `wandb login`, set WANDB_API_KEY, or give logger.offline=auto"
-        )
+        raise UserError("offline=false needs an API key: run `wandb login`, set WANDB_API_KEY, or give offline=auto")
     return False

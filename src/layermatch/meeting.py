@@ -43,7 +43,7 @@ ALL = "all"
 
 
 def check_wait(wait: object) -> None:
-    """Refuse a wrong ``trainer.wait``.
+    """Refuse a wrong number of seconds to wait.
 
     Args:
         wait: What was given.
@@ -51,7 +51,7 @@ def check_wait(wait: object) -> None:
     Raises:
         UserError: The value is no number of seconds from 1 to a week.
     """
-    check_number("trainer.wait", wait, low=1, high=MAX_WAIT)
+    check_number("wait", wait, low=1, high=MAX_WAIT)
 
 
 class MeetingDDP(DDPStrategy):

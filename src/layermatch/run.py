@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from layermatch.callbacks.panels import KeepRunId, Panels
 from layermatch.catalogue import Metric, dumps
 from layermatch.checkpoints import read_checkpoint
 from layermatch.cli import explain, is_timed, plain, run_app
+from layermatch.components import section_of_errors
 from layermatch.console import Reporter, settings_tree, table
 from layermatch.data import Split
 from layermatch.data.loader import loader_errors
@@ -58,6 +60,18 @@ from layermatch.sweep import SWEEP_VARIABLE, Sweep, goes_on, is_started_elsewher
 from layermatch.training.features import learn_from_features
 
 __all__ = ["main", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What a run is made of, and where it starts; nothing is written yet."""
+
+    parts: RunParts
+    step: int
+    #: What is set otherwise than in the checkpoint, as rows of a table.
+    changed: list[tuple[str, ...]]
+    #: The metrics of the method's own.
+    own_metrics: Sequence[Metric]
 
 
 def run(
@@ -91,44 +105,40 @@ def run(
         run_dir = expand("run_dir", run_dir, "a directory")
         starts_again = settings.ckpt_path == "auto"
         _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
-        if is_checkpoint_of(run_dir, ckpt_path):
+        goes_on_here = is_checkpoint_of(run_dir, ckpt_path)
+        if goes_on_here:
             held.enter_context(_locked(run_dir))  # before reading: a run that is here removes old checkpoints
-        checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
-        split = _split_of(checkpoint, settings.raw, ckpt_path)
-        parts = _parts(_as_trained(settings, checkpoint, ckpt_path), split, agreement)
-        own = own_metrics(parts.algorithm)
-        first_step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
-        changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
-        checkpoint = None  # as large as the network: not to be held while it trains
-        if not is_checkpoint_of(run_dir, ckpt_path):
+        start = _built(settings, agreement, run_dir=run_dir, ckpt_path=ckpt_path)
+        if not goes_on_here:
             held.enter_context(_locked(run_dir))
             # Again: it may have been another run's until now.
             _check_run_dir(run_dir, ckpt_path, starts_again=starts_again)
-        loggers, predictions = build_loggers(settings, run_dir=run_dir, first_step=first_step), TestPredictions()
-        callbacks = [*_callbacks(settings, parts, run_dir), *_dashboard_callbacks(loggers, parts), predictions]
+        loggers, predictions = build_loggers(settings, run_dir=run_dir, first_step=start.step), TestPredictions()
+        callbacks = [
+            *_callbacks(settings, start.parts, run_dir),
+            *_dashboard_callbacks(loggers, start.parts),
+            predictions,
+        ]
         trainer = build_trainer(settings, run_dir=run_dir, callbacks=callbacks, loggers=loggers)
         # All checks are behind us: from here on the run writes.
         for errors in (one_line_failures(), settings.data.named_in_errors(), loader_errors()):
             held.enter_context(errors)
-        _start_run_dir(run_dir, settings.raw, parts, first_step=first_step, own=own)
-        failed = True
+        _start_run_dir(run_dir, settings.raw, start)
         reporter = held.enter_context(closing(Reporter(run_dir / layout.LOG)))
-        try:
+        with _dashboards(loggers):
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
+            catalogue = CATALOGUE.plus(start.own_metrics)
             dashboards.begin(
-                loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id, catalogue=CATALOGUE.plus(own)
+                loggers, settings.raw, overrides=overrides, sweep=sweep, run_id=run_id, catalogue=catalogue
             )
-            _show_changed(changed, reporter, since=first_step)
-            results = _train_and_evaluate(settings, parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path)
+            _show_changed(start.changed, reporter, since=start.step)
+            results = _train_and_evaluate(
+                settings, start.parts, trainer, reporter, run_dir=run_dir, ckpt_path=ckpt_path
+            )
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
-            draw_results(parts, predictions.table, run_dir)
+            draw_results(start.parts, predictions.table, run_dir)
             dashboards.show_results(loggers, results, run_dir / layout.FIGURES)
-            failed = False
-        finally:
-            for logger in loggers:
-                logger.finalize("success")
-            dashboards.close(loggers, failed=failed)
     return results
 
 
@@ -157,7 +167,31 @@ def _train_and_evaluate(
     return collect_results(settings, parts, trainer, run_dir=run_dir)
 
 
+@contextmanager
+def _dashboards(loggers: list[Logger]) -> Iterator[None]:
+    """End dashboards with the run, and tell them whether it failed."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in loggers:
+            logger.finalize("success")
+        dashboards.close(loggers, failed=failed)
+
+
 # ----------------------------------------------------------------------------------------------------------- before
+
+
+def _built(settings: Settings, agreement: Agreement, *, run_dir: Path, ckpt_path: Path | None) -> _Start:
+    """Build the run, and check that it may go on; the checkpoint, as large as the network, is not held any longer."""
+    checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
+    split = _split_of(checkpoint, settings.raw, ckpt_path)
+    parts = _parts(_as_trained(settings, checkpoint, ckpt_path), split, agreement)
+    own = own_metrics(parts.algorithm)
+    step = _check_resume(parts, settings.raw, checkpoint, run_dir=run_dir, ckpt_path=ckpt_path)
+    changed = [] if checkpoint is None else changed_rows(checkpoint, settings)
+    return _Start(parts=parts, step=step, changed=changed, own_metrics=own)
 
 
 def _agreement(trainer: Mapping[str, Any]) -> Agreement:
@@ -166,7 +200,8 @@ def _agreement(trainer: Mapping[str, Any]) -> Agreement:
         check_number(f"trainer.{name}", trainer[name], low=1, integer=True)
     launch = find_launch(devices=trainer["devices"], num_nodes=trainer["num_nodes"])
     take_rank(launch)
-    return Agreement(launch, wait=trainer["wait"])
+    with section_of_errors("trainer", ["wait"]):
+        return Agreement(launch, wait=trainer["wait"])
 
 
 def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> RunParts:
@@ -278,18 +313,16 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
 
 
 @rank_zero_only
-def _start_run_dir(
-    run_dir: Path, settings: dict[str, Any], parts: RunParts, *, first_step: int, own: Sequence[Metric]
-) -> None:
+def _start_run_dir(run_dir: Path, settings: dict[str, Any], start: _Start) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    keep_config(run_dir, settings, step=first_step)
+    keep_config(run_dir, settings, step=start.step)
     replace_text(run_dir / layout.CONFIG, yaml.safe_dump(settings, sort_keys=False))
-    parts.data.save_split(run_dir / layout.SPLIT)
-    if own:
-        replace_text(run_dir / layout.OWN_METRICS, dumps(own))
+    start.parts.data.save_split(run_dir / layout.SPLIT)
+    if start.own_metrics:
+        replace_text(run_dir / layout.OWN_METRICS, dumps(start.own_metrics))
     else:
         (run_dir / layout.OWN_METRICS).unlink(missing_ok=True)  # of a run that goes on with another method
-    draw_pairs(parts.data, run_dir / layout.FIGURES / "views.png")
+    draw_pairs(start.parts.data, run_dir / layout.FIGURES / "views.png")
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -77,16 +77,16 @@ def choose_device(*, accelerator: str, precision: str, channels_last: bool | str
         >>> choose_device(accelerator="cpu", precision="32-true", channels_last="auto")
         Device(accelerator='cpu', precision='32-true', channels_last=True)
     """
-    check_choice("trainer.accelerator", accelerator, ACCELERATORS)
-    check_choice("trainer.precision", precision, PRECISIONS)
+    check_choice("accelerator", accelerator, ACCELERATORS)
+    check_choice("precision", precision, PRECISIONS)
     if not isinstance(channels_last, bool):
-        check_choice("trainer.channels_last", channels_last, ("auto", "true", "false"))
+        check_choice("channels_last", channels_last, ("auto", "true", "false"))
     there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator == "auto":
         accelerator = next(name for name, available in there.items() if available)
     if not there[accelerator]:
         legal = ", ".join(name for name, available in there.items() if available)
-        raise UserError(f"trainer.accelerator={accelerator}, but this machine has none: choose one of auto, {legal}")
+        raise UserError(f"accelerator={accelerator}, but this machine has none: choose one of auto, {legal}")
     if precision == "auto":
         precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
     if not isinstance(channels_last, bool):
@@ -150,14 +150,14 @@ def make_trainer(
         UserError: A value is not legal, or the devices are not there.
     """
     device = choose_device(accelerator=accelerator, precision=precision, channels_last=channels_last)
-    check_choice("trainer.strategy", strategy, STRATEGIES)
-    check_number("trainer.max_steps", max_steps, low=1, integer=True)
+    check_choice("strategy", strategy, STRATEGIES)
+    check_number("max_steps", max_steps, low=1, integer=True)
     check_number("eval_every", eval_every, low=1, integer=True)
-    check_bool("trainer.deterministic", deterministic)
+    check_bool("deterministic", deterministic)
     if limit_eval_batches is not None:
-        check_number("trainer.limit_eval_batches", limit_eval_batches, low=1, integer=True)
+        check_number("limit_eval_batches", limit_eval_batches, low=1, integer=True)
     check_wait(wait)
-    check_choice("trainer.exchange", exchange, EXCHANGES)
+    check_choice("exchange", exchange, EXCHANGES)
     _check_processes(device, devices=devices, num_nodes=num_nodes, sync_batchnorm=sync_batchnorm)
     launch = find_launch(devices=devices, num_nodes=num_nodes)
     take_rank(launch)
@@ -185,15 +185,15 @@ def make_trainer(
 
 def _check_processes(device: Device, *, devices: int, num_nodes: int, sync_batchnorm: bool) -> None:
     """Refuse processes that the device cannot serve."""
-    check_number("trainer.devices", devices, low=1, integer=True)
-    check_number("trainer.num_nodes", num_nodes, low=1, integer=True)
-    check_bool("trainer.sync_batchnorm", sync_batchnorm)
+    check_number("devices", devices, low=1, integer=True)
+    check_number("num_nodes", num_nodes, low=1, integer=True)
+    check_bool("sync_batchnorm", sync_batchnorm)
     if device.accelerator == "gpu" and devices > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
+        raise UserError(f"devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
     if sync_batchnorm and device.accelerator != "gpu" and devices * num_nodes > 1:
         raise UserError(
-            f"trainer.sync_batchnorm=true needs GPUs, and this run is on {device.name} (torch has it for GPUs only): "
-            "give trainer.sync_batchnorm=false"
+            f"sync_batchnorm=true needs GPUs, and this run is on {device.name} (torch has it for GPUs only): "
+            "give sync_batchnorm=false"
         )
 
 

@@ -190,5 +190,5 @@ def test_words_come_in_their_order(both: tuple[Agreement, Agreement]) -> None:
 
 
 def test_a_wrong_wait_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^trainer\.wait=0 is not legal"):
+    with pytest.raises(UserError, match=r"^wait=0 is not legal"):
         Agreement(Launch("hand", 2, 0, 0, 2), wait=0)

@@ -20,6 +20,7 @@ from layermatch.data.sources import ImageSet, SourceData
 from layermatch.data.sources.base import UNKNOWN, unknown_labels
 from layermatch.data.splits import Split
 from layermatch.data.storage import Storage
+from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice, check_number
 
 __all__ = ["Selection", "Sets"]
@@ -38,7 +39,8 @@ class Sets:
         labelled: The labelled images, with the labels that are learnt from.
         unlabelled: The unlabelled pool, labelled images among them as ones of unknown class.
         validation: The images held out; None where there are none.
-        leaks: The training images that are evaluated as well; None where nobody looked.
+        leaks: The training images that are evaluated as well; None where nobody looked, and beside the first process of
+            a run where they are reported alone.
         digests: What the images' bytes were seen to be.
     """
 
@@ -117,11 +119,13 @@ class Selection:
         self._check_streamed(content)
         if self.leaks != "remove":
             split, content = self._limited(split, content)
-        if _is_streamed(content) or (self.leaks == "keep" and self.storage.kind != "features"):
+        # One process of the run says what it has seen; all must know what is removed.
+        looks = self.leaks == "remove" or (self.leaks == "report" and is_rank_zero())
+        if _is_streamed(content) or not (looks or self.storage.kind == "features"):
             return self._sets(_with_evaluated_held(self.storage.keep(content)), split)
         digests = Digests()
         kept = self.storage.keep(content, digests)
-        if self.leaks == "keep":
+        if not looks:
             return replace(self._sets(kept, split), digests=digests)
         compared = Compared.of(kept, digests)
         if self.leaks == "remove":
