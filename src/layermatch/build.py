@@ -29,7 +29,7 @@ from layermatch.networks.pretrained import Wanted, wanted_input
 from layermatch.parts import Problem
 from layermatch.parts.stages import rate_at
 from layermatch.policies import Policy, aligned
-from layermatch.settings import OF_MODULE, Component, DataSettings, Settings
+from layermatch.settings import OF_MODULE, OF_WEIGHTS, Component, DataSettings, Settings
 from layermatch.trainer import Device, choose_device, make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 from layermatch.training.episodes import Episodes, place_in_run
@@ -52,9 +52,6 @@ __all__ = [
 
 #: Settings of views that the weak view has, too.
 GEOMETRY = ("flip", "pad", "area")
-
-#: The value of `data.mean`, `data.std` and `data.image_size` that leaves them to the pretrained weights.
-OF_WEIGHTS = "weights"
 
 #: What the training module is given of the optimizer's section.
 OF_MODULE_IN_OPTIMIZER = frozenset({"layer_decay"})
@@ -327,7 +324,7 @@ def learning_rate_at(settings: Settings, step: int) -> float:
         UserError: A value or a key is not legal.
     """
     optimizer = _optimizer_factory(settings.optimizer)([torch.zeros(1, requires_grad=True)])
-    episodes = Episodes.of(settings.algorithm.module.get("imwa"))
+    episodes = Episodes.of(settings.algorithm.imwa)
     number, max_steps = place_in_run(step, settings.trainer.max_steps, episodes)
     factor: float = _schedule(settings.schedule)(number, max_steps)
     factor *= rate_at(build_method(settings).stages, number / max_steps)
@@ -337,7 +334,7 @@ def learning_rate_at(settings: Settings, step: int) -> float:
 def _check_selection(settings: Settings, data: SemiSupervisedData) -> None:
     """Refuse to choose a checkpoint by validation images where there are none, whatever said how many to hold out."""
     if settings.checkpoint.selection == "best_val" and data.validation is None:
-        given = settings.data.module.get("split")
+        given = settings.data.split
         remedy = "a data.split that holds some out" if given else "data.num_val above 0"
         raise UserError(
             f"checkpoint.selection=best_val needs validation images, and there are none: give {remedy}, or "

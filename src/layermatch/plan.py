@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from rich import filesize
 
-from layermatch.build import OF_WEIGHTS, RunParts
+from layermatch.build import RunParts
 from layermatch.runs.quantities import duration
 from layermatch.settings import Settings
 
@@ -45,7 +45,7 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
     data = parts.data
     channels, height, width = data.image_shape
     num_val = 0 if data.validation is None else len(data.validation)
-    held_out = "" if settings.data.module["split"] else f", held out of the {_val_source(settings)}"
+    held_out = "" if settings.data.split else f", held out of the {_val_source(settings)}"
     if data.content.validation is not None:
         held_out = ", the data set's own"
     part = (
@@ -62,7 +62,7 @@ def _images(settings: Settings, parts: RunParts) -> dict[str, str]:
         **_label_noise(parts),
         **_leaks(parts),
         "validation": f"{num_val:,}{held_out}" if num_val else "none",
-        "kept": f"data.storage={settings.data.module['storage']}",
+        "kept": f"data.storage={settings.data.storage}",
         **_features(parts),
         "test": f"{len(data.test):,}, never used for selection" if data.test is not None else "none",
         **data.content.notes,
@@ -123,7 +123,7 @@ def _sizes(labels: NDArray[np.int64], num_classes: int) -> str:
 
 
 def _val_source(settings: Settings) -> str:
-    if settings.data.module["val_from"] == "labelled":
+    if settings.data.val_from == "labelled":
         return "labelled images"
     return "training pool (their labels are used for evaluation only)"
 
@@ -161,8 +161,9 @@ def _normalisation(settings: Settings, parts: RunParts) -> dict[str, str]:
     if network.mean is None:
         return {}
     numbers = [" ".join(f"{number:.3g}" for number in each) for each in (data.mean, data.std)]
-    left = settings.raw["data"].get("mean") == settings.raw["data"].get("std") == OF_WEIGHTS
-    whose = "of the weights" if left else "of data.mean and data.std, not of the weights"
+    whose = (
+        "of the weights" if settings.data.is_normalised_by_weights else "of data.mean and data.std, not of the weights"
+    )
     return {"normalised by": f"mean {numbers[0]}, deviation {numbers[1]}, {whose}"}
 
 

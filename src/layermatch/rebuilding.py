@@ -10,12 +10,10 @@ from layermatch.components import find_target
 from layermatch.errors import UserError
 from layermatch.networks.pretrained import BASE_DIGEST, find_weights
 from layermatch.paths import is_file
+from layermatch.settings import OF_WEIGHTS
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY
 
 __all__ = ["as_trained", "left_to_weights"]
-
-#: The value of a setting of the data that leaves it to the pretrained weights.
-OF_WEIGHTS = "weights"
 
 
 def as_trained(

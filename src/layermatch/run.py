@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,8 @@ def _agreement(trainer: Mapping[str, Any]) -> Agreement:
 def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> RunParts:
     """Return what the run is made of; the data are prepared by the first process of this machine."""
     with agreement.first_of_machine():
-        if agreement.launch.local_rank > 0 and "verify" in settings.raw["data"]:  # the first one has compared the sums
-            settings = Settings.parse(settings.raw | {"data": settings.raw["data"] | {"verify": False}})
+        if agreement.launch.local_rank > 0:
+            settings = replace(settings, data=settings.data.unverified())
         parts = build_parts(settings, split=split)
         _check_steps(settings, parts)
         with settings.data.named_in_errors():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Self
 
 from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
@@ -13,6 +13,7 @@ from layermatch.errors import UserError, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
 
 __all__ = [
+    "OF_WEIGHTS",
     "SECTIONS",
     "AlgorithmSettings",
     "CheckpointSettings",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 SELECTIONS = ("last", "best_val")
+
+#: The value of `data.mean`, `data.std` and `data.image_size` that leaves them to the pretrained weights.
+OF_WEIGHTS = "weights"
 
 #: The sections that name one class or function each.
 COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "logger")
@@ -151,6 +155,11 @@ class AlgorithmSettings:
         """The batches that make an optimizer step."""
         return self.module.get("accumulate", 1)
 
+    @property
+    def imwa(self) -> Any:
+        """The episodes of the run, as they are given; None has none."""
+        return self.module.get("imwa")
+
     @classmethod
     def parse(cls, section: Mapping[str, Any], plugins: tuple[str, ...]) -> Self:
         """Tell the method's options from the training step's."""
@@ -192,6 +201,38 @@ class DataSettings:
         shared = {key: value for key, value in section.items() if key in of_source}
         module = {key: value for key, value in section.items() if key in OF_DATA}
         return cls(Component("data", {**nested, **shared}, plugins), module)
+
+    @property
+    def split(self) -> Any:
+        """The split that is used again; None draws one."""
+        return self.module.get("split")
+
+    @property
+    def val_from(self) -> Any:
+        """The part that validation images come from."""
+        return self.module["val_from"]
+
+    @property
+    def storage(self) -> Any:
+        """The place where images are kept."""
+        return self.module["storage"]
+
+    @property
+    def num_workers(self) -> Any:
+        """The number of processes that read images; None is a choice of ours."""
+        return self.module.get("num_workers")
+
+    @property
+    def is_normalised_by_weights(self) -> bool:
+        """Whether mean and deviation are left to the pretrained weights."""
+        return self.module.get("mean") == self.module.get("std") == OF_WEIGHTS
+
+    def unverified(self) -> Self:
+        """Return the same without comparing the sums of the source's files, which another process has done."""
+        if "verify" not in self.source.options:
+            return self
+        source = replace(self.source, options={**self.source.options, "verify": False})
+        return replace(self, source=source)
 
     def named_in_errors(self) -> AbstractContextManager[None]:
         """Name the settings of ``data`` in errors with their section; see :func:`~layermatch.components.make`."""

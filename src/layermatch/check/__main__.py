@@ -59,7 +59,7 @@ def check(settings: Mapping[str, Any]) -> Inspection:
     check_number("pictures", settings["pictures"], low=1, high=100, integer=True)
     page = _output(settings["output"])
     data = DataSettings.parse(_section(settings["data"]), parse_plugins(settings["plugins"]))
-    num_workers = data.module.get("num_workers")
+    num_workers = data.num_workers
     hash_function()
     with data.named_in_errors():
         if num_workers is not None:
