@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.predict.conftest import TinyRun
+from tests.room import room_for
 
 Command = Callable[..., int]
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file of this process may become larger, in bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["ants.onnx", "ants.pt2", "ants.safetensors"])

@@ -20,9 +20,10 @@ import psutil
 from layermatch.command_line import pasteable, quoted
 from layermatch.data.manifest import Row, write_manifest
 from layermatch.errors import UserError, check_number
+from layermatch.files import replace_text
 from layermatch.label.labels import LabelsError
 from layermatch.metrics import LOSS_CLASSIFIER, MASK_RATE
-from layermatch.runs.directory import replace_text
+from layermatch.processes import birth_of, living
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LOG, METRICS, checkpoints_in
 from layermatch.runs.metrics_file import MetricsFile
 from layermatch.runs.reading import UNREADABLE
@@ -76,12 +77,7 @@ class _Start:
 
     def process(self) -> psutil.Process | None:
         """Return the process, if it is still there."""
-        try:
-            process = psutil.Process(self.pid)
-            is_it = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return None
-        return process if is_it else None
+        return living(self.pid, self.created)
 
 
 class Training:
@@ -134,7 +130,7 @@ class Training:
                         [sys.executable, "-m", "layermatch.run", *self.words(run_dir, max_steps)],
                         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                     )  # fmt: skip
-                created = _created(self._child.pid)
+                created = birth_of(self._child.pid)
                 replace_text(
                     run_dir.with_suffix(".json"), json.dumps({"pid": self._child.pid, "created": created}) + "\n"
                 )
@@ -277,13 +273,6 @@ def _value(value: object) -> str:
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) else quoted(value)
     return json.dumps(value)
-
-
-def _created(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:  # it has ended already
-        return 0.0
 
 
 def _end(process: subprocess.Popen[bytes] | psutil.Process) -> None:

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 from layermatch.errors import UserError
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
+from layermatch.processes import birth_of, living
 from layermatch.runs.layout import CLAIMS
 
 __all__ = ["FINISHED", "RUNNING", "SILENT", "Claim", "Holder", "ended_in", "holder_of", "take"]
@@ -70,7 +69,7 @@ class Holder:
         if self.state != RUNNING:
             return False
         if self.pid and self.place == _place():
-            return _lives(self.pid, self.born)
+            return living(self.pid, self.born) is not None
         try:
             return _now(self.path.parent) - self.path.stat().st_mtime < SILENT
         except OSError:
@@ -208,7 +207,7 @@ def _read(path: Path) -> Holder:
 
 
 def _text(*, state: str = RUNNING, status: int = 0, why: str = "") -> str:
-    own = {"machine": socket.gethostname(), "place": _place(), "pid": os.getpid(), "born": _born(os.getpid())}
+    own = {"machine": socket.gethostname(), "place": _place(), "pid": os.getpid(), "born": birth_of(os.getpid())}
     return json.dumps(own | {"state": state, "status": status, "why": why})
 
 
@@ -221,18 +220,6 @@ def _place() -> str:
     with suppress(OSError):
         found.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(found)
-
-
-def _born(pid: int) -> float:
-    return float(psutil.Process(pid).create_time())
-
-
-def _lives(pid: int, born: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _now(folder: Path) -> float:
