@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.study_figures import FIGURES
 
 from layermatch.cli import config_dir
+from layermatch.files import replace_text
 from layermatch.metrics import ACCURACY_ACCEPTED, MASK_RATE
 from layermatch.report.tables import Table, markdown, markdown_text
-from layermatch.runs.directory import replace_text
 from layermatch.runs.quantities import duration, percent, points
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import METRICS

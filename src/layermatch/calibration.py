@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.errors import RunError, UserError
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 
 __all__ = ["calibration_path", "digest_of", "read_calibration", "write_calibration"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import pickle
 import struct
 import warnings
@@ -26,8 +25,9 @@ from layermatch.data import Split
 from layermatch.data.wording import composed
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import RunError, UserError
+from layermatch.files import replacing
 from layermatch.paths import expand, is_file
-from layermatch.runs.layout import CHECKPOINTS, UNFINISHED, checkpoints_in
+from layermatch.runs.layout import CHECKPOINTS, checkpoints_in, run_dir_of
 
 __all__ = [
     "CHECKPOINT_KEY",
@@ -69,31 +69,15 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
             raise RunError(f"{path} is not written: {name} is not finite: earlier checkpoints are good")
     content = io.BytesIO()
     torch.save(checkpoint, content)
-    unfinished = path.with_name(path.name + UNFINISHED)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(content.getbuffer())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise RunError(
             f"cannot write {path}: {error.strerror or error}: earlier checkpoints are whole; make room or repair the "
             f"disk, then go on with ckpt_path=last"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where folders can be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -139,12 +123,12 @@ def newest_run(runs: Path) -> Path:
     Raises:
         UserError: There is no checkpoint.
     """
-    found = [path for path in runs.glob(f"*/{CHECKPOINTS}/*.ckpt") if path.is_file()]
+    found = [path for run_dir in runs.glob("*") for path in checkpoints_in(run_dir) if path.is_file()]
     if not found:
         raise UserError(
             f"ckpt_path=last: there is no run with a checkpoint in {runs}: give ckpt_path=FILE or run_dir=DIR"
         )
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent.parent
+    return run_dir_of(max(found, key=lambda path: path.stat().st_mtime_ns))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

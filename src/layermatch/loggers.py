@@ -19,7 +19,7 @@ from layermatch.dashboards import CHECKPOINT_CHOICES, TensorBoardDashboard, Wand
 from layermatch.dashboards.wandb_key import has_key
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_choice, check_number
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 from layermatch.runs.layout import METRICS
 
 __all__ = ["MetricsCsv", "csv", "none", "tensorboard", "wandb"]

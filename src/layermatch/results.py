@@ -21,6 +21,7 @@ from layermatch.catalogue import END, EVALUATION, Place
 from layermatch.checkpoints import read_checkpoint
 from layermatch.console import Reporter, table
 from layermatch.figures import draw_confusion, draw_curves, draw_mistakes
+from layermatch.files import replace_text
 from layermatch.metrics import (
     ACCURACY_ACCEPTED,
     CATALOGUE,
@@ -35,7 +36,6 @@ from layermatch.metrics import (
 )
 from layermatch.policies import Policy
 from layermatch.runs import layout
-from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 

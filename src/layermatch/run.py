@@ -41,6 +41,7 @@ from layermatch.distributed import is_rank_zero
 from layermatch.errors import UserError, check_number
 from layermatch.failures import one_line_failures
 from layermatch.figures import draw_pairs
+from layermatch.files import replace_text
 from layermatch.launch import find_launch, take_rank
 from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
@@ -50,7 +51,7 @@ from layermatch.rebuilding import as_trained
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.runs import layout
-from layermatch.runs.directory import lock_run_dir, replace_text
+from layermatch.runs.directory import lock_run_dir
 from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, check_sections

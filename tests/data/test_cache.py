@@ -17,6 +17,7 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.sources import Folder, ImageSet, SourceData
 from layermatch.data.storage import Storage
 from layermatch.errors import UserError
+from layermatch.files import unfinished_in, unfinished_of
 
 SIZE = 12
 
@@ -116,11 +117,12 @@ def test_what_is_not_ours_and_what_is_unknown_stays(pictures: Path, cache: Path)
 
 def test_what_stopped_runs_left_is_deleted_after_a_day(pictures: Path, cache: Path) -> None:
     cache.mkdir()
-    for name, age in ((".unfinished-old", 25 * 3600), (".unfinished-new", 60)):
-        (cache / name).write_bytes(b"x" * 100)
-        os.utime(cache / name, (time.time() - age,) * 2)
+    old, new = (unfinished_of(cache / "3-1x8x8-0.npy") for _ in range(2))
+    for path, age in ((old, 25 * 3600), (new, 60)):
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (time.time() - age,) * 2)
     keep(pictures, cache)
-    assert [path.name for path in cache.glob(".unfinished-*")] == [".unfinished-new"]
+    assert [path for path, _ in unfinished_in(cache)] == [new]
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

@@ -26,6 +26,7 @@ from layermatch.data.sources import Digits, ImageSet, Shards, SourceData
 from layermatch.data.splits import Split, make_split
 from layermatch.data.steps import EvalSteps, RawBatch
 from layermatch.errors import RunError, UserError
+from layermatch.files import unfinished_of
 
 PER_SHARD = 60
 
@@ -187,7 +188,7 @@ def test_writing_goes_on_where_it_stopped_and_gives_the_same_bytes(tmp_path: Pat
     whole = (folder / "train-000007.tar").read_bytes()
     (folder / "train-000007.tar").write_bytes(whole[:5000])
     (folder / "test-000001.index.npz").unlink()
-    (folder / ".unfinished-7").write_bytes(b"left over")
+    unfinished_of(folder / "train-000004.tar").write_bytes(b"left over")
     with pytest.raises(UserError, match=r"are unfinished: give python -m layermatch.shard its settings again"):
         source(folder).load()
     assert write_shards(digits_plan(), folder) == (3, 31)

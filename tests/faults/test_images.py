@@ -19,6 +19,7 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.sources import Folder, ImageSet, SourceData
 from layermatch.data.storage import Storage
 from layermatch.errors import RunError
+from layermatch.files import unfinished_in
 
 Fault = Callable[..., None]
 
@@ -107,5 +108,5 @@ def test_a_process_that_is_killed_while_it_decodes_is_one_line(storage: str, tmp
         Storage(kind=storage, cache_dir=tmp_path / "cache", num_workers=2).keep(content)
     killer.join()
     assert not list((tmp_path / "cache").glob("*x*.npy"))
-    assert not list((tmp_path / "cache").glob(".unfinished-*"))
+    assert not unfinished_in(tmp_path / "cache")
     fault(f"a process killed while it decodes for storage={storage}", tried=1, survived=1, lost="the images it had")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.report.made_runs import make_run
 
+from layermatch.files import unfinished_of
 from layermatch.report.__main__ import main as report
 from layermatch.runs.__main__ import main
 from layermatch.runs.directory import lock_run_dir
@@ -73,10 +74,11 @@ def test_tidying_shows_first_and_takes_only_what_is_the_runs(runs: Runs, tmp_pat
     make_run(stopped, is_finished=False)
     for run_dir in (finished, stopped):
         (run_dir / "checkpoints").mkdir()
-        for name in ("step-0000010.ckpt", "step-0000030.ckpt", "best_val.ckpt", "mine.ckpt", "step-0000030.ckpt.tmp"):
+        names = ("step-0000010.ckpt", "step-0000030.ckpt", "best_val.ckpt", "mine.ckpt")
+        for name in (*names, ".step-0000030.ckpt.0123abcd.tmp"):
             (run_dir / "checkpoints" / name).write_bytes(b"123")
-        (run_dir / "mine.tmp").touch()
-        (run_dir / "results.json.tmp").touch()
+        for name in ("mine.tmp", ".mine.0123abcd.tmp", ".results.json.mine.tmp", ".results.json.0123abcd.tmp"):
+            (run_dir / name).touch()
     before = sorted(tmp_path.rglob("*"))
     assert "add --delete" in runs("--tidy")
     assert sorted(tmp_path.rglob("*")) == before
@@ -84,10 +86,10 @@ def test_tidying_shows_first_and_takes_only_what_is_the_runs(runs: Runs, tmp_pat
     gone = {path.relative_to(tmp_path / "runs").as_posix() for path in set(before) - set(tmp_path.rglob("*"))}
     assert gone == {
         "done/checkpoints/step-0000010.ckpt",
-        "done/checkpoints/step-0000030.ckpt.tmp",
-        "done/results.json.tmp",
-        "stopped/checkpoints/step-0000030.ckpt.tmp",
-        "stopped/results.json.tmp",
+        "done/checkpoints/.step-0000030.ckpt.0123abcd.tmp",
+        "done/.results.json.0123abcd.tmp",
+        "stopped/checkpoints/.step-0000030.ckpt.0123abcd.tmp",
+        "stopped/.results.json.0123abcd.tmp",
     }
     runs("--tidy", "--delete", "--checkpoints", "none")
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["mine.ckpt"]
@@ -97,7 +99,7 @@ def test_tidying_shows_first_and_takes_only_what_is_the_runs(runs: Runs, tmp_pat
 
 def test_a_run_that_is_in_use_stays_as_it_is(runs: Runs, tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
-    old = tmp_path / "runs" / "a" / "results.json.tmp"
+    old = unfinished_of(tmp_path / "runs" / "a" / "results.json")
     old.touch()
     with lock_run_dir(tmp_path / "runs" / "a"):
         shown = runs("--tidy", "--delete")

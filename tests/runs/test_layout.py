@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from layermatch.files import unfinished_of
 from layermatch.runs import layout
 from layermatch.runs.layout import find_runs
 
@@ -29,10 +30,15 @@ def test_checkpoints_are_named_so_that_the_newest_is_last(tmp_path: Path) -> Non
     assert layout.step_of(layout.BEST_CHECKPOINT) is None
     folder = tmp_path / layout.CHECKPOINTS
     folder.mkdir()
-    for name in (*map(layout.checkpoint_name, steps[:2]), layout.checkpoint_name(7) + layout.UNFINISHED):
+    for name in map(layout.checkpoint_name, steps[:2]):
         (folder / name).touch()
+    unfinished = unfinished_of(folder / layout.checkpoint_name(7))
+    for path in (unfinished, unfinished_of(folder / "mine.txt")):
+        path.touch()
     assert [layout.step_of(path.name) for path in layout.checkpoints_in(tmp_path)] == [5, 9_999_999]
+    assert layout.unfinished_checkpoints_in(folder) == layout.unfinished_outputs_in(tmp_path) == [unfinished]
     assert layout.checkpoints_in(tmp_path / "missing") == []
+    assert layout.unfinished_outputs_in(tmp_path / "missing") == []
 
 
 def test_a_run_goes_on_with_a_checkpoint_of_its_own_only(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from layermatch.bench.own_process import OwnProcess
 from layermatch.bench.report import machine
 from layermatch.console import Reporter, table
 from layermatch.errors import UserError, check_number
+from layermatch.files import replace_text
 from layermatch.paths import argument_path
-from layermatch.runs.directory import replace_text
 from layermatch.settings import Settings
 
 __all__ = ["ACCURACY_FORMAT", "accuracy", "read_accuracy", "rows_of"]

@@ -15,8 +15,8 @@ from layermatch.bench.accuracy import ACCURACY_FORMAT
 from layermatch.bench.report import FORMAT
 from layermatch.console import table
 from layermatch.errors import UserError
+from layermatch.files import replace_text
 from layermatch.paths import argument_path
-from layermatch.runs.directory import replace_text
 
 __all__ = ["GPU_FORMAT", "collected", "main"]
 

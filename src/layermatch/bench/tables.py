@@ -14,8 +14,8 @@ from layermatch.arguments import OneLineParser, start_command
 from layermatch.bench.accuracy import ACCURACY_FORMAT, cells, rows_of
 from layermatch.bench.collect import GPU_FORMAT
 from layermatch.errors import UserError
+from layermatch.files import replace_text
 from layermatch.paths import argument_path
-from layermatch.runs.directory import replace_text
 
 __all__ = ["accuracy_table", "gpu_table", "into_page", "main", "parts_table"]
 

@@ -15,7 +15,7 @@ from layermatch.callbacks.stop_signals import StopSignals
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import StoppedError
 from layermatch.metrics import VAL_ACCURACY_EMA
-from layermatch.runs.layout import BEST_CHECKPOINT, UNFINISHED, checkpoint_name, step_of
+from layermatch.runs.layout import BEST_CHECKPOINT, checkpoint_name, step_of, unfinished_checkpoints_in
 
 __all__ = ["CheckpointWriter"]
 
@@ -64,7 +64,7 @@ class CheckpointWriter(Checkpoint):
 
     @rank_zero_only
     def _remove_unfinished(self) -> None:
-        for path in self.folder.glob(f"*.ckpt{UNFINISHED}"):
+        for path in unfinished_checkpoints_in(self.folder):
             path.unlink(missing_ok=True)
 
     def on_train_batch_end(

@@ -15,8 +15,8 @@ from torch import Tensor
 from layermatch.data.batch import EvalBatch
 from layermatch.data.wording import name_text
 from layermatch.distributed import all_gather_uneven_rows
+from layermatch.files import replace_text
 from layermatch.functional import hard_pseudo_labels, probabilities
-from layermatch.runs.directory import replace_text
 
 __all__ = ["PredictionTable", "TestPredictions"]
 

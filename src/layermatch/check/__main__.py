@@ -20,9 +20,9 @@ from layermatch.components import check_keys
 from layermatch.console import Reporter, table
 from layermatch.data.wording import printable
 from layermatch.errors import UserError, check_number
+from layermatch.files import replace_text
 from layermatch.paths import expand, is_folder
 from layermatch.quiet import quiet_libraries
-from layermatch.runs.directory import replace_text
 from layermatch.settings import DataSettings, parse_plugins
 
 __all__ = ["check", "main"]

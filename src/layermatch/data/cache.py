@@ -7,13 +7,11 @@ import json
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -27,8 +25,9 @@ from layermatch.data.images import ArrayImages, image_bytes
 from layermatch.data.passes import folder_of
 from layermatch.data.wording import one_line
 from layermatch.errors import UserError
+from layermatch.files import replacing, unfinished_in
 
-__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states", "replacing"]
+__all__ = ["ANOTHER_PLACE", "CacheError", "CacheFolder", "default_cache_dir", "file_states"]
 
 #: Part of the names of what is kept: to be changed with what decoding gives.
 _FORMAT = 3
@@ -121,7 +120,7 @@ class CacheFolder:
                     ANOTHER_PLACE,
                 )
             digests = [np.empty(0, np.uint64)]
-            with replacing(path) as file:
+            with replacing(path) as unfinished, unfinished.open("wb") as file:
                 # Plain writes, not a map: a full disk is then an error, and not the end of the process.
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images.shape)}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -175,7 +174,7 @@ class CacheFolder:
             cache = path.with_suffix(".npy")
             if record is not None and cache not in kept and self._is_stale(cache, record, in_use):
                 freed += _delete(cache) + _delete(path) + _delete(cache.with_suffix(_DIGESTS))
-        for path in self.folder.glob(".unfinished-*"):
+        for path, _ in unfinished_in(self.folder):
             freed += _delete(path, older_than=_ABANDONED)
         return freed
 
@@ -207,7 +206,7 @@ class CacheFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self._check_path(folder)) as file:
+            with replacing(self._check_path(folder)) as unfinished, unfinished.open("wb") as file:
                 np.save(file, np.union1d(self.checked(folder), states))
         except OSError as error:
             raise CacheError(f"{self.folder} cannot be written to ({one_line(error)})", ANOTHER_PLACE) from error
@@ -284,8 +283,8 @@ class _Record:
 
     def write(self, path: Path) -> None:
         content = {"folder": self.folder, "shape": self.shape, "files": self.ordered}
-        with replacing(path) as file:
-            file.write(json.dumps(content).encode())
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(json.dumps(content).encode())
 
     def images(self) -> FileImages:
         channels, size, _ = self.shape
@@ -301,20 +300,6 @@ class _NotWhole(Exception):  # noqa: N818 -- no error: the end of a write
     """An image of a cache could not be decoded."""
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file that takes its name when it is complete: two runs may start at once, and one may be stopped."""
-    unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        _delete(unfinished)
-
-
 def _load_numbers(path: Path) -> NDArray[np.uint64]:
     """Return the numbers in a file; none where there is no such file, or it is damaged."""
     try:
@@ -328,7 +313,7 @@ def _save_if_possible(path: Path, numbers: NDArray[np.uint64]) -> None:
     """Keep numbers that would otherwise be computed again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.save(file, numbers)
 
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layermatch.data.cache import replacing
 from layermatch.data.images import check_indices
 from layermatch.data.wording import one_line
 from layermatch.errors import RunError
+from layermatch.files import replacing
 
 __all__ = ["BLOCK", "DTYPES", "FeatureFile", "FeatureImages", "Marks", "as_features"]
 
@@ -70,7 +70,7 @@ class FeatureFile:
         """Make an empty file of the whole size, where there is none; what is not written takes no room."""
         if self.path.is_file() and self.path.stat().st_size == self._size:
             return
-        with replacing(self.path) as file:
+        with replacing(self.path) as unfinished, unfinished.open("wb") as file:
             file.truncate(self._size)
 
     def write(self, block: int, features: Tensor) -> None:

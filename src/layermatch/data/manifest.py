@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
-from layermatch.runs.directory import replace_text
-from layermatch.runs.layout import UNFINISHED
+from layermatch.files import replace_text, replacing
 
 __all__ = ["COLUMNS", "SPLITS", "Row", "class_names", "is_parquet", "read_manifest", "write_manifest"]
 
@@ -302,10 +301,5 @@ def _text(cell: object) -> str:
 def _write_parquet(file: Path, header: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     parquet, arrow = _pyarrow("pyarrow.parquet"), _pyarrow("pyarrow")
     columns = {name: arrow.array([row[place] for row in cells], arrow.string()) for place, name in enumerate(header)}
-    unfinished = file.with_name(file.name + UNFINISHED)
-    try:
+    with replacing(file) as unfinished:
         parquet.write_table(arrow.table(columns), unfinished)
-        unfinished.replace(file)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import posixpath
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from layermatch.data.decoding import image_endings
 from layermatch.data.wording import composed, name_text, one_line
+from layermatch.files import replacing
 
 __all__ = ["SUFFIX", "BadShardError", "ShardIndex", "build_index", "label_text"]
 
@@ -78,22 +78,16 @@ class ShardIndex:
             OSError: It cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
-        try:
-            with unfinished.open("xb") as file:
-                np.savez(
-                    file,
-                    about=np.array([_FORMAT, self.size, len(self)], np.int64),
-                    offsets=self.offsets,
-                    sizes=self.sizes,
-                    labels=self.labels,
-                    names=_packed(self.names),
-                    classes=_packed(self.classes),
-                )
-            unfinished.replace(path)
-        finally:
-            with suppress(OSError):
-                unfinished.unlink()
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(
+                file,
+                about=np.array([_FORMAT, self.size, len(self)], np.int64),
+                offsets=self.offsets,
+                sizes=self.sizes,
+                labels=self.labels,
+                names=_packed(self.names),
+                classes=_packed(self.classes),
+            )
 
     @staticmethod
     def load(path: Path, *, names: bool = True) -> ShardIndex | None:

@@ -7,9 +7,7 @@ import io
 import json
 import os
 import tarfile
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from layermatch.data.sources.shards import CLASSES, LIST, UNFINISHED_LIST
 from layermatch.data.splits import Split
 from layermatch.data.wording import name_text, printable
 from layermatch.errors import RunError, UserError, check_number
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text, replacing, unfinished_in
 
 __all__ = ["ShardPlan", "write_shards"]
 
@@ -160,7 +158,7 @@ def _is_finished(folder: Path, fingerprint: str) -> bool:
 
 
 def _write_all(plan: ShardPlan, folder: Path) -> tuple[int, int]:
-    for left in folder.glob(".unfinished-*"):
+    for left, _ in unfinished_in(folder):
         left.unlink()
     parts = plan.parts()
     shards: list[dict[str, Any]] = []
@@ -201,22 +199,15 @@ def _is_whole(path: Path) -> bool:
 
 def _write_shard(path: Path, samples: Iterator[Mapping[str, bytes]]) -> None:
     """Write a shard and its index; each is whole, or not there."""
-    unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with replacing(path) as unfinished:
+        with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in samples:
                 for name, content in sample.items():
                     member = tarfile.TarInfo(name)  # without a time or an owner: the same images are the same bytes
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-        with unfinished.open("rb") as whole:
-            os.fsync(whole.fileno())
         index = build_index(unfinished)
-        unfinished.replace(path)
-        index.save(_index_of(path))
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+    index.save(_index_of(path))
 
 
 def _samples(

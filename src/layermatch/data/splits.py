@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from layermatch.data.imbalance import Imbalance
 from layermatch.errors import UserError, check_choice, check_number
+from layermatch.files import replace_text
 from layermatch.paths import expand
-from layermatch.runs.directory import replace_text
 
 __all__ = ["Split", "check_measured", "draw_beside_fold", "make_split"]
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from layermatch.data.decoding import open_picture
 from layermatch.errors import UserError
-from layermatch.runs.layout import UNFINISHED
+from layermatch.files import replacing, unfinished_in, unfinished_of
 
 __all__ = ["Task", "examine", "main"]
 
@@ -230,8 +230,10 @@ class _Reader:
 
     def write(self, found: Path, seen: Looked) -> None:
         """Group what was seen of a sample, and keep it in a folder that takes its name when it is whole."""
-        unfinished = found.with_name(found.name + UNFINISHED)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left, name in unfinished_in(found.parent):
+            if name == found.name:  # of a process that was killed: the lock keeps all others away
+                shutil.rmtree(left, ignore_errors=True)
+        unfinished = unfinished_of(found)  # a folder, which no other may be renamed to: not :func:`replacing`
         unfinished.mkdir()
         clusters, distances = _clusters(seen.features[seen.is_read], self.task)
         np.save(unfinished / "indices.npy", self.order[: len(seen.is_read)][seen.is_read])
@@ -296,10 +298,9 @@ def _load(path: Path, names: Sequence[str]) -> tuple[NDArray[Any], ...] | None:
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
+    # The page comes first, and need not wait for the disk: what is not whole is found by its checksums, and made again.
+    with replacing(path, sync=False) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    unfinished.replace(path)
 
 
 def _delete_old(cache: Path, *, but: Path) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from layermatch.data.manifest import COLUMNS, Row, is_parquet, read_manifest
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
-from layermatch.runs.layout import UNFINISHED
+from layermatch.files import replacing, unfinished_in
 
 __all__ = ["Given", "Labels", "LabelsError", "lock_labels"]
 
@@ -94,11 +94,24 @@ def lock_labels(manifest: Path) -> Iterator[None]:
             "data.manifest=FILE in a folder that can"
         ) from error
     try:
+        for left, name in unfinished_in(manifest.parent):
+            if name in {manifest.name, class_file_of(manifest).name}:
+                with suppress(OSError):
+                    left.unlink()  # of a server that was killed: no other writes these
         yield
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def class_file_of(manifest: Path) -> Path:
+    """Return the file that holds the order of the classes of a manifest, beside it.
+
+    Args:
+        manifest: The path of the manifest.
+    """
+    return manifest.with_name(f"{manifest.stem}.classes.json")
 
 
 class Labels:
@@ -340,7 +353,7 @@ class Labels:
 
     @property
     def _class_file(self) -> Path:
-        return self.manifest.with_name(f"{self.manifest.stem}.classes.json")
+        return class_file_of(self.manifest)
 
     def _kept_classes(self) -> list[str]:
         try:
@@ -420,29 +433,12 @@ def _replace(path: Path, text: str, check: Callable[[], None] = lambda: None) ->
     Raises:
         OSError: The file cannot be written. The old one is still there.
     """
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        unfinished.unlink(missing_ok=True)  # what a server that was killed left
-        with unfinished.open("xb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            with suppress(OSError):
-                unfinished.chmod(path.stat().st_mode & 0o7777)
-            os.fsync(file.fileno())
-        state = _state_of(unfinished)
+    states = []
+
+    def look(unfinished: Path) -> None:
+        states.append(_state_of(unfinished))
         check()
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return state
 
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where folders can be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with replacing(path, check=look) as unfinished:
+        unfinished.write_bytes(text.encode("utf-8"))
+    return states[0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import uuid
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 from layermatch.data.decoding import open_picture
+from layermatch.files import replacing
 
 __all__ = ["SIDES", "Thumbnails"]
 
@@ -74,14 +74,11 @@ class Thumbnails:
         return self.folder / digest[:2] / f"{digest[2:]}.jpg"
 
     def _keep(self, path: Path, content: bytes) -> None:
-        unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
         with suppress(OSError):  # without a cache it is only slower
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            # Thousands come at a time, and each would wait for the disk; what is lost is made again.
+            with replacing(path, sync=False) as unfinished:
                 unfinished.write_bytes(content)
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
             self._count(len(content))
 
     def _count(self, added: int) -> None:

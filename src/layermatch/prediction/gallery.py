@@ -14,10 +14,9 @@ from PIL import Image
 
 from layermatch.data.decoding import ImageFileError, decode_image
 from layermatch.data.wording import name_text
+from layermatch.files import replacing
 from layermatch.prediction.job import Job
-from layermatch.prediction.results import Result, place_file
-from layermatch.runs.directory import replace_text
-from layermatch.runs.layout import UNFINISHED
+from layermatch.prediction.results import Result
 from layermatch.runs.text import printable
 
 __all__ = ["Gallery"]
@@ -114,9 +113,8 @@ class Gallery:
         page = environment.get_template("gallery.html").render(
             title=printable(self._title), groups=groups, per_class=self._most, count=self._place, side=_SIDE
         )
-        unfinished = self._path.with_name(self._path.name + UNFINISHED)
-        replace_text(unfinished, page)
-        place_file(unfinished, self._path, job)
+        with replacing(self._path, check=lambda _: job.take(self._path)) as unfinished:
+            unfinished.write_text(page, encoding="utf-8", errors="backslashreplace", newline="")
 
     def _drawn(self, shown: _Shown, *, named: bool) -> dict[str, object]:
         prediction = printable(name_text(shown.prediction)) if named else ""
@@ -138,5 +136,4 @@ class Gallery:
         return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
     def drop(self) -> None:
-        """Leave nothing behind."""
-        self._path.with_name(self._path.name + UNFINISHED).unlink(missing_ok=True)
+        """Leave nothing behind: nothing was written yet."""

@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from layermatch.data.sources.files import Unused
 from layermatch.data.wording import printable
 from layermatch.errors import RunError, UserError
+from layermatch.files import replace_text, replacing, unfinished_in
 from layermatch.prediction.listing import Listing
-from layermatch.runs.directory import replace_text
-from layermatch.runs.layout import UNFINISHED
 
 __all__ = ["GO_ON", "FileList", "Job", "Record", "work_folder"]
 
@@ -162,6 +161,10 @@ class Job:
             ) from error
         try:
             self._check_identity()
+            for path in targets:
+                for left, name in unfinished_in(path.absolute().parent):
+                    if name == path.name:
+                        left.unlink(missing_ok=True)  # of this command, which was killed: it holds the output
             yield
         finally:
             with suppress(OSError):
@@ -291,13 +294,10 @@ class Job:
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
         path = self.chunk_path(number)
-        unfinished = path.with_name(path.name + UNFINISHED)
-        try:
+        # Not brought to the disk, which each batch would wait for: what is damaged is found by its checksums when the
+        # work goes on, and is computed again.
+        with replacing(path, sync=False) as unfinished:
             unfinished.write_bytes(content.getbuffer())
-            unfinished.replace(path)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
 
     def remove(self) -> None:
         """Remove the folder: the output is finished."""

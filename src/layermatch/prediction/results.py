@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from layermatch.data.manifest import COLUMNS, is_parquet
 from layermatch.data.wording import name_text
 from layermatch.errors import UserError
+from layermatch.files import put_in_place, unfinished_of
 from layermatch.prediction.job import Job, Record
-from layermatch.runs.layout import UNFINISHED
 
 __all__ = ["ErrorList", "FeatureFile", "Result", "Table", "Writer", "check_table", "errors_path", "results_of"]
 
@@ -109,7 +109,7 @@ def place_file(unfinished: Path, path: Path, job: Job) -> None:
         job: The job that it belongs to.
     """
     job.take(path)
-    unfinished.replace(path)
+    put_in_place(unfinished, path)  # on the disk before the chunks that it was made of are removed
 
 
 class Table:
@@ -124,7 +124,7 @@ class Table:
 
     def __init__(self, path: Path, *, class_names: Sequence[str], top_k: int, probabilities: bool) -> None:
         self._path = path
-        self._unfinished = path.with_name(path.name + UNFINISHED)
+        self._unfinished = unfinished_of(path)
         top = min(top_k, len(class_names))
         ranks = ["", *(f"_{rank}" for rank in range(2, top + 1))]
         self._ranked = [name + rank for rank in ranks for name in ("prediction", "confidence")]
@@ -259,7 +259,7 @@ class ErrorList:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unfinished = path.with_name(path.name + UNFINISHED)
+        self._unfinished = unfinished_of(path)
         self._file = self._unfinished.open("w", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(["path", "reason"])
@@ -296,7 +296,7 @@ class FeatureFile:
 
     def __init__(self, path: Path, *, width: int) -> None:
         self._path = path
-        self._unfinished = path.with_name(path.name + UNFINISHED)
+        self._unfinished = unfinished_of(path)
         self._width = width
         self._count = 0
         self._file = self._unfinished.open("wb")

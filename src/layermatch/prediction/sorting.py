@@ -26,7 +26,8 @@ _JOURNAL = "sorted.txt"
 #: A line of it says where the next picture is put, or, with this word, that it is there.
 _DONE = "done"
 
-#: The name that a copy has until it is whole.
+#: The name that a copy has until it is whole. Not one of :mod:`layermatch.files`: a copy takes no other file's place,
+#: and its own name may leave no room for more. One process alone writes to the folder, over what a kill left.
 _UNFINISHED = ".layermatch-unfinished"
 
 #: What file systems of one kind or another do not take in a name, and names that Windows keeps for itself.

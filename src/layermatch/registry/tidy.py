@@ -10,7 +10,7 @@ from pathlib import Path
 from layermatch.errors import UserError
 from layermatch.registry.entries import Entry
 from layermatch.runs.directory import lock_run_dir
-from layermatch.runs.layout import BEST_CHECKPOINT, OUTPUTS, UNFINISHED, checkpoints_in, step_of
+from layermatch.runs.layout import BEST_CHECKPOINT, checkpoints_in, step_of, unfinished_outputs_in
 
 __all__ = ["Leftover", "find_leftovers", "remove", "size_of"]
 
@@ -70,9 +70,7 @@ def find_leftovers(entries: Iterable[Entry], *, keep_checkpoints: bool = True) -
 
 def _unfinished(entry: Entry) -> list[Leftover]:
     """Files that bear their name only when they are whole, beside those of the run."""
-    ours = [f"{name}{UNFINISHED}" for name in OUTPUTS]
-    paths = [entry.path / name for name in ours] + sorted((entry.path / "checkpoints").glob(f"*.ckpt{UNFINISHED}"))
-    there = [path for path in paths if path.is_file() and not path.is_symlink()]
+    there = [path for path in unfinished_outputs_in(entry.path) if path.is_file() and not path.is_symlink()]
     return [Leftover(entry.path, path, _size(path), "was being written when its process ended") for path in there]
 
 

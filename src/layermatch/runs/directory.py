@@ -1,4 +1,4 @@
-"""A run's own directory: one process at a time, and files that are whole or not there."""
+"""A run's own directory: one process at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from layermatch.errors import UserError
-from layermatch.runs.layout import LOCK, UNFINISHED
+from layermatch.runs.layout import LOCK
 
-__all__ = ["lock_run_dir", "make_run_dir", "replace_text"]
+__all__ = ["lock_run_dir", "make_run_dir"]
 
 
 @contextmanager
@@ -69,22 +69,3 @@ def make_run_dir(run_dir: Path, *, keep: bool = True) -> None:
             for folder in made:
                 with suppress(OSError):
                     folder.rmdir()  # only where it is empty
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the new one at any time.
-
-    Args:
-        path: The path of the file.
-        text: The new content of the file. Half of a character, as in a file name that is not UTF-8, becomes an escape.
-
-    Raises:
-        OSError: The file cannot be written. The old one is still there.
-    """
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -6,15 +6,19 @@ import os
 import re
 from pathlib import Path
 
+from layermatch.files import unfinished_in
+
 __all__ = [
     "BEST_CHECKPOINT",
     "CHECKPOINTS",
     "CLAIMS",
     "CONFIG",
+    "CONFUSION",
     "FIGURES",
     "LOCK",
     "LOG",
     "METRICS",
+    "MISTAKES",
     "OUTPUTS",
     "OWN_METRICS",
     "PLAN",
@@ -22,13 +26,18 @@ __all__ = [
     "RESULTS",
     "SPLIT",
     "STEP_CHECKPOINTS",
-    "UNFINISHED",
+    "VIEWS",
+    "WANDB",
     "checkpoint_name",
     "checkpoints_in",
+    "earlier_config_name",
     "find_runs",
     "is_checkpoint_of",
     "outputs_in",
+    "run_dir_of",
     "step_of",
+    "unfinished_checkpoints_in",
+    "unfinished_outputs_in",
 ]
 
 #: The settings, with every interpolation resolved.
@@ -58,6 +67,13 @@ PREDICTIONS = "predictions.csv"
 #: Folders.
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
+#: Pictures in :data:`FIGURES` beside the curves, which are named by their panels: augmented images, the most confident
+#: mistakes, and which class is taken for which.
+VIEWS, MISTAKES, CONFUSION = "views.png", "mistakes.png", "confusion.png"
+
+#: The folder of what W&B has yet to send; W&B itself names it so.
+WANDB = "wandb"
+
 #: The lock that is held while a run uses its directory; the system frees it when the process ends, however it ends.
 LOCK = ".lock"
 
@@ -70,13 +86,13 @@ OUTPUTS = (CONFIG, SPLIT, PLAN, LOG, METRICS, OWN_METRICS, RESULTS, PREDICTIONS,
 #: A folder with any of these is a run's.
 MARKS = (CONFIG, RESULTS, METRICS, SPLIT, LOG)
 
-#: Ending of a file that is being written, and bears its name only when it is whole.
-UNFINISHED = ".tmp"
+#: The ending of every checkpoint.
+_CKPT = ".ckpt"
 
 #: The checkpoint of the best evaluation, and a pattern of those of the steps, whose order is that of their names.
-BEST_CHECKPOINT, STEP_CHECKPOINTS = "best_val.ckpt", "step-*.ckpt"
+BEST_CHECKPOINT, STEP_CHECKPOINTS = f"best_val{_CKPT}", f"step-*{_CKPT}"
 
-_CHECKPOINT = re.compile(r"step-(\d{7,})\.ckpt")
+_CHECKPOINT = re.compile(rf"step-(\d{{7,}}){re.escape(_CKPT)}")
 
 
 def checkpoint_name(step: int) -> str:
@@ -89,7 +105,7 @@ def checkpoint_name(step: int) -> str:
         >>> checkpoint_name(250)
         'step-0000250.ckpt'
     """
-    return f"step-{step:07d}.ckpt"
+    return f"step-{step:07d}{_CKPT}"
 
 
 def step_of(name: str) -> int | None:
@@ -112,7 +128,55 @@ def checkpoints_in(run_dir: Path) -> list[Path]:
     Args:
         run_dir: The directory of the run; it need not exist.
     """
-    return sorted((run_dir / CHECKPOINTS).glob("*.ckpt"))
+    return sorted((run_dir / CHECKPOINTS).glob(f"*{_CKPT}"))
+
+
+def unfinished_checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints that are being written, or were when their process ended.
+
+    Args:
+        folder: The folder of the checkpoints of a run; it may be missing.
+    """
+    return [path for path, name in unfinished_in(folder) if name.endswith(_CKPT)]
+
+
+def unfinished_outputs_in(run_dir: Path) -> list[Path]:
+    """Return every file of a run that is being written, or was when its process ended.
+
+    Args:
+        run_dir: The directory of the run; it may be missing.
+    """
+    files = [path for path, name in unfinished_in(run_dir) if name in OUTPUTS]
+    return files + unfinished_checkpoints_in(run_dir / CHECKPOINTS)
+
+
+def run_dir_of(ckpt_path: Path) -> Path:
+    """Return the directory of the run that a checkpoint lies in, if it lies where its run wrote it.
+
+    Args:
+        ckpt_path: The path of the checkpoint.
+
+    Example:
+        >>> run_dir_of(Path("runs/1/checkpoints/best_val.ckpt")).as_posix()
+        'runs/1'
+    """
+    return ckpt_path.parent.parent
+
+
+def earlier_config_name(step: int, number: int = 1) -> str:
+    """Return the name under which the settings until a step are kept, of a run that went on from there with others.
+
+    It is not one of :data:`OUTPUTS`, as it lies beside a new :data:`CONFIG`.
+
+    Args:
+        step: The step that the run went on from.
+        number: Which file of this step it is, from 1.
+
+    Example:
+        >>> earlier_config_name(250), earlier_config_name(250, 2)
+        ('config-until-step-0000250.yaml', 'config-until-step-0000250-2.yaml')
+    """
+    return f"config-until-step-{step:07d}{'' if number == 1 else f'-{number}'}.yaml"
 
 
 def is_checkpoint_of(run_dir: Path, ckpt_path: Path | None) -> bool:
@@ -150,7 +214,7 @@ def find_runs(folder: Path) -> list[Path]:
         if is_empty_job or any(mark in files for mark in MARKS):
             found.append(Path(path))
             subfolders.clear()  # what is below is the run's own
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "wandb"]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != WANDB]
     return sorted(found, key=_natural)
 
 

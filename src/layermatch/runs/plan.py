@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 from layermatch.runs.layout import PLAN
 from layermatch.runs.text import printable
 

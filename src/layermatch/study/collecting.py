@@ -16,10 +16,10 @@ from typing import Any
 from filelock import FileLock
 
 from layermatch.errors import RunError, UserError
+from layermatch.files import replace_text
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import render_html
 from layermatch.report.runs import Run, read_run
-from layermatch.runs.directory import replace_text
 from layermatch.runs.layout import METRICS, SPLIT, outputs_in
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, read_results

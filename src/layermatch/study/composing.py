@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from layermatch.cli import explain, plain
 from layermatch.command_line import as_typed
 from layermatch.errors import UserError
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 from layermatch.study.design import Cell, Setting, Study, drawn_by, labels_name
 
 __all__ = ["COMPOSED", "Composer", "config_folders", "files_of"]

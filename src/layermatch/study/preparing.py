@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layermatch.errors import RunError, UserError
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 from layermatch.runs.text import printable
 from layermatch.study.code import CodeVersion
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from layermatch.runs.directory import replace_text
+from layermatch.files import replace_text
 from layermatch.runs.identity import ALL_DEVICES, differing, draw_of, setting_of
 from layermatch.runs.layout import CONFIG, RESULTS
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
