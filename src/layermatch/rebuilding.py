@@ -10,6 +10,7 @@ from layermatch.components import find_target
 from layermatch.errors import UserError
 from layermatch.networks.pretrained import BASE_DIGEST, find_weights
 from layermatch.paths import is_file
+from layermatch.runs.layout import run_dir_of
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY
 
 __all__ = ["as_trained", "left_to_weights"]
@@ -72,7 +73,7 @@ def _found_again(model: Mapping[str, Any], checkpoint: Mapping[str, Any], path: 
     base = base if isinstance(base, Mapping) else {}
     where = Path(str(base.get("path") or model["weights"]))
     target = find_target("model._target_", model.get("_target_"), plugins=plugins)
-    places = [find_weights(target, model), where, path.parent / where.name, path.parent.parent / where.name]
+    places = [find_weights(target, model), where, path.parent / where.name, run_dir_of(path) / where.name]
     for place in places:
         if place is not None and is_file(place):
             return place

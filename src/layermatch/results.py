@@ -214,11 +214,11 @@ def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: 
         if predictions is not None and data.test is not None:
             files = data.content.image_ids.get("test")
             predictions.write_csv(run_dir / layout.PREDICTIONS, files=files)
-            draw_mistakes(predictions, data.test, data.classes, figures / "mistakes.png", files=files)
+            draw_mistakes(predictions, data.test, data.classes, figures / layout.MISTAKES, files=files)
         if metrics.is_file():
             draw_curves(metrics, figures, catalogue=CATALOGUE.plus(own_metrics(parts.algorithm)))
         if parts.algorithm.evaluation.test_confusion is not None:
-            draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, figures / "confusion.png")
+            draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, figures / layout.CONFUSION)
     except OSError as error:
         _log.warning("cannot write the figures: %s", error)  # the results are written already
 

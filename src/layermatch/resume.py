@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from layermatch.checkpoints import CHECKPOINT_KEY, check_fits, stored_split
 from layermatch.data import Split
 from layermatch.errors import UserError
 from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of, trained_with
-from layermatch.runs.layout import CONFIG
+from layermatch.runs.layout import CONFIG, earlier_config_name
 from layermatch.runs.settings import flatten, stored_settings
 from layermatch.settings import Settings as ParsedSettings
 from layermatch.training.learning_rate import rate_of
@@ -115,11 +116,8 @@ def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
     before = stored_settings(run_dir)  # None: whatever it is, it is not lost
     if before is not None and not _changes(before, settings):
         return
-    kept, number = run_dir / f"config-until-step-{step:07d}.yaml", 1
-    while kept.exists():
-        number += 1
-        kept = run_dir / f"config-until-step-{step:07d}-{number}.yaml"
-    shutil.copyfile(path, kept)
+    places = (run_dir / earlier_config_name(step, number) for number in itertools.count(1))
+    shutil.copyfile(path, next(place for place in places if not place.exists()))
 
 
 def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def _start_run_dir(
         replace_text(run_dir / layout.OWN_METRICS, dumps(own))
     else:
         (run_dir / layout.OWN_METRICS).unlink(missing_ok=True)  # of a run that goes on with another method
-    draw_pairs(parts.data, run_dir / layout.FIGURES / "views.png")
+    draw_pairs(parts.data, run_dir / layout.FIGURES / layout.VIEWS)
 
 
 # ------------------------------------------------------------------------------------------------------ command line

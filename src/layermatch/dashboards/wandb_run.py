@@ -25,7 +25,7 @@ from layermatch.dashboards.pictures import class_accuracies
 from layermatch.dashboards.reachable import why_unreachable
 from layermatch.errors import UserError
 from layermatch.metrics import CATALOGUE, CLASS_ACCURACY, CONFUSION, OBJECTIVE, VAL_ACCURACY_EMA, accuracies
-from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, STEP_CHECKPOINTS, is_checkpoint_of
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, STEP_CHECKPOINTS, WANDB, is_checkpoint_of
 from layermatch.runs.settings import flatten
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ def _delete_empty_records(run_dir: Path) -> None:
 
     W&B writes every 15 seconds. The pictures beside the file belong to rows that it never wrote.
     """
-    for record in (run_dir / "wandb").glob("*run-*/run-*.wandb"):
+    for record in (run_dir / WANDB).glob("*run-*/run-*.wandb"):
         if record.stat().st_size <= EMPTY_RECORD:
             shutil.rmtree(record.parent, ignore_errors=True)
 
@@ -374,7 +374,7 @@ def _staged_in(run_dir: Path) -> Iterator[None]:
     """Keep W&B's copies of what it has yet to send in the run directory, not in the home directory."""
     before = os.environ.get("WANDB_DATA_DIR")
     if before is None:
-        os.environ["WANDB_DATA_DIR"] = str(run_dir.resolve() / "wandb")
+        os.environ["WANDB_DATA_DIR"] = str(run_dir.resolve() / WANDB)
     try:
         yield
     finally:

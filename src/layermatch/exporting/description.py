@@ -11,7 +11,7 @@ import yaml
 from layermatch import __version__
 from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.predictor import Predictor
-from layermatch.runs.layout import RESULTS
+from layermatch.runs.layout import RESULTS, run_dir_of
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
 from layermatch.runs.settings import leaves
 from layermatch.runs.text import printable
@@ -75,7 +75,7 @@ def _settings(settings: Mapping[str, Any] | None) -> dict[str, str]:
 def _results(ckpt_path: Path) -> dict[str, Any]:
     """Return what the run of the checkpoint found, where its results lie beside: those of its own selection."""
     try:
-        results = read_results(ckpt_path.parent.parent / RESULTS)
+        results = read_results(run_dir_of(ckpt_path) / RESULTS)
     except UNREADABLE:
         return {}
     test = results.get("test") or {}

@@ -164,7 +164,7 @@ class _Reader:
         self._try(layout.SPLIT, self._read_split)
         self._try(layout.PLAN, self._read_plan)
         self._try(layout.PREDICTIONS, self._read_predictions)
-        self._try(f"{layout.FIGURES}/mistakes.png", self._read_picture)
+        self._try(f"{layout.FIGURES}/{layout.MISTAKES}", self._read_picture)
         self._judge()
 
     def _try(self, name: str, read: Callable[[Path], None], *, is_required: bool = False) -> None:
