@@ -17,6 +17,7 @@ SETTINGS = (
     "experiment=folder", "data.image_size=16", "model=wrn_small", "trainer=cpu", "data.batch_size=4", "data.mu=2",
     "data.num_labels=6", "data.num_val=9", "data.eval_batch_size=7", "data.mean=null", "data.std=null",
     "data.storage=lazy", "trainer.log_every=5", "trainer.max_steps=12", "optimizer.lr=0.1", "logger=none",
+    "trainer.precision=32-true",  # on a processor with bf16, auto would differ from a file in float32 by more than 1e-4
 )  # fmt: skip
 
 
