@@ -120,7 +120,7 @@ class Found:
         chosen = " or ".join(sorted(weights.get(selection, str(selection)) for selection in selections))
         metric = self.study.metric
         of_median = " of the last 20 evaluations on validation images" if metric == VAL_MEDIAN_EMA else ""
-        where = "validation" if metric.name.startswith("val/") else "test"
+        where = "validation" if metric.is_of_validation else "test"
         looked = (
             "what is chosen by it is to be reported on test images with other seeds"
             if where == "validation"
