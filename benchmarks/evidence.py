@@ -75,7 +75,7 @@ def publish(study_dir: Path, folder: Path) -> str:
 
     Args:
         study_dir: The directory of the study.
-        folder: Where the copy goes.
+        folder: The folder that the copy goes to.
 
     Returns:
         The name of the study.
@@ -234,7 +234,7 @@ def _time(row: Row | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("studies", nargs="*", type=Path, metavar="RUN_DIR", help="directories of studies")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page; results go to the folder evidence beside it")

@@ -69,7 +69,7 @@ def find_leftovers(entries: Iterable[Entry], *, keep_checkpoints: bool = True) -
 
 
 def _unfinished(entry: Entry) -> list[Leftover]:
-    """Files that bear their name only when they are whole, beside those of the run."""
+    """Return files that bear their name only when they are whole, beside those of the run."""
     ours = [f"{name}{UNFINISHED}" for name in OUTPUTS]
     paths = [entry.path / name for name in ours] + sorted((entry.path / "checkpoints").glob(f"*.ckpt{UNFINISHED}"))
     there = [path for path in paths if path.is_file() and not path.is_symlink()]

@@ -161,7 +161,7 @@ def setting_of(settings: Settings) -> dict[str, Any]:
     Two runs are repetitions of each other where these are equal.
 
     Args:
-        settings: the composed configuration, or what ``config.yaml`` holds.
+        settings: The composed configuration, or what ``config.yaml`` holds.
 
     Example:
         >>> one = {"seed": 0, "data": {"batch_size": 64, "mu": 7}, "trainer": {"devices": 1, "num_nodes": 1}}

@@ -293,7 +293,7 @@ class Runner:
         self.after()
 
     def _foretold(self) -> str:
-        """When all will have ended, by what runs took so far."""
+        """Say when all will have ended, by what runs took so far."""
         everything = [value for values in self.seconds.values() for value in values]
         left = [*self.waiting, *(job.cell for job in self.running), *self.elsewhere.values()]
         if not left or not everything:
