@@ -28,7 +28,7 @@ from layermatch.metrics import ACCURACY_ACCEPTED, MASK_RATE
 from layermatch.report.tables import Table, markdown, markdown_text
 from layermatch.runs.directory import replace_text
 from layermatch.runs.quantities import duration, percent, points
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import METRICS
 from layermatch.study.formats import json_text, rows_of_plain
 from layermatch.study.rows import Row

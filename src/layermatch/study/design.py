@@ -21,7 +21,7 @@ from layermatch.metrics import (
     VAL_MEDIAN_EMA,
     Metric,
 )
-from layermatch.runs.identity import Kind, kind_of, setting_of
+from layermatch.runs.identity import is_drawn_by, setting_of
 from layermatch.runs.settings import flatten
 from layermatch.runs.text import printable
 
@@ -155,13 +155,7 @@ def drawn_by(data: Mapping[str, Any]) -> str:
     Args:
         data: The section ``data`` of a composed configuration.
     """
-    kinds = {Kind.LABELS, Kind.LEARNT, Kind.DRAW}
-    drawn = {
-        key: value
-        for key, value in flatten({"data": data}).items()
-        if kind_of(key) in kinds and not key.startswith(("data.mean", "data.std", "data.label_noise"))
-    }
-    return fingerprint_of(drawn)
+    return fingerprint_of({key: value for key, value in flatten({"data": data}).items() if is_drawn_by(key)})
 
 
 def labels_name(num_labels: int | None) -> str:

@@ -19,7 +19,7 @@ from layermatch.metrics import (
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.reading import finite_number
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Draw, Setting, Study, fingerprint_of
 
 __all__ = ["BESIDE", "LEVEL", "Finding", "Found", "Row", "ordered", "rows_of"]

@@ -25,7 +25,7 @@ from layermatch.runs.layout import checkpoints_in
 from layermatch.runs.quantities import duration
 from layermatch.runs.reading import finite_number
 from layermatch.runs.text import printable
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.preparing import Prepared, last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
