@@ -31,13 +31,13 @@ NO_MAGNITUDE = {"autocontrast", "equalize", "identity", "invert"}
 
 
 def photograph() -> Tensor:
-    """Part of scikit-learn's flower, at a quarter of its size, uint8 (1, 3, 96, 96)."""
+    """Return part of scikit-learn's flower, at a quarter of its size, uint8 (1, 3, 96, 96)."""
     picture = torch.tensor(load_sample_images().images[1]).permute(2, 0, 1)[None, :, 20:404, 100:484].float()
     return torch.nn.functional.avg_pool2d(picture, 384 // SIZE).round().to(torch.uint8)
 
 
 def versions(image: Tensor, name: str, place: float) -> tuple[float, Tensor, Tensor]:
-    """The magnitude, our image and PIL's."""
+    """Return the magnitude, our image and PIL's."""
     _, low, high = OPERATIONS[name]
     magnitude = low + (high - low) * place
     ours = apply_operation(name, image, magnitude)
@@ -47,19 +47,19 @@ def versions(image: Tensor, name: str, place: float) -> tuple[float, Tensor, Ten
 
 
 def show(axes: Axes, image: Tensor, title: str) -> None:
-    """One picture without ticks."""
+    """Show one picture without ticks."""
     axes.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_title(title, fontsize=8, pad=2)
     axes.set_axis_off()
 
 
 def difference(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Absolute difference in levels, 32 times as bright."""
+    """Return the absolute difference in levels, 32 times as bright."""
     return ((ours.int() - theirs.int()).abs() * 32).clamp(max=255).to(torch.uint8)
 
 
 def draw(image: Tensor) -> Figure:
-    """Two operations a row; three magnitudes each, as ours, PIL's and their difference."""
+    """Draw two operations a row; three magnitudes each, as ours, PIL's and their difference."""
     names = list(OPERATIONS)
     rows = -(-len(names) // 2)
     figure, grid = plt.subplots(rows, 19, figsize=(19.2, 1.32 * rows + 0.5), width_ratios=[1] * 9 + [0.35] + [1] * 9)

@@ -28,7 +28,7 @@ from layermatch.files import replace_text
 from layermatch.metrics import ACCURACY_ACCEPTED, MASK_RATE
 from layermatch.report.tables import Table, markdown, markdown_text
 from layermatch.runs.quantities import duration, percent, points
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import METRICS
 from layermatch.study.formats import json_text, rows_of_plain
 from layermatch.study.rows import Row
@@ -75,7 +75,7 @@ def publish(study_dir: Path, folder: Path) -> str:
 
     Args:
         study_dir: The directory of the study.
-        folder: Where the copy goes.
+        folder: The folder that the copy goes to.
 
     Returns:
         The name of the study.
@@ -234,7 +234,7 @@ def _time(row: Row | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("studies", nargs="*", type=Path, metavar="RUN_DIR", help="directories of studies")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page; results go to the folder evidence beside it")

@@ -33,13 +33,13 @@ LARGEST_GROWTH, LARGEST_SLOWDOWN = 0.02, 0.10
 
 
 def resident_mib() -> float:
-    """Memory of this process that is in use, after what is garbage is gone."""
+    """Return the memory of this process that is in use, after what is garbage is gone."""
     gc.collect()
     return process_memory() / 2**20
 
 
 def steps_per_second(run_dir: Path, first: int, last: int) -> float:
-    """By the run's own clock, so that starting and evaluating do not count."""
+    """Take the time by the run's own clock, so that starting and evaluating do not count."""
     with (run_dir / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if first < int(row["step"]) <= last and row.get("time/network")]
     parts = ("time/data", "time/augment", "time/network", "time/other")
@@ -70,7 +70,7 @@ def soak(folder: Path, *, steps: int, every: int, options: list[str]) -> list[di
 
 
 def judge(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Growth of memory, of open files, and the largest loss of speed, after the warm-up."""
+    """Return the growth of memory, of open files, and the largest loss of speed, after the warm-up."""
     warm = parts[WARM_UP:]
     typical = statistics.median(part["steps_per_second"] for part in warm)
     return {
@@ -81,7 +81,7 @@ def judge(parts: list[dict[str, float]]) -> dict[str, float]:
 
 
 def draw(parts: list[dict[str, float]], path: Path) -> None:
-    """Three curves over the steps."""
+    """Draw three curves over the steps."""
     steps = [part["step"] for part in parts]
     shown = {
         "resident_mib": "memory in use (MiB)",
@@ -100,7 +100,7 @@ def draw(parts: list[dict[str, float]], path: Path) -> None:
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--every", type=int, default=1000)

@@ -56,8 +56,8 @@ def write_stand_in(root: Path, counts: dict[str, int]) -> None:
     """Write ``stl10_binary/``; files that have the right size already are left alone.
 
     Args:
-        root: the folder to write into.
-        counts: images of ``train``, ``unlabeled`` and ``test``.
+        root: The folder to write into.
+        counts: Images of ``train``, ``unlabeled`` and ``test``.
     """
     rng = np.random.default_rng(0)
     folder = root / "stl10_binary"
@@ -83,11 +83,11 @@ def measure(root: Path, *, storage: str, steps: int, batch_size: int, mu: int) -
     """Set up and read, in this process.
 
     Args:
-        root: holds ``stl10_binary/``.
-        storage: see :class:`~layermatch.data.storage.Storage`.
-        steps: with views, after one that is not timed; a hundred times as many are read without views.
-        batch_size: labelled images.
-        mu: unlabelled images per labelled one.
+        root: The folder that holds ``stl10_binary/``.
+        storage: The place of the images; see :class:`~layermatch.data.storage.Storage`.
+        steps: The steps with views, after one that is not timed; a hundred times as many are read without views.
+        batch_size: Labelled images.
+        mu: Unlabelled images per labelled one.
 
     Returns:
         Seconds until the first batch, steps per second with and without views, and memory in bytes.
@@ -138,11 +138,11 @@ def _measure_in_own_process(root: Path, storage: str, options: argparse.Namespac
 
 
 def measure_first_step(root: Path, overrides: Sequence[str]) -> float:
-    """Seconds from the start of a run's process to the end of its first step; the run is then stopped.
+    """Measure the seconds from the start of a run's process to the end of its first step; the run is then stopped.
 
     Args:
-        root: holds ``stl10_binary/``.
-        overrides: of the run's settings.
+        root: The folder that holds ``stl10_binary/``.
+        overrides: The settings of the run, as on the command line.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -166,10 +166,10 @@ def measure_first_step(root: Path, overrides: Sequence[str]) -> float:
 
 
 def measure_checksums(root: Path) -> float:
-    """Seconds to read every file of the data set for its checksum, as ``data.verify=true`` does at the start.
+    """Measure the seconds to read every file of the data set for its checksum, as ``data.verify=true`` does.
 
     Args:
-        root: holds ``stl10_binary/``.
+        root: The folder that holds ``stl10_binary/``.
     """
     started = time.perf_counter()
     for path in sorted((root / "stl10_binary").glob("*.bin")):

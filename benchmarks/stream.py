@@ -65,7 +65,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def speeds(arguments: argparse.Namespace, cache: str) -> dict[str, float]:
-    """Images a second of the data path alone: reading, decoding and drawing; the two sources in turn."""
+    """Measure the images a second of the data path alone: reading, decoding and drawing; the two sources in turn."""
     steps = {kind: data_of(kind, arguments, cache=cache).training_steps() for kind in ("shards", "disk")}
     found: dict[str, list[float]] = {kind: [] for kind in steps}
     for number in range(arguments.rounds + 1):
@@ -78,7 +78,7 @@ def speeds(arguments: argparse.Namespace, cache: str) -> dict[str, float]:
 
 
 def memory(kind: str, arguments: argparse.Namespace, cache: str) -> dict[str, float]:
-    """The most memory beyond that of the imported libraries, in a process of its own."""
+    """Measure the most memory beyond that of the imported libraries, in a process of its own."""
     command = [sys.executable, __file__, str(arguments.shards), str(arguments.manifest), "--memory", kind]
     command += ["--cache", cache]
     command += [f"--{name}={getattr(arguments, name)}" for name in ("steps", "size", "channels", "many")]
@@ -107,7 +107,7 @@ def _npy() -> bytes:
 
 
 def parts(arguments: argparse.Namespace) -> dict[str, float]:
-    """What starting and the order take, and what an image of other sizes takes to decode."""
+    """Measure what starting and the order take, and what an image of other sizes takes to decode."""
     shards = sorted(arguments.shards.glob("train-*.tar"))
     indices = [path.with_name(path.name.removesuffix(".tar") + SUFFIX) for path in shards]
     built = [seconds(lambda path=path: build_index(path)) for path in shards[:8]]

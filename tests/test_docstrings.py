@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "layermatch"
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    path for folder in ("src/layermatch", "docs/hooks", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -22,8 +25,15 @@ NAMED = re.compile(r"\*{0,2}[\w.]+(?:, [\w.]+)*:(?: +(?P<text>.*))?")
 #: "in-memory" is no preposition; "See :func:`x`." is a sentence, and "At least two names." is what it describes.
 FRAGMENT = re.compile(
     r"(?!(?-i:See|At (?:least|most) [\w`]+ [a-z]))"
-    r"(?:of|where|whose|whom|likewise|from|for|by|in|to|as|at|on|that|see|with)(?![\w-])",
+    r"(?:of|where|whose|whom|likewise|from|for|by|in|to|as|at|on|that|see|with)(?![\w-])"
+    r"|(?:.*, |None )(?:likewise|as there)\.?$",
     re.IGNORECASE,
+)
+
+#: What begins in lower case and is no sentence: a dtype with its shape, or a symbol of an equation.
+CODE = re.compile(
+    r"(?:u?int\d+|float|bool)(?: \(|, )"
+    r"|(?:[a-z]|alpha|beta|delta|gamma|lambda|rho|sigma|tau)(?:,| /| =)"
 )
 
 
@@ -74,20 +84,36 @@ def fragments(source: str) -> list[tuple[int, str]]:
     return sorted((number, text) for number, text in entries(source) if FRAGMENT.match(text))
 
 
-def test_no_entry_leans_on_the_name_of_what_it_describes() -> None:
-    modules = sorted(PACKAGE.rglob("*.py"))
-    found = [
-        f"{path.relative_to(PACKAGE.parent)}:{number}: {text}"
-        for path in modules
-        for number, text in fragments(path.read_text(encoding="utf-8"))
+def in_lower_case(source: str) -> list[tuple[int, str]]:
+    """The line and the text of every entry that begins in lower case, and is neither code nor a symbol."""
+    return sorted((number, text) for number, text in entries(source) if text[0].islower() and not CODE.match(text))
+
+
+def found_in_files(find: Callable[[str], list[tuple[int, str]]]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {text}"
+        for path in FILES
+        for number, text in find(path.read_text(encoding="utf-8"))
     ]
+
+
+def test_no_entry_leans_on_the_name_of_what_it_describes() -> None:
+    found = found_in_files(fragments)
     assert not found, "say what it is, as in 'run_dir: The directory of the run.':\n" + "\n".join(found)
-    assert sum(1 for path in modules for _ in entries(path.read_text(encoding="utf-8"))) > 1000
+    assert sum(1 for path in FILES for _ in entries(path.read_text(encoding="utf-8"))) > 1000
+
+
+def test_every_entry_begins_with_a_capital() -> None:
+    found = found_in_files(in_lower_case)
+    assert not found, "begin with a capital, as in 'run_dir: The directory of the run.':\n" + "\n".join(found)
 
 
 #: Words that begin the name of a thing, and no sentence.
 NO_VERB = re.compile(
-    r"(?:the|an?|what|whether|how|which|why|each|every|all|one|two|both|any|some|its|those|number|names|entry|none)\b",
+    r"(?:the|an?|what|whether|when|how|which|why|each|every|everything|all|no|one|two|three|sixteen|both|any|some|its"
+    r"|those|number|entry|none|absolute|grey|growth|labelled|memory|raw|training)\b"
+    r"|(?!Nothing|Lightning)[a-z]+[^\Ws]s\b"  # things, or what it "returns"
+    r"|(?-i:[A-Z]{2}|`)",  # a format, or code
     re.IGNORECASE,
 )
 
@@ -111,20 +137,14 @@ def no_sentences(source: str) -> list[tuple[int, str]]:
 
 
 def test_a_docstring_begins_as_a_sentence() -> None:
-    modules = sorted(PACKAGE.rglob("*.py"))
-    found = [
-        f"{path.relative_to(PACKAGE.parent)}:{number}: {text}"
-        for path in modules
-        for number, text in no_sentences(path.read_text(encoding="utf-8"))
-    ]
+    found = found_in_files(no_sentences)
     assert not found, "say what it does, as in 'Return the directory of the run.':\n" + "\n".join(found)
 
 
 def test_a_docstring_ends_its_first_line() -> None:
-    modules = sorted(PACKAGE.rglob("*.py"))
     firsts = [
         (path, ast.get_docstring(node).partition("\n\n")[0])
-        for path in modules
+        for path in FILES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node)
     ]
@@ -158,6 +178,31 @@ class Box:
     async def turn(self):
         """Whether it turns."""
 '''
+
+
+@pytest.mark.parametrize(
+    ("text", "is_sentence"),
+    [
+        ("Grey levels, (N, 1, H, W).", False),
+        ("Training images that are evaluated as well.", False),
+        ("Files that bear their name.", False),
+        ("Everything, for programs.", False),
+        ("When all will have ended.", False),
+        ("Numbers of pictures.", False),
+        ("No features where it cannot be read.", False),
+        ("Labelled pictures.", False),
+        ("Raw tasks: ``data``.", False),
+        ("JSON_MIN and CSV: an item.", False),
+        ("Sixteen digits.", False),
+        ("``(x / 255 - mean) / std``.", False),
+        ("Adds the pages.", False),
+        ("Add the pages.", True),
+        ("Pass it on.", True),
+        ("Label images.", True),
+    ],
+)
+def test_a_function_does_something(text: str, is_sentence: bool) -> None:
+    assert no_sentences(f'def found():\n    """{text}"""\n') == ([] if is_sentence else [(2, text)])
 
 
 def test_what_is_no_sentence_is_found() -> None:
@@ -228,6 +273,8 @@ class Box:
         "that trained them.",
         "see :class:`Box`.",
         "with untrusted text.",
+        "int64 (N,), the columns of each box, likewise.",
+        "rho, as there.",
     ],
 )
 def test_a_fragment_is_found_in_every_section(text: str) -> None:
@@ -252,3 +299,16 @@ def test_a_fragment_is_found_in_every_section(text: str) -> None:
 )
 def test_a_phrase_that_stands_by_itself_is_none(text: str) -> None:
     assert fragments(MODULE.replace("{0}", text)) == [(4, "whose sides are equal.")]
+
+
+@pytest.mark.parametrize("text", ["the directory of the run.", "a class.", "float of at least 0.", "holds it."])
+def test_an_entry_in_lower_case_is_found(text: str) -> None:
+    assert len(in_lower_case(MODULE.replace("{0}", text))) == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["t, the share of the run.", "tau, above 0.", "alpha / r, or s.", "z = f(x).", "float (N,).", "int32, of all."],
+)
+def test_code_and_symbols_stay_as_they_are(text: str) -> None:
+    assert in_lower_case(MODULE.replace("{0}", text)) == [(4, "whose sides are equal.")]

@@ -46,7 +46,7 @@ from layermatch.errors import UserError
 from layermatch.figures import draw_curves
 from layermatch.layerwise import Uniform
 from layermatch.methods import PseudoLabelling
-from layermatch.metrics import CATALOGUE, CLASS_COUNTS, LOSS_PART, MASK_RATE, own_metrics, page
+from layermatch.metrics import CATALOGUE, CLASS_COUNTS, LOSS_PART, MASK_RATE, accuracies, own_metrics, page
 from layermatch.networks import wrn_small
 from layermatch.policies import FixedThreshold
 from layermatch.report.groups import choose_baseline, group_runs
@@ -102,14 +102,55 @@ def _texts_of_code(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+#: Keys of accuracies and of pseudo-labels' quality in ``results.json``. Parts of the loss are named by their method.
+KEYS = {
+    metric.path[-1]: metric for metric in CATALOGUE.in_place(Place.RESULTS) if metric.kind != LOSS and not metric.part
+}
+SECTIONS = {metric.path[0] for metric in CATALOGUE.in_place(Place.RESULTS)}
+#: What the two sets of weights are called in tables and figures; in a sentence they have an article.
+WEIGHTS = re.compile("|".join(f"(?<!the ){metric.label}" for metric in accuracies("test").values()))
+
+
 def _catalogued(text: str) -> str | None:
-    """The name or the beginning of a family that a text is, or is made with."""
+    """What of the catalogue a text is, or is made with: a name, the beginning of one, a key, a title, a label."""
     for metric in CATALOGUE.metrics:
         start, star, _ = metric.name.partition("*")
         is_name = "/" in text and text in {metric.name, metric.vector}
-        if is_name or (star and text.startswith(start) and not text.endswith(".png")):
+        is_start = bool(re.fullmatch(r"\w+/", text)) and metric.name.startswith(text)
+        has_title = " " in metric.title and "*" not in metric.title and metric.title in text
+        if is_name or is_start or has_title or (star and text.startswith(start) and not text.endswith(".png")):
             return metric.name
-    return None
+    if "_" in text and text in KEYS:
+        return KEYS[text].name
+    return "accuracies(split)" if WEIGHTS.search(text) else None
+
+
+def _sections_of_results(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and code of every list of the sections of ``results.json``; the two splits alone are none."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set) and len(node.elts) > 1:
+            found = {each.value for each in node.elts if isinstance(each, ast.Constant)}
+            if len(found) == len(node.elts) and found <= SECTIONS and not found <= {"val", "test"}:
+                yield node.lineno, ast.unparse(node)
+
+
+def _exported(tree: ast.Module) -> set[str]:
+    """Functions, some of which are called as what they compute."""
+    return {
+        each.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for each in ast.walk(node.value)
+        if isinstance(each, ast.Constant)
+    }
+
+
+def _written_twice(source: str) -> list[tuple[int, str, str]]:
+    """Line, text and what to take of the catalogue instead."""
+    tree = ast.parse(source)
+    texts = [(line, text, _catalogued(text)) for line, text in _texts_of_code(tree) if text not in _exported(tree)]
+    sections = [(line, text, "in_place(Place.RESULTS)") for line, text in _sections_of_results(tree)]
+    return sorted((line, text, name) for line, text, name in [*texts, *sections] if name is not None)
 
 
 def test_no_name_is_written_anywhere_else() -> None:
@@ -117,11 +158,35 @@ def test_no_name_is_written_anywhere_else() -> None:
     for path in sorted((ROOT / "src" / "layermatch").rglob("*.py")):
         if path.name == "metrics.py" and path.parent.name == "layermatch":
             continue
-        for line, text in _texts_of_code(ast.parse(path.read_text())):
-            name = _catalogued(text)
-            if name is not None:
-                found.append(f"{path.relative_to(ROOT)}:{line}: {text!r}: take {name!r} from layermatch.metrics")
+        for line, text, name in _written_twice(path.read_text()):
+            found.append(f"{path.relative_to(ROOT)}:{line}: {text!r}: take {name!r} from layermatch.metrics")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ('name = "val/accuracy"', "val/accuracy"),
+        ('f"layers/{layer}/x"', "layers/*/grad_norm_supervised"),
+        ('name.startswith("val/")', "val/accuracy_ema"),
+        ('{"median_accuracy": live}', "val/median_accuracy"),
+        ('judged.get("accuracy_ema")', "test/accuracy_ema"),
+        ('bar(table, title="Test accuracy of each class")', "test/per_class"),
+        ('axis.set_title("Test set, EMA weights")', "accuracies(split)"),
+        ('f"EMA weights {averaged}"', "accuracies(split)"),
+        ('{"live weights": live}', "accuracies(split)"),
+        ('for section in ("test", "val", "pseudo_labels"): ...', "in_place(Place.RESULTS)"),
+    ],
+)
+def test_what_is_written_twice_is_found(code: str, name: str) -> None:
+    assert [found for _, _, found in _written_twice(code)] == [name]
+
+
+@pytest.mark.parametrize(
+    "code", ['("val", "test")', '"the EMA weights, which are reported"', '"accuracy"', '__all__ = ["macro_accuracy"]']
+)
+def test_what_only_sounds_alike_is_not(code: str) -> None:
+    assert _written_twice(code) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ PACKAGE = "layermatch"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Appends the reference to the navigation: the package's own modules, then each room.
+    """Append the reference to the navigation: the package's own modules, then each room.
 
     Args:
         config: The site's settings.
@@ -32,7 +32,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the reference.
+    """Add the pages of the reference.
 
     Args:
         files: The files of the site until now.
@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def modules() -> list[str]:
-    """The names of all modules that are not private, packages before what is in them.
+    """Return the names of all modules that are not private, packages before what is in them.
 
     Example:
         >>> modules()[0]
@@ -58,7 +58,7 @@ def modules() -> list[str]:
 
 
 def page_of(name: str) -> str:
-    """The path of a module's page, from ``docs/``.
+    """Return the path of a module's page, from ``docs/``.
 
     Args:
         name: The module's full name.
@@ -82,7 +82,7 @@ def _page(module: Any) -> str:
 
 
 def _exports(module: Any) -> list[str]:
-    """What a package gives of its modules, each with a link to where it is described, then these modules."""
+    """Write what a package gives of its modules, each with a link to where it is described, then these modules."""
     given = [(name, module.members[name]) for name in module.exports or () if name in module.members]
     objects = [(name, _target(found)) for name, found in given if found.is_alias]
     inside = [(found.path, found) for found in module.modules.values() if found.path in modules()]
@@ -91,7 +91,7 @@ def _exports(module: Any) -> list[str]:
 
 
 def _target(alias: Any) -> Any:
-    """What an imported name is; None where griffe does not see it, such as one of two values assigned together."""
+    """Find what an imported name is; None where griffe does not see it, such as one of two values assigned together."""
     try:
         return alias.final_target
     except griffe.AliasResolutionError:

@@ -19,7 +19,7 @@ logger = logging.getLogger("mkdocs.hooks.equations")
 
 
 def on_page_content(output: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 -- MkDocs's
-    """Draws the equations of a page.
+    """Draw the equations of a page.
 
     Args:
         output: The page as HTML.
@@ -38,7 +38,7 @@ def on_page_content(output: str, page: Page, config: MkDocsConfig, files: Files)
 
 
 def mathml(tex: str, *, block: bool) -> str:
-    r"""An equation as MathML.
+    r"""Return an equation as MathML.
 
     Args:
         tex: The equation as LaTeX has it.

@@ -34,7 +34,7 @@ _LINK = re.compile(
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds a page for each file of the repository that the site shows or links to.
+    """Add a page for each file of the repository that the site shows or links to.
 
     Args:
         files: The files of the site until now.
@@ -52,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 -- MkDocs's
-    """Points the links of a page to the site's pages of what they name.
+    """Point the links of a page to the site's pages of what they name.
 
     Args:
         markdown: The page's text.
@@ -72,7 +72,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def targets(markdown: str) -> list[str]:
-    """The relative paths that a text links to, without their anchors.
+    """Return the relative paths that a text links to, without their anchors.
 
     Args:
         markdown: The text.
@@ -86,7 +86,7 @@ def targets(markdown: str) -> list[str]:
 
 
 def relinked(markdown: str, change: Callable[[str], str]) -> str:
-    """A text with its relative links changed.
+    """Return a text with its relative links changed.
 
     Args:
         markdown: The text.
@@ -105,7 +105,7 @@ def relinked(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def in_repository(page: str, target: str) -> str:
-    """The path, from the root of the repository, of what a page links to.
+    """Return the path, from the root of the repository, of what a page links to.
 
     Args:
         page: The page's path on the site.
@@ -120,7 +120,7 @@ def in_repository(page: str, target: str) -> str:
 
 
 def shown_at(path: str) -> str:
-    """The path, from ``docs/``, of the site's page of a file of the repository.
+    """Return the path, from ``docs/``, of the site's page of a file of the repository.
 
     Args:
         path: The file's path from the root of the repository.
@@ -140,7 +140,7 @@ def _outside(target: str) -> bool:
 
 
 def _shown(path: str, uri: str, config: MkDocsConfig) -> File:
-    """A page that shows a file or the files of a folder; a notebook is there to be downloaded."""
+    """Make a page that shows a file or the files of a folder; a notebook is there to be downloaded."""
     origin = ROOT / path
     if not uri.endswith(".md"):
         return File.generated(config, uri, abs_src_path=str(origin))

@@ -16,7 +16,7 @@ logger = logging.getLogger("mkdocs.hooks.offline")
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 -- MkDocs gives it
-    """Warns of what a page would load from elsewhere, which fails the build.
+    """Warn of what a page would load from elsewhere, which fails the build.
 
     Args:
         output: The page as HTML.
@@ -29,7 +29,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa:
 
 
 def loaded_from_elsewhere(output: str) -> list[str]:
-    """The addresses of other hosts that a page loads something from; links that a reader may follow are none.
+    """Return the addresses of other hosts that a page loads something from; links that a reader may follow are none.
 
     Args:
         output: The page as HTML.

@@ -25,7 +25,7 @@ class Docstrings(griffe.Extension):
     """Rewrites the docstrings of a package once it is loaded."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:  # noqa: ARG002 -- griffe gives more
-        """Rewrites every docstring of the package.
+        """Rewrite every docstring of the package.
 
         Args:
             pkg: The package.
@@ -48,7 +48,7 @@ def _objects(found: Any) -> Iterator[Any]:
 
 
 def _comment_above(found: Any) -> griffe.Docstring | None:
-    """What the lines that begin with ``#:`` say of the value below them."""
+    """Return what the lines that begin with ``#:`` say of the value below them."""
     lines: list[str] = []
     above = found.lines_collection[found.filepath][: found.lineno - 1]
     for line in reversed(above):
@@ -59,7 +59,7 @@ def _comment_above(found: Any) -> griffe.Docstring | None:
 
 
 def _readable(text: str) -> str:
-    r"""Equations between dollars, and examples under the title that griffe knows.
+    r"""Write equations between dollars, and examples under the title that griffe knows.
 
     Example:
         >>> _readable("With :math:`x`:\n\n.. math:: a\n    = b\n\nExample:\n    >>> 1")
@@ -71,7 +71,7 @@ def _readable(text: str) -> str:
 
 
 def _without_colons(match: re.Match[str]) -> str:
-    """What is returned, without the colons that griffe takes for the end of a type: types are in the signature."""
+    """Write what is returned, without the colons that griffe takes for a type's end: types are in the signature."""
     return _COLON.sub(_colon, match[0])
 
 
@@ -100,7 +100,7 @@ def _linked(text: str, where: Any) -> str:
 
 
 def _find(name: str, where: Any) -> Any:
-    """What a docstring means by a name: of its own class or module, of what surrounds it, or of the package."""
+    """Find what a docstring means by a name: of its own class or module, of what surrounds it, or of the package."""
     scope = where
     while scope is not None:
         found = _member(scope, name)
@@ -125,13 +125,13 @@ def _member(scope: Any, name: str) -> Any:
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether it is Python's, or of another package, whose reference is not here."""
+    """Return whether it is Python's, or of another package, whose reference is not here."""
     package, dot, _ = name.partition(".")
     return hasattr(builtins, name) or bool(dot and find_spec(package))
 
 
 def has_a_place(found: Any) -> bool:
-    """Whether the reference describes a thing: it says what it is, and it and all around it are public.
+    """Return whether the reference describes a thing: it says what it is, and it and all around it are public.
 
     Args:
         found: The thing, as griffe has it.

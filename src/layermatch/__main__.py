@@ -42,7 +42,7 @@ def main() -> None:
     """Start the command that the command line names, with the words after it.
 
     Raises:
-        SystemExit: there is no such command.
+        SystemExit: There is no such command.
     """
     words, known = sys.argv[1:], commands()
     if not words or words[0] in {"-h", "--help"}:

@@ -413,10 +413,10 @@ def check_compiler(device: Device) -> None:
     """Refuse to compile where nothing can.
 
     Args:
-        device: what the network will run on.
+        device: What the network will run on.
 
     Raises:
-        UserError: there is no compiler for it.
+        UserError: There is no compiler for it.
     """
     needed = {
         "gpu": ("triton", find_spec("triton") is not None),
@@ -431,7 +431,7 @@ def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list
     """Return the loggers of a run.
 
     Raises:
-        UserError: a value is not legal, or does not go with the other settings.
+        UserError: A value is not legal, or does not go with the other settings.
     """
     loggers: list[Logger] = settings.logger.make(run_dir=run_dir, first_step=first_step)
     for dashboard in dashboards_of(loggers):
@@ -443,7 +443,7 @@ def build_trainer(settings: Settings, *, run_dir: Path, callbacks: list[Callback
     """Return the Lightning Trainer.
 
     Raises:
-        UserError: a value is not legal, or the devices are not there.
+        UserError: A value is not legal, or the devices are not there.
     """
     options = asdict(settings.trainer)
     with section_of_errors("trainer", options):

@@ -167,6 +167,11 @@ class Metric:
         return tuple(self.name.split("/", 1))
 
     @property
+    def is_of_validation(self) -> bool:
+        """Whether it is a figure of the validation images."""
+        return self.path[0] == "val"
+
+    @property
     def vector(self) -> str:
         """What a family is recorded under that has a component for each class: the meter names them."""
         return self.name.removesuffix("/*")

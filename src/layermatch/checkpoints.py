@@ -135,7 +135,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return a checkpoint of a layermatch run. Pickled code in it is not run.
 
     Raises:
-        UserError: there is no such file, or it is not such a checkpoint.
+        UserError: There is no such file, or it is not such a checkpoint.
     """
     checkpoint = read_plain(path)
     if not _is_ours(checkpoint):

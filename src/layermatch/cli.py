@@ -135,7 +135,7 @@ def one_line_errors() -> Iterator[None]:
     """End the process with one line and a status where a run was refused, or something happened to it.
 
     Raises:
-        SystemExit: there was an error.
+        SystemExit: There was an error.
     """
     try:
         yield

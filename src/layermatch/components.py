@@ -72,7 +72,7 @@ def option_names(target: Callable[..., Any]) -> set[str]:
     """Return the names of the arguments that a class or function takes, those it passes on to its base class included.
 
     Args:
-        target: a class, a function or a ``functools.partial``.
+        target: A class, a function or a ``functools.partial``.
 
     Example:
         >>> from layermatch.policies import FixedThreshold

@@ -53,9 +53,9 @@ def check_choice(name: str, value: object, legal: Collection[str]) -> None:
     """Refuse a value that is not one of ``legal``.
 
     Args:
-        name: the setting as the user writes it, for example ``layerwise.grad_relu``.
-        value: what was given.
-        legal: the legal values.
+        name: The setting as the user writes it, for example ``layerwise.grad_relu``.
+        value: What was given.
+        legal: The legal values.
 
     Raises:
         UserError: ``value`` is not in ``legal``.
@@ -71,8 +71,8 @@ def check_bool(name: str, value: object) -> None:
     """Refuse a value that is not ``True`` or ``False``.
 
     Args:
-        name: the setting as the user writes it.
-        value: what was given.
+        name: The setting as the user writes it.
+        value: What was given.
 
     Raises:
         UserError: ``value`` is not a bool.
@@ -97,13 +97,13 @@ def check_number(
     """Refuse a value that is not a finite number between ``low`` and ``high``.
 
     Args:
-        name: the setting as the user writes it, for example ``pseudo_labels.threshold``.
-        value: what was given.
-        low: smallest legal value.
-        high: largest legal value.
-        integer: whether only whole numbers are legal.
-        low_open: whether ``low`` itself is illegal.
-        high_open: whether ``high`` itself is illegal.
+        name: The setting as the user writes it, for example ``pseudo_labels.threshold``.
+        value: What was given.
+        low: Smallest legal value.
+        high: Largest legal value.
+        integer: Whether only whole numbers are legal.
+        low_open: Whether ``low`` itself is illegal.
+        high_open: Whether ``high`` itself is illegal.
 
     Raises:
         UserError: ``value`` is not such a number.

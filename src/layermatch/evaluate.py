@@ -172,8 +172,8 @@ def _evaluate(config: DictConfig) -> None:
             overrides={section: settings[section] for section in SECTIONS_GIVEN},
             plugins=parse_plugins(settings["plugins"]),
         )
-    live, averaged = (accuracy[metric.path[-1]] for metric in accuracies(settings["split"]).values())
-    rows = {"EMA weights": f"{averaged:.4%}", "live weights": f"{live:.4%}"}
+    averaged_first = reversed(accuracies(settings["split"]).values())
+    rows = {metric.in_legend: f"{accuracy[metric.path[-1]]:.4%}" for metric in averaged_first}
     reporter = Reporter()
     reporter.show(f"checkpoint: {settings['ckpt_path']}")  # as a line, for a narrow table would break it
     reporter.show(table(f"Accuracy on {settings['split']}", rows))

@@ -15,7 +15,7 @@ from layermatch.catalogue import Catalogue, Metric, Panel
 from layermatch.data import SemiSupervisedData
 from layermatch.data.sources import ImageSet
 from layermatch.figure_text import names_in_figure, save_figure
-from layermatch.metrics import CATALOGUE
+from layermatch.metrics import CATALOGUE, CONFUSION, TEST_ACCURACY_EMA
 from layermatch.runs.metrics_file import MetricsFile
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def draw_confusion(counts: Tensor, classes: tuple[str, ...], path: Path) -> None
     figure.colorbar(image, ax=axis, fraction=0.046, pad=0.04)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    axis.set_title("Test set, EMA weights", fontsize=10)
+    axis.set_title(CONFUSION.title, fontsize=10)
     if names:
         axis.set_xticks(range(len(classes)), names, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(classes)), names, fontsize=8)
@@ -222,7 +222,7 @@ def draw_mistakes(
     # Placed by hand: to find the places for so many pictures takes longer than to draw them.
     below = 0.3 if files is None else 0.45
     figure.subplots_adjust(0.01, below / height, 0.99, 1 - 0.7 / height, wspace=0.06, hspace=0.1 + below)
-    title = "Most confident mistakes on the test set, EMA weights\nabove: prediction; below: truth"
+    title = f"Most confident mistakes on the test set, {TEST_ACCURACY_EMA.in_legend}\nabove: prediction; below: truth"
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / height, verticalalignment="top")
     pixels = images.images.read(worst.indices.numpy())
     names = names_in_figure(classes, width=TITLE_WIDTH)

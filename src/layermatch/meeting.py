@@ -72,7 +72,7 @@ class MeetingDDP(DDPStrategy):
         """Meet, then go on as Lightning does.
 
         Raises:
-            RunError: some process did not come in time.
+            RunError: Some process did not come in time.
         """
         store = None
         if self.cluster_environment is not None and not dist.is_initialized():

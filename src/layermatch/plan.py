@@ -107,7 +107,7 @@ def _label_noise(parts: RunParts) -> dict[str, str]:
 
 
 def _leaks(parts: RunParts) -> dict[str, str]:
-    """Training images that are evaluated as well."""
+    """Say which training images are evaluated as well."""
     found = parts.data.leaks_found
     if parts.data.selection.leaks == "report" and parts.data.is_streamed:
         return {"leaks": "not looked for, as images are streamed"}

@@ -75,7 +75,7 @@ class Trained:
         weights: ``ema``, the average of the weights, or ``live``.
         version: The version of this package that wrote it; empty where a script of the user's own did.
         settings: The composed configuration of the run; None where a script of the user's own was the run.
-        split: Which images were labelled and held out, as plain containers; None likewise.
+        split: Which images were labelled and held out, as plain containers; None where the settings are.
         recipe: What the checkpoint says of its images and its network.
         calibration: What the weights' calibration says, see :mod:`layermatch.calibration`; None without one.
     """
@@ -254,7 +254,7 @@ class Predictor:
         return torch.from_numpy(decode_image(os.fspath(image), size=size, channels=channels).copy())
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(x / 255 - mean) / std``.
+        """Normalise images: ``(x / 255 - mean) / std``.
 
         Args:
             images: ``(N, C, H, W)`` uint8.

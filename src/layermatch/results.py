@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from layermatch.metrics import (
     PSEUDO_ENTROPY,
     TEST_ACCURACY_EMA,
     VAL_ACCURACY_EMA,
+    Metric,
     accuracies,
     macro_accuracies,
     own_metrics,
@@ -173,13 +174,12 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
     rows = {"algorithm": f"{results['algorithm']}, {results['num_labels']} labels, seed {results['seed']}"}
     for split in ("test", "val"):
         if results[split] is not None:
-            live, averaged = (metric.read(results) for metric in accuracies(split).values())
-            rows[f"{split} accuracy"] = f"EMA weights {averaged:.2%}, live weights {live:.2%}"
-            of_classes = [metric.read(results) for metric in macro_accuracies(split).values()]
+            of_images, of_classes = accuracies(split).values(), macro_accuracies(split).values()
+            rows[f"{split} accuracy"] = _shares_text(of_images, results)
+            pairs = zip(of_images, of_classes, strict=True)
             # Nearly the same figures again where all classes have as many images, or almost.
-            if any(abs(macro - micro) > SAME for macro, micro in zip(of_classes, (live, averaged), strict=True)):
-                live, averaged = of_classes
-                rows[f"{split}, mean of classes"] = f"EMA weights {averaged:.2%}, live weights {live:.2%}"
+            if any(abs(macro.read(results) - micro.read(results)) > SAME for micro, macro in pairs):
+                rows[f"{split}, mean of classes"] = _shares_text(of_classes, results)
     if results["test"] is not None:
         rows["selected by"] = results["test"]["selection"]
     if results["pseudo_labels"] is not None:
@@ -189,6 +189,11 @@ def _result_rows(results: dict[str, Any]) -> dict[str, str]:
         rows["leaks"] = leaks["text"]
     rows["time"] = f"{results['seconds']:.0f} s for {results['steps']} steps, start and evaluation included"
     return rows
+
+
+def _shares_text(metrics: Iterable[Metric], results: dict[str, Any]) -> str:
+    """Write the figures of live and averaged weights, those that are reported first."""
+    return ", ".join(f"{metric.in_legend} {metric.read(results):.2%}" for metric in reversed(list(metrics)))
 
 
 def _quality_text(results: dict[str, Any]) -> str:

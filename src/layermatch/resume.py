@@ -17,7 +17,7 @@ from layermatch.errors import UserError
 from layermatch.runs.identity import Kind, images_of_step, keys_of, kind_of, trained_with
 from layermatch.runs.layout import CONFIG, earlier_config_name
 from layermatch.runs.settings import flatten, stored_settings
-from layermatch.settings import Settings as ParsedSettings
+from layermatch.settings import Settings
 from layermatch.training.learning_rate import rate_of
 
 __all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
@@ -25,11 +25,11 @@ __all__ = ["changed_rows", "check_resume", "keep_config", "split_to_go_on_with"]
 #: Settings that say which images are labelled and held out.
 _DRAWN_BY = tuple(keys_of(Kind.DRAW, Kind.LABELS))
 
-Settings = Mapping[str, Any]
+Raw = Mapping[str, Any]
 Checkpoint = Mapping[str, Any]
 
 
-def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Path) -> Split | None:
+def split_to_go_on_with(checkpoint: Checkpoint, settings: Raw, *, path: Path) -> Split | None:
     """Return the split of a checkpoint, where the settings ask for the same; None where it is to be drawn and compared.
 
     Drawn again from a data set that has grown, other images would be labelled.
@@ -48,7 +48,7 @@ def split_to_go_on_with(checkpoint: Checkpoint, settings: Settings, *, path: Pat
 
 
 def check_resume(
-    parts: RunParts, settings: Settings, *, checkpoint: Checkpoint, path: Path, folder: Path, is_finished: bool
+    parts: RunParts, settings: Raw, *, checkpoint: Checkpoint, path: Path, folder: Path, is_finished: bool
 ) -> int:
     """Refuse to go on from a checkpoint that the run does not follow from.
 
@@ -85,7 +85,7 @@ def check_resume(
     return step
 
 
-def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple[str, ...]]:
+def changed_rows(checkpoint: Checkpoint, settings: Settings) -> list[tuple[str, ...]]:
     """Return every setting that is not as it was, and the learning rate if it jumps: name, before, now.
 
     Args:
@@ -102,7 +102,7 @@ def changed_rows(checkpoint: Checkpoint, settings: ParsedSettings) -> list[tuple
     return rows
 
 
-def keep_config(run_dir: Path, settings: Settings, *, step: int) -> None:
+def keep_config(run_dir: Path, settings: Raw, *, step: int) -> None:
     """Keep a run directory's ``config.yaml`` under another name, where it says something else than ``settings``.
 
     Args:
@@ -125,7 +125,7 @@ def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return settings
 
 
-def _changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
+def _changes(before: Raw, now: Raw) -> list[tuple[str, Any, Any]]:
     then, here = flatten(before), flatten(now)
     names = [name for name in {**then, **here} if kind_of(name) is not Kind.OWN]
     return [(name, then.get(name), here.get(name)) for name in names if then.get(name) != here.get(name)]
@@ -145,7 +145,7 @@ def _stored_rate(checkpoint: Checkpoint) -> float | None:
         return None
 
 
-def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> None:
+def _check_images(its: Split, split: Split, before: Raw, now: Raw) -> None:
     known = bool(its.names and split.names)
     same = [its.names, split.names] if known else [(s.labelled, s.validation) for s in (its, split)]
     # Which labels are wrong, and what is left of the pool, are drawn with the seed of the split, also where every image
@@ -161,7 +161,7 @@ def _check_images(its: Split, split: Split, before: Settings, now: Settings) -> 
         )
 
 
-def _check_fixed(before: Settings, now: Settings, *, path: Path) -> None:
+def _check_fixed(before: Raw, now: Raw, *, path: Path) -> None:
     changed = [
         (name, then, here)
         for name, then, here in _changes(before, now)
@@ -176,7 +176,7 @@ def _check_fixed(before: Settings, now: Settings, *, path: Path) -> None:
         )
 
 
-def _check_best(checkpoint: Checkpoint, settings: Settings, *, path: Path, folder: Path) -> None:
+def _check_best(checkpoint: Checkpoint, settings: Raw, *, path: Path, folder: Path) -> None:
     """Refuse to choose the best evaluation where there was none, and none is to come."""
     step = int(checkpoint["global_step"])
     every, max_steps = settings["eval_every"], settings["trainer"]["max_steps"]

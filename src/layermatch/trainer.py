@@ -44,7 +44,7 @@ class Device:
     Attributes:
         accelerator: ``cpu``, ``gpu`` or ``mps``.
         precision: ``32-true`` or ``bf16-mixed``.
-        channels_last: whether images and kernels are laid out channels last.
+        channels_last: Whether images and kernels are laid out channels last.
     """
 
     accelerator: str
@@ -71,7 +71,7 @@ def choose_device(*, accelerator: str, precision: str, channels_last: bool | str
         channels_last: ``auto`` is true on the CPU, and with bf16 on a GPU: their kernels want it.
 
     Raises:
-        UserError: a value is not legal, or the accelerator is not there.
+        UserError: A value is not legal, or the accelerator is not there.
 
     Example:
         >>> choose_device(accelerator="cpu", precision="32-true", channels_last="auto")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layermatch.study.baselines import BASELINES, better_baseline, with_baselines
+from layermatch.study.baselines import BASELINES, with_baselines
 from layermatch.study.design import Study
 
 
@@ -52,16 +52,3 @@ def test_what_is_there_already_is_not_added_again() -> None:
 def test_random_weights_have_none(model: dict[str, Any]) -> None:
     given = study({"fixmatch": ["algorithm=fixmatch"]})
     assert with_baselines(given, model_of=lambda words: model, has_reference=False) == given
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"linear_probe": [0.5, 0.7], "supervised": [0.65], "fixmatch": [0.9]}, "supervised"),
-        ({"supervised": [0.6], "linear_probe": [0.6]}, "linear_probe"),
-        ({"supervised": [0.6], "linear_probe": []}, "supervised"),
-        ({"fixmatch": [0.9]}, None),
-    ],
-)
-def test_the_better_one_has_the_higher_mean(values: dict[str, list[float]], expected: str | None) -> None:
-    assert better_baseline(values) == expected

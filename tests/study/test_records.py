@@ -15,7 +15,7 @@ from tests.report.made_runs import make_run, settings_of
 from tests.study.test_tables import study_of
 
 from layermatch.runs.directory import lock_run_dir
-from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.collecting import Collector
 from layermatch.study.design import Cell, Setting
 from layermatch.study.preparing import last_line

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from layermatch.metrics import TEST_ACCURACY_EMA
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Setting, Study
 from layermatch.study.formats import as_csv, as_json
 from layermatch.study.rows import Finding, Found

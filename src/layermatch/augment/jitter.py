@@ -15,7 +15,7 @@ _LUMA = (0.2989, 0.587, 0.114)
 
 
 def luma(images: Tensor) -> Tensor:
-    """Grey levels, (N, 1, H, W).
+    """Return the grey levels, (N, 1, H, W).
 
     Args:
         images: float (N, C, H, W) in [0, 1], C 1 or 3.

@@ -105,7 +105,7 @@ class LocalView:
             uint8 (N, C, h, w) on the device of ``images``, with h and w the rounded share of H and W.
 
         Raises:
-            UserError: illegal images or draws.
+            UserError: Illegal images or draws.
         """
         check_images(images)
         shape = (len(images), self.num_draws)

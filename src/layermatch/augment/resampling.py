@@ -28,7 +28,7 @@ def resized_crop(
         top: int64 (N,), the first row of each box, at least 0.
         left: int64 (N,), the first column of each box, at least 0.
         height: int64 (N,), the rows of each box, at least 1; the box ends within the image.
-        width: int64 (N,), the columns of each box, likewise.
+        width: int64 (N,), the columns of each box, at least 1.
         size: Rows and columns of the result.
 
     Returns:

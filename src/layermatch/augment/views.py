@@ -38,7 +38,7 @@ class PlainView:
             draws: float (N, 0).
 
         Raises:
-            UserError: illegal images.
+            UserError: Illegal images.
         """
         check_images(images)
         return images
@@ -69,12 +69,12 @@ class WeakView:
     image is cut there, where torchvision draws again.
 
     Args:
-        flip: whether to flip.
-        pad: padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
-        area: smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
+        flip: Whether to flip.
+        pad: Padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
+        area: Smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
 
     Raises:
-        UserError: an argument out of range.
+        UserError: An argument out of range.
 
     Example:
         >>> view = WeakView()
@@ -119,7 +119,7 @@ class WeakView:
             uint8 (N, C, H, W) on the device of ``images``.
 
         Raises:
-            UserError: illegal images or draws, or images smaller than the padding allows.
+            UserError: Illegal images or draws, or images smaller than the padding allows.
         """
         self._check(images, draws)
         return self._make(images, draws)
@@ -205,15 +205,15 @@ class StrongView(WeakView):
     NOTE: FixMatch's TensorFlow code draws 2 operations of another list; TorchSSL crops after the operations.
 
     Args:
-        flip: whether to flip.
-        pad: padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
-        area: smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
-        num_ops: operations per image, at least 0.
-        cutout: largest side of the box as a fraction of the width, in [0, 1]; 0 switches it off.
-        operations: names to draw from, at least one; a repeated name is drawn more often.
+        flip: Whether to flip.
+        pad: Padding as a fraction of the side, in [0, 1); not used if ``area`` is below 1.
+        area: Smallest share of the image's area that is kept, in (0, 1]; 1 crops after padding instead.
+        num_ops: Operations per image, at least 0.
+        cutout: Largest side of the box as a fraction of the width, in [0, 1]; 0 switches it off.
+        operations: Names to draw from, at least one; a repeated name is drawn more often.
 
     Raises:
-        UserError: an argument out of range.
+        UserError: An argument out of range.
 
     Example:
         >>> view = StrongView(num_ops=2, operations=("rotate", "solarize"))

@@ -34,6 +34,7 @@ from layermatch.console import Reporter, table
 from layermatch.errors import UserError, check_number
 from layermatch.files import replace_text
 from layermatch.paths import argument_path
+from layermatch.runs.identity import shared_by_seeds
 from layermatch.settings import Settings
 
 __all__ = ["ACCURACY_FORMAT", "accuracy", "read_accuracy", "rows_of"]
@@ -53,8 +54,8 @@ stays at a target or above it: until the first evaluation after which it is neve
 The time of evaluations does not count. Every run that is finished is in the JSON file at once; the same command goes on
 with those that are missing."""
 
-#: What of a configuration makes no other measurement, or only another repetition of it.
-_OF_PLACE = ("run_dir", "ckpt_path", "name", "seed")
+#: What a run is called and where its data lie makes no other measurement.
+_SAYS_WHERE = ("name", "data.root")
 
 
 def _parser() -> OneLineParser:
@@ -176,9 +177,8 @@ def _measure(
 
 def _fingerprint(case: Case, about: Mapping[str, Any]) -> str:
     """Return ten digits that are the same for all seeds of a measurement on one machine with the same libraries."""
-    settings = compose_settings(case.overrides)
-    counted = {key: value for key, value in settings.items() if key not in _OF_PLACE}
-    counted["data"] = {key: value for key, value in settings["data"].items() if key != "root"}
+    shared = shared_by_seeds(compose_settings(case.overrides))
+    counted = {key: value for key, value in shared.items() if key not in _SAYS_WHERE}
     known = [about[name] for name in ("processor", "gpu", "threads", "versions")]
     return hashlib.sha256(json.dumps([counted, known], sort_keys=True).encode()).hexdigest()[:10]
 

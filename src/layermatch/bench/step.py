@@ -69,12 +69,12 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        batch_size: labelled images per step.
-        mu: unlabelled images per labelled one.
-        warmups: steps of each block that do not count.
-        steps: steps of each block that do.
-        rounds: blocks of each variant.
-        is_quick: whether only what the published ratios need is measured.
+        batch_size: Labelled images per step.
+        mu: Unlabelled images per labelled one.
+        warmups: Steps of each block that do not count.
+        steps: Steps of each block that do.
+        rounds: Blocks of each variant.
+        is_quick: Whether only what the published ratios need is measured.
     """
 
     batch_size: int

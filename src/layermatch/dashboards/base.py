@@ -87,7 +87,7 @@ class Dashboard(ABC):
         """Send what is left, and end.
 
         Args:
-            failed: whether the run ended with an error.
+            failed: Whether the run ended with an error.
         """
 
 

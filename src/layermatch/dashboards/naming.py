@@ -69,7 +69,7 @@ def run_group(settings: Mapping[str, Any]) -> str:
     It is no list of what was changed on the command line: there, the same setting can be written in many ways.
 
     Args:
-        settings: the composed configuration.
+        settings: The composed configuration.
 
     Example:
         >>> settings = {"seed": 1, "algorithm": {"name": "fixmatch"}, "data": {"source": {"_target_": "my.Cats"}}}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.figure_text import names_in_figure, save_figure
+from layermatch.metrics import TEST_ACCURACY_EMA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,6 +153,6 @@ def per_class_bars(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     axis.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
     axis.set(xlim=(0, 1.12), ylim=(len(ranked) - 0.4, -0.6), xlabel="accuracy")
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axis.set_title(f"Test set, EMA weights: accuracy of {which}", fontsize=10)
+    axis.set_title(f"{TEST_ACCURACY_EMA.title}: {which}", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     return pixels_of(figure)

@@ -18,13 +18,14 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
+from layermatch.catalogue import Catalogue, Kind, Place
 from layermatch.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from layermatch.dashboards.base import About, Dashboard
 from layermatch.dashboards.naming import curve_name, run_group, run_name, run_tags
 from layermatch.dashboards.pictures import class_accuracies
 from layermatch.dashboards.reachable import why_unreachable
 from layermatch.errors import UserError
-from layermatch.metrics import CATALOGUE, CLASS_ACCURACY, CONFUSION, OBJECTIVE, VAL_ACCURACY_EMA, accuracies
+from layermatch.metrics import CATALOGUE, CLASS_ACCURACY, CONFUSION, OBJECTIVE, VAL_ACCURACY_EMA
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, STEP_CHECKPOINTS, WANDB, is_checkpoint_of
 from layermatch.runs.settings import flatten
 
@@ -138,16 +139,20 @@ class WandbDashboard(WandbLogger, Dashboard):
         self._defined = set()
         return run
 
+    @property
+    def _catalogue(self) -> Catalogue:
+        return CATALOGUE if self._about is None else self._about.catalogue
+
     def _define(self, run: Run, names: Iterable[str]) -> None:
         """Say what the axis and the summary of new curves are.
 
         One by one: of two patterns that match a name (``*`` and ``loss/*``), W&B takes one at random.
         """
-        catalogue = CATALOGUE if self._about is None else self._about.catalogue
+        catalogue = self._catalogue
         for name in set(names) - self._defined:
-            kept = catalogue.find(name).kind.over_run
+            kind = catalogue.find(name).kind
             # The figures to report are those of `test/*`, of the weights that `test/selection` names.
-            summary = None if kept == ("last",) else ",".join(kept)
+            summary = ",".join(kind.over_run) if _has_own_summary(kind) else None
             run.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
             self._defined.add(name)
 
@@ -224,7 +229,7 @@ class WandbDashboard(WandbLogger, Dashboard):
     def show_results(self, results: Mapping[str, Any]) -> None:
         """Send the final figures with their selection rule, class by class, and the checkpoint if it is asked for."""
         self._leave_dead_server()
-        self._safely(lambda run: run.summary.update(_summary(results)))
+        self._safely(lambda run: run.summary.update(_summary(results, self._catalogue)))
         with _staged_in(self.run_dir):
             self._safely(lambda run: self._log_charts(run, results))
             if self.log_checkpoint:
@@ -386,13 +391,17 @@ def _row(values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
     return dict(values) if step is None else {**values, STEP: step}
 
 
-def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the table of runs shows; accuracies of `val` are in the curves' own summary."""
+def _has_own_summary(kind: Kind) -> bool:
+    """Return whether W&B's summary of a curve is another than its last value: the lowest loss, the best accuracy."""
+    return kind.over_run != ("last",)
+
+
+def _summary(results: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Return what the table of runs shows, beside what the curves' own summary has."""
     shown = {name: results[name] for name in ("num_labels", "steps", "seconds", "status") if name in results}
-    known = {metric.name for metric in accuracies("val").values()}
-    for section in ("test", "val", "pseudo_labels"):
+    for section in dict.fromkeys(metric.path[0] for metric in catalogue.in_place(Place.RESULTS)):
         figures = {f"{section}/{key}": value for key, value in (results.get(section) or {}).items()}
-        shown |= {name: value for name, value in figures.items() if name not in known}
+        shown |= {name: value for name, value in figures.items() if not _has_own_summary(catalogue.find(name).kind)}
     return shown
 
 
@@ -409,11 +418,11 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
     classes, counts = list(results["classes"]), np.asarray(results["confusion"])
     truth, predicted = (np.repeat(axis, counts.ravel()).tolist() for axis in np.indices(counts.shape).reshape(2, -1))
     charts[CONFUSION.name] = wandb.plot.confusion_matrix(
-        y_true=truth, preds=predicted, class_names=classes, title="Test set, EMA weights"
+        y_true=truth, preds=predicted, class_names=classes, title=CONFUSION.title
     )
     rows = [list(row) for row in zip(classes, class_accuracies(counts.tolist()), strict=True)]
     table = wandb.Table(columns=["class", "accuracy"], data=rows)
-    charts[CLASS_ACCURACY.name] = wandb.plot.bar(table, "class", "accuracy", title="Test accuracy of each class")
+    charts[CLASS_ACCURACY.name] = wandb.plot.bar(table, "class", "accuracy", title=CLASS_ACCURACY.title)
     return charts
 
 

@@ -25,7 +25,6 @@ from layermatch.data.wording import one_line, printable
 from layermatch.errors import UserError
 
 __all__ = [
-    "MAX_PIXELS",
     "PIL_MODES",
     "ImageFileError",
     "decode_bytes",
@@ -39,9 +38,6 @@ __all__ = [
 
 #: Number of channels to what Pillow calls such an image.
 PIL_MODES = {1: "L", 3: "RGB"}
-
-#: No image of more pixels is decoded: there Pillow takes a file for a decompression bomb.
-MAX_PIXELS = 178_956_970
 
 #: Images of more pixels (100 MB in RGB) are reduced before anything else is done, by the first of these that is enough;
 #: JPEG files while they are decoded.
@@ -117,7 +113,7 @@ def decode_image(path: str, *, size: int, channels: int) -> NDArray[np.uint8]:
     Args:
         path: The path of a file of one of the formats above (JPEG, PNG, GIF, WebP, TIFF, ...), whatever its name ends
             with. Above 2^25 pixels it is halved first, up to three times. JPEG files are so while they are decoded;
-            others may have up to :data:`MAX_PIXELS`, and are in memory once.
+            others may have up to 178,956,970, above which Pillow refuses a decompression bomb, and are in memory once.
         size: The height and width in pixels, at least 1.
         channels: 1 or 3.
 

@@ -88,7 +88,7 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be used on a device; of the CPU what the system can make free without swapping.
 
     Args:
-        device: a CPU, CUDA or MPS device.
+        device: A CPU, CUDA or MPS device.
 
     Example:
         >>> free_memory(torch.device("cpu")) > 0

@@ -149,7 +149,7 @@ def _label_studio(content: bytes, field: str | None) -> Iterator[_Task]:
 
 
 def _raw(tasks: Sequence[Mapping[str, Any]], field: str | None) -> Iterator[_Task]:
-    """Raw tasks: ``data``, and ``annotations`` whose ``result`` has ``choices``."""
+    """Read raw tasks: ``data``, and ``annotations`` whose ``result`` has ``choices``."""
     controls = {result["from_name"] for task in tasks for result in _results(task)}
     control = _only_field(controls, field)
     for task in tasks:
@@ -185,7 +185,7 @@ def _only_field(fields: Iterable[str], given: str | None) -> str | None:
 
 
 def _minimal(tasks: Sequence[Mapping[str, Any]], field: str | None) -> Iterator[_Task]:
-    """JSON_MIN and CSV: an item for each annotation, with the data and the choices beside each other."""
+    """Read JSON_MIN and CSV: an item for each annotation, with the data and the choices beside each other."""
     if not tasks:
         return
     names = dict.fromkeys(name for task in tasks for name in task)

@@ -87,7 +87,7 @@ def place(split: Split, content: SourceData) -> tuple[Split, str]:
 
 
 def digest_of(content: SourceData) -> str:
-    """Sixteen digits that are the same for the same data set, wherever it lies.
+    """Return sixteen digits that are the same for the same data set, wherever it lies.
 
     Names of classes, labels and names of all images count, and what is in up to :data:`MOST_LOOKED_INTO` images of each
     part.

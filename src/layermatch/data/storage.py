@@ -255,7 +255,7 @@ def reads_files(content: SourceData) -> bool:
     """Return whether reading decodes image files, also such as lie in shards.
 
     Args:
-        content: a data set.
+        content: A data set.
 
     Example:
         >>> from layermatch.data.sources import Digits

@@ -71,8 +71,8 @@ def gone_text(what: str, reason: str) -> str:
     """Return what a run says that lost a file while it was training.
 
     Args:
-        what: the file, and what it is.
-        reason: why it cannot be read.
+        what: The file, and what it is.
+        reason: Why it cannot be read.
 
     Example:
         >>> gone_text("the image cat.png", "it is empty")

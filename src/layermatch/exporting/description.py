@@ -26,6 +26,9 @@ PREPARATION = (
     "unless it is {size} x {size}: resize the short side to {size} pixels (Pillow, bicubic), and cut out the centre",
 )
 
+#: Accuracies that are said, by their names in the description.
+ACCURACIES = {"test_accuracy": TEST_ACCURACY_EMA, "val_accuracy": VAL_ACCURACY_EMA}
+
 #: Settings that a card names, where the run has them.
 NAMED = (
     "algorithm.name", "data.source._target_", "data.num_labels", "data.mu", "data.batch_size", "optimizer.lr",
@@ -80,8 +83,7 @@ def _results(ckpt_path: Path) -> dict[str, Any]:
         return {}
     test = results.get("test") or {}
     found = {
-        "test_accuracy": finite_number(TEST_ACCURACY_EMA.read(results)),
-        "val_accuracy": finite_number(VAL_ACCURACY_EMA.read(results)),
+        **{key: finite_number(metric.read(results)) for key, metric in ACCURACIES.items()},
         "selection": test.get("selection"),
         "steps": results.get("steps"),
         "num_labels": results.get("num_labels"),
@@ -138,15 +140,14 @@ def _index(name: str, results: Mapping[str, Any], settings: Mapping[str, str]) -
             {
                 "task": {"type": "image-classification"},
                 "dataset": {"name": source, "type": source.lower()},
-                "metrics": [{"type": "accuracy", "value": value, "name": "test accuracy"}],
+                "metrics": [{"type": "accuracy", "value": value, "name": TEST_ACCURACY_EMA.title}],
             }
         ],
     }
 
 
 def _figures(results: Mapping[str, Any], temperature: float) -> list[str]:
-    titles = {"test_accuracy": "test accuracy", "val_accuracy": "validation accuracy"}
-    lines = [f"{title}: {results[key]:.2%}, EMA weights" for key, title in titles.items() if key in results]
+    lines = [f"{metric.title}: {results[key]:.2%}" for key, metric in ACCURACIES.items() if key in results]
     if "selection" in results:
         lines.append(f"checkpoint selected by: {printable(results['selection'])}")
     if "num_labels" in results:

@@ -15,7 +15,7 @@ from layermatch.functional.clustering import centroid_loss, class_sums, gradient
 from layermatch.functional.collapse import between_class_scatter, nc1, nearest_centre_accuracy, within_class_scatter
 from layermatch.functional.consistency import squared_error_of_probabilities
 from layermatch.functional.contrast import graph_contrast_loss, memory_smoothed, pseudo_label_graph, scaled_similarities
-from layermatch.functional.crest import added_labels, alignment_power, sampling_rates, tempered_distribution
+from layermatch.functional.crest import alignment_power, tempered_distribution
 from layermatch.functional.curriculum import CURRICULUM_MAPPINGS, curriculum_mapping, last_of_each, learning_status
 from layermatch.functional.debiasing import debiased_probabilities
 from layermatch.functional.decipher import label_divergence, label_gradient, prediction_entropy
@@ -74,7 +74,6 @@ __all__ = [
     "VOTE_TARGETS",
     "Box",
     "LogisticRegression",
-    "added_labels",
     "aggregated",
     "align_distribution",
     "alignment_power",
@@ -147,7 +146,6 @@ __all__ = [
     "resize_box",
     "reversal_factor",
     "reverse_gradient",
-    "sampling_rates",
     "scale_for",
     "scaled_similarities",
     "self_adaptive_thresholds",

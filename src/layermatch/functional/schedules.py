@@ -113,8 +113,8 @@ def cosine_ramp(progress: float, *, length: float) -> float:
     with r of :func:`linear_ramp`. Source: AdaMatch (Berthelot et al. 2022), with :math:`\rho = 0.5`.
 
     Args:
-        progress: t, as there.
-        length: rho, as there.
+        progress: t, the share of the run that is done, in ``[0, 1]``.
+        length: rho, the share of the run that the ramp takes, in ``[0, 1]``; 0 is no ramp.
 
     Returns:
         The factor, in ``[0, 1]``.

@@ -128,7 +128,7 @@ def _items(request: Request) -> Response:
 
 
 def _known(session: Session, numbers: object, *, most: int | None = None) -> list[int]:
-    """Numbers of pictures, as they were given."""
+    """Return the numbers of pictures, as they were given."""
     total = len(session.pictures.paths)
     if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < total for number in numbers):
         raise HTTPException(404, "there is no such picture")

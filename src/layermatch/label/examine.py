@@ -203,7 +203,7 @@ class _Reader:
         return Looked(read, features, np.array([probabilities for _, probabilities in seen], np.float32))
 
     def _seen_alone(self, file: str) -> tuple[Float, Float]:
-        """No features where it cannot be read."""
+        """Look at one picture; give no features where it cannot be read."""
         try:
             features, probabilities = self.eye.look([file])
         except (UserError, OSError):

@@ -80,7 +80,7 @@ def _best(probabilities: NDArray[np.float32]) -> tuple[Int, NDArray[np.float32],
 
 
 def uncertain(found: Found, is_open: Bool) -> Int:
-    """Pictures without a label, those between two classes first.
+    """Return the pictures without a label, those between two classes first.
 
     Args:
         found: What is known; there must be a model.
@@ -95,7 +95,7 @@ def uncertain(found: Found, is_open: Bool) -> Int:
 
 
 def typical(found: Found, is_open: Bool, is_labelled: Bool) -> Int:
-    """Pictures without a label, the most typical one of each cluster first.
+    """Return the pictures without a label, the most typical one of each cluster first.
 
     Clusters with the fewest labels come first, and the larger one of two with as many; so labels are spread over what
     there is (Hacohen et al., Active learning on a budget, 2022; there a picture is typical by its neighbours, here by
@@ -129,7 +129,7 @@ def typical(found: Found, is_open: Bool, is_labelled: Bool) -> Int:
 
 
 def confident(found: Found, is_open: Bool, name: str, least: float) -> Int:
-    """Pictures without a label that the model takes for a class, the surest first.
+    """Return the pictures without a label that the model takes for a class, the surest first.
 
     Args:
         found: What is known.
@@ -148,7 +148,7 @@ def confident(found: Found, is_open: Bool, name: str, least: float) -> Int:
 
 
 def doubted(found: Found, labels: Sequence[str], below: float) -> Int:
-    """Labelled pictures whose label the model finds improbable, the least probable first.
+    """Return the labelled pictures whose label the model finds improbable, the least probable first.
 
     Args:
         found: What is known.

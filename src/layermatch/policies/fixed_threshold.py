@@ -24,7 +24,7 @@ class FixedThreshold(Policy):
         threshold: ``tau``, in ``(0, 1]``.
 
     Raises:
-        UserError: the threshold is out of range.
+        UserError: The threshold is out of range.
 
     Example:
         >>> import torch

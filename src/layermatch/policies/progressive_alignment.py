@@ -30,8 +30,8 @@ class ProgressiveAlignment(FixedThreshold):
     authors' code for a.
 
     NOTE: In the paper each generation trains a new network, on a labelled set that the most confident pseudo-labels
-    have joined (:func:`~layermatch.functional.sampling_rates`, :func:`~layermatch.functional.added_labels`). This
-    policy is the alignment alone: one network goes through the generations' targets, with the labelled set as it is.
+    have joined. This policy is the alignment alone: one network goes through the generations' targets, with the
+    labelled set as it is.
 
     Args:
         threshold: ``tau``, in ``(0, 1]``.

@@ -69,7 +69,7 @@ def find_leftovers(entries: Iterable[Entry], *, keep_checkpoints: bool = True) -
 
 
 def _unfinished(entry: Entry) -> list[Leftover]:
-    """Files that bear their name only when they are whole, beside those of the run."""
+    """Return files that bear their name only when they are whole, beside those of the run."""
     there = [path for path in unfinished_outputs_in(entry.path) if path.is_file() and not path.is_symlink()]
     return [Leftover(entry.path, path, _size(path), "was being written when its process ended") for path in there]
 

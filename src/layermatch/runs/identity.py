@@ -26,10 +26,12 @@ __all__ = [
     "draw_of",
     "fingerprint",
     "images_of_step",
+    "is_drawn_by",
     "keys_of",
     "kind_of",
     "may_change",
     "setting_of",
+    "shared_by_seeds",
     "trained_with",
 ]
 
@@ -116,6 +118,9 @@ KINDS: Mapping[str, Kind] = {
     "pseudo_labels._target_": Kind.LEARNT,
 }
 
+#: What of the data is learnt with and decides of no image whether it is labelled: its pixels, and which label is wrong.
+_DRAWS_NOTHING = ("data.mean", "data.std", "data.label_noise")
+
 #: Values with which the same is trained as with another one, by the name of the setting.
 SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {
     "data.leaks": {"keep": "report"},
@@ -128,7 +133,7 @@ ALL_DEVICES = "data.batch_size of all devices"
 #: From this number on, a float need not be the whole number that it was written as.
 MAX_WHOLE = 2**53
 
-Settings = Mapping[Any, Any]
+Raw = Mapping[Any, Any]
 
 
 def kind_of(key: str) -> Kind:
@@ -155,13 +160,42 @@ def keys_of(*kinds: Kind) -> list[str]:
     return [key for key, kind in KINDS.items() if kind in kinds]
 
 
-def setting_of(settings: Settings) -> dict[str, Any]:
+def is_drawn_by(key: str) -> bool:
+    """Return whether a setting decides which images are labelled and held out.
+
+    Args:
+        key: The name of the setting, as on the command line.
+
+    Example:
+        >>> is_drawn_by("data.num_labels"), is_drawn_by("data.source.root"), is_drawn_by("data.mean")
+        (True, True, False)
+    """
+    is_of_data = key.startswith("data.") and kind_of(key) in {Kind.DRAW, Kind.LABELS, Kind.LEARNT}
+    return is_of_data and key not in _DRAWS_NOTHING
+
+
+def shared_by_seeds(settings: Raw) -> dict[str, Any]:
+    """Return all settings, flat, but for the seed and for where the run is.
+
+    Unlike :func:`setting_of`, also those that change nothing of what is trained: they may be illegal, or slow.
+
+    Args:
+        settings: The settings, as :func:`setting_of` takes them.
+
+    Example:
+        >>> shared_by_seeds({"seed": 0, "run_dir": "runs/1", "data": {"mu": 7, "num_workers": 2}})
+        {'data.mu': 7, 'data.num_workers': 2}
+    """
+    return {key: value for key, value in flatten(settings).items() if key != "seed" and kind_of(key) is not Kind.OWN}
+
+
+def setting_of(settings: Raw) -> dict[str, Any]:
     """Return all that makes a run another setting: flat, in the order of the configuration.
 
     Two runs are repetitions of each other where these are equal.
 
     Args:
-        settings: the composed configuration, or what ``config.yaml`` holds.
+        settings: The composed configuration, or what ``config.yaml`` holds.
 
     Example:
         >>> one = {"seed": 0, "data": {"batch_size": 64, "mu": 7}, "trainer": {"devices": 1, "num_nodes": 1}}
@@ -208,7 +242,7 @@ def _plain(value: object) -> Any:
     return value
 
 
-def fingerprint(settings: Settings) -> str:
+def fingerprint(settings: Raw) -> str:
     """Return ten digits that are the same for all repetitions of a setting, and for no other setting.
 
     Args:
@@ -243,7 +277,7 @@ class Draw(NamedTuple):
         return ", ".join([str(self.seed), *self.others])
 
 
-def draw_of(settings: Settings) -> Draw | None:
+def draw_of(settings: Raw) -> Draw | None:
     """Return which repetition of its setting a run is; None where it has no seed.
 
     Args:

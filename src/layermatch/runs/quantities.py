@@ -14,7 +14,7 @@ def percent(share: float, *, sign: bool = False) -> str:
 
     Args:
         share: 1 is 100 %.
-        sign: whether a plus is written.
+        sign: Whether a plus is written.
 
     Example:
         >>> percent(0.9389)

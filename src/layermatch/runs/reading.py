@@ -24,7 +24,7 @@ def reason(error: Exception) -> str:
     """Return why a file cannot be read, in one line.
 
     Args:
-        error: one of :data:`UNREADABLE`.
+        error: One of :data:`UNREADABLE`.
 
     Example:
         >>> reason(RecursionError("maximum recursion depth exceeded"))

@@ -15,7 +15,7 @@ def printable(text: object) -> str:
     """Return a text without control characters, so that a class name cannot move the cursor or turn the line round.
 
     Args:
-        text: anything; its ``str`` is taken.
+        text: Anything; its ``str`` is taken.
 
     Example:
         >>> printable("cat" + chr(27) + "[2J")

@@ -28,7 +28,7 @@ from layermatch.runs.directory import make_run_dir
 from layermatch.runs.reading import finite_number
 from layermatch.runs.text import printable
 from layermatch.study.baselines import with_baselines
-from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.collecting import FILES, Collector, check_study_dir, differences
 from layermatch.study.composing import Composer, config_folders, files_of
 from layermatch.study.design import Cell, Study

@@ -1,15 +1,14 @@
-"""What a pretrained network does with labels alone: the rows that every study of one has, and the better of them."""
+"""What a pretrained network does with labels alone: the rows that every study of one has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 from layermatch.study.design import Setting, Study
 
-__all__ = ["BASELINES", "better_baseline", "is_pretrained", "with_baselines"]
+__all__ = ["BASELINES", "is_pretrained", "with_baselines"]
 
 #: The settings of labels alone, by name, and what each has on its command line after everything else. A probe leaves
 #: the extractor as it is and is solved in one step, whatever the other runs do.
@@ -58,23 +57,3 @@ def with_baselines(
         return study
     reference = study.reference if has_reference else added[0].name
     return replace(study, settings=(*added, *study.settings), reference=reference)
-
-
-def better_baseline(values: Mapping[str, Iterable[float]]) -> str | None:
-    """Return the name of the row of labels alone whose mean is higher; the first of equal ones.
-
-    Chosen by what is compared, it may look better than it is by chance: a gain over it is one over both.
-
-    Args:
-        values: What is compared, of each seed or fold, by the name of the setting; others than :data:`BASELINES` do not
-            count.
-
-    Returns:
-        None where there is neither.
-
-    Example:
-        >>> better_baseline({"supervised": [0.7, 0.9], "linear_probe": [0.7, 0.8], "fixmatch": [0.95]})
-        'supervised'
-    """
-    means = {name: fmean(found) for name in BASELINES if name in values and (found := list(values[name]))}
-    return max(means, key=lambda name: means[name]) if means else None

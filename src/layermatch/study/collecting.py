@@ -24,7 +24,7 @@ from layermatch.runs.layout import METRICS, SPLIT, outputs_in
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, read_results
 from layermatch.runs.text import printable
-from layermatch.study.code import CodeVersion, code_version
+from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of, labels_name
 from layermatch.study.formats import as_csv, as_json
 from layermatch.study.records import State, look, read_record

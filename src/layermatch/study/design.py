@@ -21,7 +21,7 @@ from layermatch.metrics import (
     VAL_MEDIAN_EMA,
     Metric,
 )
-from layermatch.runs.identity import Kind, kind_of, setting_of
+from layermatch.runs.identity import is_drawn_by, setting_of
 from layermatch.runs.settings import flatten
 from layermatch.runs.text import printable
 
@@ -155,13 +155,7 @@ def drawn_by(data: Mapping[str, Any]) -> str:
     Args:
         data: The section ``data`` of a composed configuration.
     """
-    kinds = {Kind.LABELS, Kind.LEARNT, Kind.DRAW}
-    drawn = {
-        key: value
-        for key, value in flatten({"data": data}).items()
-        if kind_of(key) in kinds and not key.startswith(("data.mean", "data.std", "data.label_noise"))
-    }
-    return fingerprint_of(drawn)
+    return fingerprint_of({key: value for key, value in flatten({"data": data}).items() if is_drawn_by(key)})
 
 
 def labels_name(num_labels: int | None) -> str:
@@ -241,7 +235,7 @@ class Study:
                 raise UserError(f"study.settings: {one.name!r} and {other.name!r} are one name: give two")
         check_choice("study.metric", section["metric"], METRICS)
         check_choice("study.illegal", section["illegal"], ILLEGAL)
-        folds = _folds(section["folds"], section["metric"])
+        folds = _folds(section["folds"], METRICS[section["metric"]])
         for word in given:
             key = word.partition("=")[0].lstrip("+~")
             if key in OWN:
@@ -373,13 +367,13 @@ def _whole_numbers(name: str, given: object, *, low: int, may_be_null: bool = Fa
     return tuple(values)
 
 
-def _folds(given: object, metric: object) -> int | None:
+def _folds(given: object, metric: Metric) -> int | None:
     if given is None:
         return None
     check_number("study.folds", given, low=2, integer=True)
-    if not str(metric).startswith("val/"):
+    if not metric.is_of_validation:
         raise UserError(
-            f"study.metric={metric} is not legal with study.folds, whose images are validation images: give "
+            f"study.metric={metric.name} is not legal with study.folds, whose images are validation images: give "
             f"study.metric={VAL_ACCURACY_EMA.name} or {VAL_MACRO_EMA.name}"
         )
     return int(str(given))

@@ -66,7 +66,7 @@ def as_csv(found: Found) -> str:
 
 
 def as_json(found: Found) -> str:
-    """Everything, for programs.
+    """Return everything, for programs.
 
     Args:
         found: What the study knows.

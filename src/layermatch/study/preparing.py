@@ -13,8 +13,9 @@ from typing import Any
 
 from layermatch.errors import RunError, UserError
 from layermatch.files import replace_text
+from layermatch.runs.identity import shared_by_seeds
 from layermatch.runs.text import printable
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of
 
 __all__ = ["Prepared", "known_refusals", "last_line", "prepare", "source_of"]
@@ -54,8 +55,7 @@ class Prepared:
 
 def _key(cell: Cell, code: CodeVersion) -> str:
     """Return what a verdict on a setting depends on."""
-    raw = {name: value for name, value in cell.raw.items() if name not in {"seed", "run_dir", "ckpt_path"}}
-    return fingerprint_of([raw, code.sources])
+    return fingerprint_of([shared_by_seeds(cell.raw), code.sources])
 
 
 def known_refusals(study_dir: Path) -> dict[str, str]:

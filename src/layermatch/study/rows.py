@@ -19,7 +19,7 @@ from layermatch.metrics import (
 from layermatch.report.compare import Comparison, Summary, compare, summarise
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.reading import finite_number
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Draw, Setting, Study, fingerprint_of
 
 __all__ = ["BESIDE", "LEVEL", "Finding", "Found", "Row", "ordered", "rows_of"]
@@ -120,7 +120,7 @@ class Found:
         chosen = " or ".join(sorted(weights.get(selection, str(selection)) for selection in selections))
         metric = self.study.metric
         of_median = " of the last 20 evaluations on validation images" if metric == VAL_MEDIAN_EMA else ""
-        where = "validation" if metric.name.startswith("val/") else "test"
+        where = "validation" if metric.is_of_validation else "test"
         looked = (
             "what is chosen by it is to be reported on test images with other seeds"
             if where == "validation"

@@ -20,10 +20,12 @@ from filelock import FileLock, Timeout
 
 from layermatch.command_line import as_typed
 from layermatch.errors import StoppedError
+from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import checkpoints_in
 from layermatch.runs.quantities import duration
+from layermatch.runs.reading import finite_number
 from layermatch.runs.text import printable
-from layermatch.study.code import CodeVersion
+from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.preparing import Prepared, last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
@@ -281,17 +283,17 @@ class Runner:
         self.done += 1
         if seconds is not None:
             self.seconds.setdefault(cell.setting.name, []).append(seconds)
-        of_test, of_val = status.results.get("test"), status.results.get("val")
         # What a fold is held out for is not the test images.
-        judged = (of_test or of_val if cell.fold is None else of_val) or {}
-        share = judged.get("accuracy_ema")
-        found = f"{100 * share:.1f} %" if isinstance(share, float | int) else "finished"
+        judged = (TEST_ACCURACY_EMA, VAL_ACCURACY_EMA) if cell.fold is None else (VAL_ACCURACY_EMA,)
+        shares = (finite_number(metric.read(status.results)) for metric in judged)
+        share = next((share for share in shares if share is not None), None)
+        found = "finished" if share is None else f"{100 * share:.1f} %"
         took = "" if seconds is None else f" in {duration(seconds)}"
         self.say(f"{self.done} of {len(self.cells)}: {cell.title}: {found}{took}{self._foretold()}")
         self.after()
 
     def _foretold(self) -> str:
-        """When all will have ended, by what runs took so far."""
+        """Say when all will have ended, by what runs took so far."""
         everything = [value for values in self.seconds.values() for value in values]
         left = [*self.waiting, *(job.cell for job in self.running), *self.elsewhere.values()]
         if not left or not everything:

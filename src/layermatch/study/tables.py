@@ -208,7 +208,7 @@ def identity_lines(found: Found) -> list[str]:
 
 def _highest(found: Found) -> str:
     """Return what would be chosen, where validation images choose."""
-    if not found.study.metric.name.startswith("val/"):
+    if not found.study.metric.is_of_validation:
         return ""
     parts = []
     for labels, rows in rows_of(found).items():

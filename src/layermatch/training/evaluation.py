@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from layermatch.functional import macro_accuracy
-from layermatch.metrics import accuracies, macro_accuracies
+from layermatch.metrics import VAL_MEDIAN, VAL_MEDIAN_EMA, accuracies, macro_accuracies
 
 __all__ = ["Evaluation"]
 
@@ -85,7 +85,8 @@ class Evaluation(nn.Module):
         if not self.evaluations:
             return {}
         live, averaged = (median(values) for values in zip(*self.evaluations, strict=True))
-        return {"median_accuracy": live, "median_accuracy_ema": averaged, "num_evaluations": len(self.evaluations)}
+        medians = {VAL_MEDIAN.path[-1]: live, VAL_MEDIAN_EMA.path[-1]: averaged}
+        return medians | {"num_evaluations": len(self.evaluations)}
 
     def _accuracy(self, split: str, weights: str) -> MulticlassAccuracy:
         return cast("MulticlassAccuracy", self.accuracies[f"{split}_{weights}"])

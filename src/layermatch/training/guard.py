@@ -23,7 +23,7 @@ class StepGuard:
     from then on. The decision needs one number from the device at each step.
 
     Args:
-        max_nonfinite: steps in a row that may be rejected before the run ends, at least 1.
+        max_nonfinite: Steps in a row that may be rejected before the run ends, at least 1.
 
     Raises:
         UserError: ``max_nonfinite`` is out of range.

@@ -42,8 +42,8 @@ class IntervalMeter:
         """Add one step.
 
         Args:
-            means: scalars or vectors ``(K,)``; the mean over the steps is read out.
-            ratios: pairs of them; the ratio of their sums is read out.
+            means: Scalars or vectors ``(K,)``; the mean over the steps is read out.
+            ratios: Pairs of them; the ratio of their sums is read out.
         """
         pairs = {name: (value, torch.ones_like(value)) for name, value in means.items()} | (ratios or {})
         if not pairs:
@@ -58,7 +58,7 @@ class IntervalMeter:
         """Return the means over all ranks since the last read-out. A ratio of nothing is left out. Starts afresh.
 
         Args:
-            component_names: names of the components of a vector, which is read out as ``NAME/COMPONENT``; without them,
+            component_names: Names of the components of a vector, which is read out as ``NAME/COMPONENT``; without them,
                 or where it has another number of components, they have numbers.
         """
         means = self.look(component_names)

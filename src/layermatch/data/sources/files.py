@@ -64,7 +64,7 @@ class Found:
 
     Attributes:
         images: The paths relative to the folder, with ``/``, sorted by name.
-        unused: Everything else, sorted likewise.
+        unused: Everything else, sorted in the same way.
     """
 
     images: list[str] = field(default_factory=list)

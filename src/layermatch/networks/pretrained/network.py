@@ -37,8 +37,8 @@ class PretrainedNetwork(Network):
         origin: The file that the weights come from; None where they are random.
         title: What the extractor is, in words.
         mean: The mean of each channel that the weights want images to be normalised by; None where they are random.
-        std: The standard deviation of each channel, likewise.
-        image_size: The height and width in pixels that the weights were made with, likewise.
+        std: Their standard deviation; None where the mean is.
+        image_size: The height and width in pixels that the weights were made with; None where they are random.
         resize: The height and width that images are resized to before the extractor; None leaves them.
         notes: What is said of it before a run, name to text.
     """
