@@ -120,6 +120,17 @@ class Cell:
         return f"seed-{self.seed}" if self.fold is None else f"seed-{self.seed}_fold-{self.fold}"
 
     @property
+    def max_steps(self) -> int:
+        """The optimizer steps that the run makes."""
+        steps: int = self.raw["trainer"]["max_steps"]
+        return steps
+
+    @property
+    def selection(self) -> str:
+        """Which weights of the run are compared, ``last`` or ``best_val``."""
+        return str(self.raw["checkpoint"]["selection"])
+
+    @property
     def labels(self) -> str:
         """The number of labels as part of a path."""
         return labels_name(self.num_labels)

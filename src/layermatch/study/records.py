@@ -161,7 +161,7 @@ def _results_of(cell: Cell) -> dict[str, Any] | None:
     except UNREADABLE:
         return None
     is_whole = results.get("status") == "finished"
-    return results if is_whole and finite_number(results.get("steps")) == cell.raw["trainer"]["max_steps"] else None
+    return results if is_whole and finite_number(results.get("steps")) == cell.max_steps else None
 
 
 def _was_checked(cell: Cell) -> bool:

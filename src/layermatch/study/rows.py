@@ -110,9 +110,7 @@ class Found:
     @property
     def rule(self) -> str:
         """Say by what rule the weights that are compared were chosen, in words."""
-        selections = {finding.cell.raw["checkpoint"]["selection"] for finding in self.findings} or {
-            cell.raw["checkpoint"]["selection"] for cell in self.cells
-        }
+        selections = {finding.cell.selection for finding in self.findings} or {cell.selection for cell in self.cells}
         weights = {
             "last": "the weights of the last step",
             "best_val": "the weights with the best validation accuracy",
