@@ -19,6 +19,8 @@ ROWS = [
     Row("cats/1.jpg", "cat"),
     Row("a, b.jpg", 'the "dog"', "test"),
     Row("c\nd.jpg", "", "val"),
+    Row("e\rf.jpg", "a\tcat", "val"),
+    Row(" g\r\nh.jpg", "", "val"),
     Row("1.jpg", "", "ignored"),
 ]
 
