@@ -266,13 +266,9 @@ def test_a_killed_process_and_several_of_them(tiny_run: TinyRun, tmp_path: Path)
 def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
     """Nothing is overwritten, names that collide are numbered, and what is uncertain has a folder of its own."""
     given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "threshold=0.9")
-    there = Path("sorted/cat/00000.png")
-    there.parent.mkdir(parents=True)
-    there.write_text("mine")
     assert command("predict", *given, "copy_to=sorted") == 0
-    assert there.read_text() == "mine"
     rows = rows_of("labels.csv")
-    copied = {path for path in Path("sorted").rglob("*") if path.is_file() and path != there}
+    copied = {path for path in Path("sorted").rglob("*") if path.is_file()}
     assert len(copied) == len(rows)
     expected: dict[str, list[bytes]] = {}
     for row in rows:
@@ -290,7 +286,7 @@ def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures
 
 
 def test_a_picture_that_was_being_copied_when_it_was_killed(
-    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch
+    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed in the middle of a copy, and killed with the copy in its place: each picture is there once."""
     given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "copy_to=sorted")
@@ -318,6 +314,11 @@ def test_a_picture_that_was_being_copied_when_it_was_killed(
         patch.setattr(SortedPictures, "_note", silent)
         assert command("predict", *given) == 75
     assert not Path("labels.csv").exists()
+    mine = Path("sorted/mine.txt")
+    mine.write_text("mine")
+    assert command("predict", *given) == 2
+    assert "copy_to=sorted holds mine.txt already" in capsys.readouterr().err
+    mine.unlink()
     assert command("predict", *given) == 0
     copied = sorted(path.read_bytes() for path in Path("sorted").rglob("*") if path.is_file())
     assert copied == sorted(path.read_bytes() for path in tiny_run.test.rglob("*") if path.is_file())
@@ -368,6 +369,13 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
         (["gallery=there.html"], "there.html is there already"),
         (["features=f.txt"], "features=f.txt is not legal: give a file that ends with .npy"),
         (["copy_to=a", "link_to=b"], "copy_to and link_to both say where pictures go: give one of them"),
+        (["copy_to=full"], "copy_to=full holds mine.txt already: give a folder that is not there yet, or is empty"),
+        (["link_to=there.csv"], "link_to=there.csv is a file: give a folder that is not there yet, or is empty"),
+        (["copy_to=there.csv/a/b"], "copy_to=there.csv/a/b cannot be made or written to: Not a directory: give"),
+        (["copy_to=/proc/a/b"], "copy_to=/proc/a/b cannot be made or written to: No such file or directory: give"),
+        (["input=full", "copy_to=full"], "copy_to=full and input=full are one folder, or one lies in the other"),
+        (["input=full", "copy_to=full/new"], "copy_to=full/new and input=full are one folder, or one lies in the"),
+        (["input=full", "link_to=."], "link_to=. and input=full are one folder, or one lies in the other"),
         (["root=elsewhere"], "root=elsewhere is not a folder"),
         (["root=empty"], "is not below root=empty"),
         (["device=tpu"], "device='tpu' is not legal"),
@@ -381,7 +389,9 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
 def test_a_mistake_is_one_line_and_nothing_is_left(
     tiny_run: TinyRun, command: Command, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("empty").mkdir()
+    for folder in ("empty", "full"):
+        Path(folder).mkdir()
+    Path("full/mine.txt").write_text("mine")
     for name in ("there.csv", "there.html"):
         Path(name).write_text("mine")
     before = sorted(Path().rglob("*"))
