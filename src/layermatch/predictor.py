@@ -23,9 +23,9 @@ from layermatch.errors import UserError, check_choice
 from layermatch.functional import hard_pseudo_labels, probabilities
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, Network, Output, linear_head
-from layermatch.paths import expand, is_folder
+from layermatch.paths import expand, is_file, is_folder
 from layermatch.rebuilding import as_trained
-from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, checkpoints_in
 from layermatch.settings import Settings
 from layermatch.trainer import choose_device
 from layermatch.training.recipe import RECIPE_KEY, Recipe
@@ -113,7 +113,8 @@ class Predictor:
         >>> from layermatch import Predictor
         >>> Predictor.load("no/such.ckpt")
         Traceback (most recent call last):
-        layermatch.errors.UserError: ckpt_path=no/such.ckpt: there is no such file: give a .ckpt file of a run
+        layermatch.errors.UserError: ckpt_path=no/such.ckpt: there is no such file or folder: give \
+a .ckpt file of a run, or a run directory
     """
 
     def __init__(
@@ -328,13 +329,20 @@ def resolve_checkpoint_file(ckpt_path: str | Path) -> Path:
         ckpt_path: A checkpoint file, or a run directory.
 
     Raises:
-        UserError: It is a folder without a checkpoint.
+        UserError: There is no such thing, or it is a folder without a checkpoint.
     """
     path = expand("ckpt_path", ckpt_path, "a checkpoint file or a run directory")
-    if not is_folder(path):
+    legal = "give a .ckpt file of a run, or a run directory"
+    if is_file(path):
         return path
+    if not is_folder(path):
+        raise UserError(f"ckpt_path={path}: there is no such file or folder: {legal}")
     best = path / CHECKPOINTS / BEST_CHECKPOINT  # kept only where the run was asked to choose it
-    return best if best.is_file() else newest_checkpoint(path, given=str(path))
+    if best.is_file():
+        return best
+    if not checkpoints_in(path):
+        raise UserError(f"ckpt_path={path} is no run directory with a checkpoint in {CHECKPOINTS}/: {legal}")
+    return newest_checkpoint(path, given=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -380,7 +380,9 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
         (["root=empty"], "is not below root=empty"),
         (["device=tpu"], "device='tpu' is not legal"),
         (["devices=0"], "devices=0 is not legal: give a whole number, at least 1"),
-        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: there is no such file"),
+        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: there is no such file or folder: give a .ckpt"),
+        (["ckpt_path=full"], "ckpt_path=full is no run directory with a checkpoint in checkpoints/: give a"),
+        (["ckpt_path=zeros.png"], "error: ckpt_path=zeros.png is no checkpoint: give a .ckpt file of a run\n"),
         (["classes=3"], "unknown setting classes: choose one of batch_size, ckpt_path"),
         (["~weights"], "weights is missing: give weights=VALUE; ~weights takes it away"),
         (["input=null"], "input=null is not legal: give the path of a folder, a manifest, a list of files or an image"),
@@ -392,6 +394,7 @@ def test_a_mistake_is_one_line_and_nothing_is_left(
     for folder in ("empty", "full"):
         Path(folder).mkdir()
     Path("full/mine.txt").write_text("mine")
+    Path("zeros.png").write_bytes(bytes(1000))  # which torch takes for an old archive
     for name in ("there.csv", "there.html"):
         Path(name).write_text("mine")
     before = sorted(Path().rglob("*"))

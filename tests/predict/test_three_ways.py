@@ -25,7 +25,7 @@ def test_three_ways_to_the_same_accuracy(tiny_run: TinyRun, command: Callable[..
     right = [row["label"] == name for row, name in zip(rows, classes, strict=True)]
     assert 0 < sum(right) < len(right)  # else other faults would give the same
 
-    assert evaluate(tiny_run.ckpt_path)["accuracy_ema"] == np.float32(sum(right) / len(right))
+    assert evaluate(tiny_run.run_dir)["accuracy_ema"] == np.float32(sum(right) / len(right))
 
     predictor = Predictor.load(tiny_run.run_dir)
     images = np.stack([np.asarray(predictor.prepare(tiny_run.test / row["path"])) for row in rows])
