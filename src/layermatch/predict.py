@@ -166,6 +166,10 @@ def predict(request: Request) -> Summary:
     )
     listing = list_input(request.input, request.root)
     predictor = computation.load(request.device)
+    if request.top_k > (count := len(predictor.class_names)):
+        raise UserError(
+            f"top_k={request.top_k} is not legal: give a whole number, at most {count}, the number of classes"
+        )
     chunk_size = request.batch_size or predictor.batch_size
     predictor.batch_size = chunk_size
     job = Job(request.output, identity=_identity(request, predictor), chunk_size=chunk_size)

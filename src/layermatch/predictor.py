@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ __all__ = ["Prediction", "Predictor", "Trained", "resolve_checkpoint_file"]
 WEIGHTS = {"ema": "ema.network.", "live": "network."}
 
 #: What an image may be given as.
-Picture = str | Path | Image.Image
+Picture = str | os.PathLike[str] | Image.Image
+PICTURES = (str, os.PathLike, Image.Image)
 
 #: Lightning's precisions in which a network computes in fewer bits than it is stored in.
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -247,8 +249,11 @@ a .ckpt file of a run, or a run directory
             ``(C, H, W)`` uint8, as :meth:`__call__` takes some of together.
 
         Raises:
+            UserError: It is neither.
             ImageFileError: It cannot be read.
         """
+        if not isinstance(image, PICTURES):
+            raise self._not_legal(image)
         size, channels = self.image_size, self.channels
         if isinstance(image, Image.Image):
             return torch.from_numpy(decode_picture(image, size=size, channels=channels).copy())
@@ -279,7 +284,7 @@ a .ckpt file of a run, or a run directory
             self._check(images)
             parts = [self._predict(part) for part in torch.split(images, self.batch_size)]
         else:
-            pictures = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+            pictures = self._pictures(images)
             firsts = range(0, len(pictures), self.batch_size)
             batches = (pictures[first : first + self.batch_size] for first in firsts)
             parts = [self._predict(torch.stack([self.prepare(picture) for picture in batch])) for batch in batches]
@@ -312,6 +317,24 @@ a .ckpt file of a run, or a run directory
         """Compute as Lightning's trainer does."""
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype, cache_enabled=False)
+
+    def _pictures(self, images: object) -> list[Picture]:
+        if isinstance(images, PICTURES):
+            return [images]
+        if isinstance(images, np.ndarray) or not isinstance(images, Iterable):
+            raise self._not_legal(images)
+        pictures = list(images)
+        wrong = [picture for picture in pictures if not isinstance(picture, PICTURES)]
+        if wrong:
+            raise self._not_legal(wrong[0])
+        return pictures
+
+    def _not_legal(self, given: object) -> UserError:
+        shape = ", ".join(map(str, self.image_shape))
+        return UserError(
+            f"images of type {type(given).__name__} are not legal: give a uint8 tensor (N, {shape}), or files, or "
+            f"images of Pillow's"
+        )
 
     def _check(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:

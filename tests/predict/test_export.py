@@ -119,6 +119,8 @@ MISTAKES = {
     "there already": (["output=there.onnx"], "there.onnx is there already: give another name, or remove it"),
     "description there": (["output=taken.onnx"], "taken.json is there already"),
     "no folder": (["output=no/model.onnx"], "output=no/model.onnx: there is no folder no"),
+    "nowhere to write": (["output=/proc/m9.onnx"], "output=/proc/m9.onnx: /proc cannot be written to: No such file"),
+    "nowhere for the hub": (["hub_folder=no/hub"], "hub_folder=no/hub: no cannot be written to: No such file"),
     "folder there": (["hub_folder=hub"], "hub is there already"),
     "push what": (["push_to_hub=me/ants"], "push_to_hub=me/ants uploads a folder: give hub_folder=DIR too"),
     "weights": (["weights=best"], "weights='best' is not legal: choose one of ema, live"),

@@ -133,12 +133,38 @@ def test_a_manifest_keeps_its_labels(
 def test_a_list_and_one_picture(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
     outside = pictures.parent / "outside.png"
     shutil.copy(pictures / "cat" / "00000.png", outside)
-    Path("list.txt").write_text(f"cat/00001.png\n\n{outside}\ndog/00000.png\n")
+    twice = f"./cat/00001.png\n{pictures}/cat/00001.png\n{outside.parent}/./outside.png\n"
+    Path("list.txt").write_text(f"cat/00001.png\n\n{outside}\ndog/00000.png\n{twice}")
     given = (f"ckpt_path={tiny_run.ckpt_path}", "device=cpu")
     assert command("predict", *given, "input=list.txt", "root=pictures") == 0
     assert [row["path"] for row in rows_of("labels.csv")] == ["cat/00001.png", str(outside), "dog/00000.png"]
     assert command("predict", *given, "input=outside.png", "output=one.csv") == 0
     assert [row["path"] for row in rows_of("one.csv")] == ["outside.png"]
+
+
+def test_every_name_that_is_text_is_read_back(
+    tiny_run: TinyRun, command: Command, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is no text is said to be not used; broken files have odd names, too."""
+    names = ["a\rb.png", "a\r\nb.png", "a\nb.png", 'a"b,c.png', "a\tb.png", " a.png", "ä;'.png"]
+    picture = pictures / "cat" / "00000.png"
+    Path("odd").mkdir()
+    for name in names:
+        shutil.copy(picture, Path("odd", name))
+        Path("odd", f"no {name}").write_bytes(b"")
+    shutil.copy(picture, Path("odd", "caf\udce9.png"))
+    assert command("predict", f"ckpt_path={tiny_run.ckpt_path}", "input=odd", "device=cpu") == 3
+    rows = read_manifest("labels.csv")
+    assert [row.path for row in rows] == sorted(names)
+    assert all(row.label for row in rows)
+    assert sorted(row["path"] for row in rows_of("labels.errors.csv")) == sorted(f"no {name}" for name in names)
+    assert "a name that is not UTF-8 (1)" in " ".join(capsys.readouterr().out.split())
+    # What was written is an input again.
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=labels.csv", "root=odd", "device=cpu", "output=again.csv")
+    assert command("predict", *given) == 0
+    assert read_manifest("again.csv") == [
+        Row(row.path, row.label, row.split, {**row.others, "labelled_by": "manifest"}) for row in rows
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- what goes on
@@ -360,6 +386,11 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
     [
         (["input=nowhere"], "input=nowhere: there is no such file or folder"),
         (["input=empty"], "input=empty has no images: nothing to predict"),
+        (["input=mine.csv"], "input=mine.csv: none of its 2 files is in .: give root=DIR, the folder that its paths"),
+        (["input=mine.csv", "root=full"], "input=mine.csv: none of its 2 files is in full: give root=DIR, the folder"),
+        (["input=mine.txt"], "input=mine.txt: none of its 1 files is in .: give root=DIR, the folder that its paths"),
+        (["input=no_text"], "input=no_text has no images, but a name that is not UTF-8 (1): 'caf\\udce9.png': nothing"),
+        (["top_k=4"], "top_k=4 is not legal: give a whole number, at most 3, the number of classes"),
         (["top_k=0"], "top_k=0 is not legal: give a whole number, at least 1"),
         (["threshold=2"], "threshold=2 is not legal: give a number, at least 0 and at most 1"),
         (["weights=best"], "weights='best' is not legal: choose one of ema, live"),
@@ -391,9 +422,12 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
 def test_a_mistake_is_one_line_and_nothing_is_left(
     tiny_run: TinyRun, command: Command, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in ("empty", "full"):
+    Path("mine.csv").write_text("path,label,split\na.png,,\nb.png,cat,\n")
+    Path("mine.txt").write_text("a.png\n")
+    for folder in ("empty", "full", "no_text"):
         Path(folder).mkdir()
     Path("full/mine.txt").write_text("mine")
+    Path("no_text/caf\udce9.png").write_bytes(b"")
     Path("zeros.png").write_bytes(bytes(1000))  # which torch takes for an old archive
     for name in ("there.csv", "there.html"):
         Path(name).write_text("mine")

@@ -239,7 +239,7 @@ def _header(file: Path, cells: Sequence[str]) -> list[str]:
         for sign, word in _OTHER_SEPARATORS.items():
             if len(names) == 1 and sign in names[0]:
                 raise _refusal(file, f"{found}, as its cells are separated by {word}: separate them by commas")
-        shown = ", ".join(printable(name) for name in names[:8])
+        shown = ", ".join(map(repr, names[:8]))  # in quotes, as a column may be called as a setting is
         raise _refusal(file, f"{found}, but {shown}: give the columns path,label,split")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
