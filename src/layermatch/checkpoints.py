@@ -166,8 +166,21 @@ def read_plain(path: str | Path) -> object:
             f"ckpt_path={path} holds more than tensors and plain values, or is no checkpoint: refused"
         ) from error
     except UNREADABLE as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise UserError(f"ckpt_path={path} cannot be read as a checkpoint: {reason}") from error
+        raise UserError(f"ckpt_path={path} {_unreadable(path, error)}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that torch cannot read. Of one that is no zip file its words help nobody."""
+    reason = str(error).strip().split("\n", maxsplit=1)[0]
+    is_of_system = isinstance(error, OSError) and bool(error.strerror)
+    if is_of_system or (_begins_as_zip(path) and "weights_only" not in reason):
+        return f"cannot be read as a checkpoint: {reason}"
+    return "is no checkpoint: give a .ckpt file of a run"
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def stored_split(checkpoint: Mapping[str, Any], path: object) -> Split:

@@ -1,4 +1,4 @@
-"""``python -m layermatch.evaluate ckpt_path=FILE``: the accuracy of a checkpoint, as its run reported it."""
+"""``python -m layermatch.evaluate ckpt_path=RUN_DIR``: the accuracy of a checkpoint, as its run reported it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from layermatch.errors import UserError, check_choice
 from layermatch.launch import find_launch, take_rank
 from layermatch.metrics import accuracies
 from layermatch.paths import expand
+from layermatch.predictor import resolve_checkpoint_file
 from layermatch.quiet import quiet_libraries
 from layermatch.rebuilding import as_trained
 from layermatch.settings import SECTIONS, Settings, parse_plugins
@@ -51,7 +52,8 @@ def evaluate(
     """Evaluate a checkpoint on the images that its run would.
 
     Args:
-        ckpt_path: A ``.ckpt`` file of a run.
+        ckpt_path: A ``.ckpt`` file of a run, or a run directory, see
+            :func:`~layermatch.predictor.resolve_checkpoint_file`.
         split: The images: ``test`` or ``val``.
         overrides: Section -> key -> value, in the place of the run's own settings, for example where the data lie.
         plugins: Packages that the run's settings may name, beside this one and ``torch.optim``.
@@ -62,9 +64,9 @@ def evaluate(
     Raises:
         UserError: The checkpoint cannot be read or does not fit, or there are no such images.
     """
-    settings, parts = rebuild(ckpt_path, split=split, overrides=overrides, plugins=plugins)
-    ckpt_path = expand("ckpt_path", ckpt_path, "a checkpoint file")
-    trainer = build_trainer(settings, run_dir=ckpt_path.parent, callbacks=[], loggers=[])
+    path = resolve_checkpoint_file(ckpt_path)
+    settings, parts = rebuild(path, split=split, overrides=overrides, plugins=plugins)
+    trainer = build_trainer(settings, run_dir=path.parent, callbacks=[], loggers=[])
     run = trainer.test if split == "test" else trainer.validate
     with settings.data.named_in_errors(), loader_errors():
         run(parts.algorithm, datamodule=parts.data, verbose=False)
@@ -165,17 +167,21 @@ def _evaluate(config: DictConfig) -> None:
     for section in SECTIONS_GIVEN:
         if not isinstance(settings[section], Mapping):
             raise UserError(f"{section}={settings[section]!r} is not legal: give {section}.KEY=VALUE")
+    plugins = parse_plugins(settings["plugins"])
+    given = settings["ckpt_path"]
+    path = resolve_checkpoint_file(given)
+    is_file_given = path == expand("ckpt_path", given, "a checkpoint file")
     with quiet_libraries():
         accuracy = evaluate(
-            settings["ckpt_path"],
+            path,
             split=settings["split"],
             overrides={section: settings[section] for section in SECTIONS_GIVEN},
-            plugins=parse_plugins(settings["plugins"]),
+            plugins=plugins,
         )
     averaged_first = reversed(accuracies(settings["split"]).values())
     rows = {metric.in_legend: f"{accuracy[metric.path[-1]]:.4%}" for metric in averaged_first}
     reporter = Reporter()
-    reporter.show(f"checkpoint: {settings['ckpt_path']}")  # as a line, for a narrow table would break it
+    reporter.show(f"checkpoint: {given if is_file_given else path}")  # as a line, for a narrow table would break it
     reporter.show(table(f"Accuracy on {settings['split']}", rows))
 
 

@@ -90,6 +90,8 @@ def export(
     folder = None if hub_folder is None else expand("hub_folder", hub_folder, "a folder")
     files = {path: kind.what, path.with_suffix(".json"): "what it reads and says", path.with_suffix(".md"): "the card"}
     _check_targets([*files, *([folder] if folder else [])], path)
+    for setting, place in (("output", path), *([("hub_folder", folder)] if folder else [])):
+        _check_writable(setting, place)
     predictor = Predictor.load(ckpt_path, device="cpu", weights=weights, plugins=plugins)
     description = describe(predictor)
     card = model_card(description, name=path.stem, files={path.name: kind.what})
@@ -128,6 +130,17 @@ def _check_targets(targets: list[Path], path: Path) -> None:
         raise UserError(f"{there[0]} is there already: give another name, or remove it")
     if not is_folder(path.parent):
         raise UserError(f"output={path}: there is no folder {path.parent}: give a file in a folder that exists")
+
+
+def _check_writable(setting: str, path: Path) -> None:
+    """Refuse a place where nothing can be written, before any work."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{setting}={path}: {path.parent} cannot be written to: {error.strerror or error}: give another folder"
+        ) from error
 
 
 def _write(

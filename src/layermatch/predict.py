@@ -27,7 +27,7 @@ from layermatch.prediction import Computation, Job, Result, compute, list_input,
 from layermatch.prediction.gallery import Gallery
 from layermatch.prediction.job import GO_ON, told_of_disk
 from layermatch.prediction.results import ErrorList, FeatureFile, Table, Writer, check_table, errors_path
-from layermatch.prediction.sorting import SortedPictures
+from layermatch.prediction.sorting import SortedPictures, check_folder
 from layermatch.predictor import WEIGHTS, Predictor, resolve_checkpoint_file
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import parse_plugins
@@ -166,10 +166,17 @@ def predict(request: Request) -> Summary:
     )
     listing = list_input(request.input, request.root)
     predictor = computation.load(request.device)
+    if request.top_k > (count := len(predictor.class_names)):
+        raise UserError(
+            f"top_k={request.top_k} is not legal: give a whole number, at most {count}, the number of classes"
+        )
     chunk_size = request.batch_size or predictor.batch_size
     predictor.batch_size = chunk_size
     job = Job(request.output, identity=_identity(request, predictor), chunk_size=chunk_size)
     with job.held(request.targets):
+        if (folder := request.copy_to or request.link_to) is not None:
+            setting = "copy_to" if request.copy_to else "link_to"
+            check_folder(setting, folder, job=job, source=request.input, targets=request.targets)
         with told_of_disk(job.folder):
             job.list_files(listing)
         left = job.left()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from layermatch.errors import UserError, check_choice
 from layermatch.functional import hard_pseudo_labels, probabilities
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, Network, Output, linear_head
-from layermatch.paths import expand, is_folder
+from layermatch.paths import expand, is_file, is_folder
 from layermatch.rebuilding import as_trained
-from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, checkpoints_in
 from layermatch.settings import Settings
 from layermatch.trainer import choose_device
 from layermatch.training.recipe import RECIPE_KEY, Recipe
@@ -36,7 +37,8 @@ __all__ = ["Prediction", "Predictor", "Trained", "resolve_checkpoint_file"]
 WEIGHTS = {"ema": "ema.network.", "live": "network."}
 
 #: What an image may be given as.
-Picture = str | Path | Image.Image
+Picture = str | os.PathLike[str] | Image.Image
+PICTURES = (str, os.PathLike, Image.Image)
 
 #: Lightning's precisions in which a network computes in fewer bits than it is stored in.
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -113,7 +115,8 @@ class Predictor:
         >>> from layermatch import Predictor
         >>> Predictor.load("no/such.ckpt")
         Traceback (most recent call last):
-        layermatch.errors.UserError: ckpt_path=no/such.ckpt: there is no such file: give a .ckpt file of a run
+        layermatch.errors.UserError: ckpt_path=no/such.ckpt: there is no such file or folder: give \
+a .ckpt file of a run, or a run directory
     """
 
     def __init__(
@@ -246,8 +249,11 @@ class Predictor:
             ``(C, H, W)`` uint8, as :meth:`__call__` takes some of together.
 
         Raises:
+            UserError: It is neither.
             ImageFileError: It cannot be read.
         """
+        if not isinstance(image, PICTURES):
+            raise self._not_legal(image)
         size, channels = self.image_size, self.channels
         if isinstance(image, Image.Image):
             return torch.from_numpy(decode_picture(image, size=size, channels=channels).copy())
@@ -278,7 +284,7 @@ class Predictor:
             self._check(images)
             parts = [self._predict(part) for part in torch.split(images, self.batch_size)]
         else:
-            pictures = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+            pictures = self._pictures(images)
             firsts = range(0, len(pictures), self.batch_size)
             batches = (pictures[first : first + self.batch_size] for first in firsts)
             parts = [self._predict(torch.stack([self.prepare(picture) for picture in batch])) for batch in batches]
@@ -312,6 +318,24 @@ class Predictor:
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype, cache_enabled=False)
 
+    def _pictures(self, images: object) -> list[Picture]:
+        if isinstance(images, PICTURES):
+            return [images]
+        if isinstance(images, np.ndarray) or not isinstance(images, Iterable):
+            raise self._not_legal(images)
+        pictures = list(images)
+        wrong = [picture for picture in pictures if not isinstance(picture, PICTURES)]
+        if wrong:
+            raise self._not_legal(wrong[0])
+        return pictures
+
+    def _not_legal(self, given: object) -> UserError:
+        shape = ", ".join(map(str, self.image_shape))
+        return UserError(
+            f"images of type {type(given).__name__} are not legal: give a uint8 tensor (N, {shape}), or files, or "
+            f"images of Pillow's"
+        )
+
     def _check(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
@@ -328,13 +352,20 @@ def resolve_checkpoint_file(ckpt_path: str | Path) -> Path:
         ckpt_path: A checkpoint file, or a run directory.
 
     Raises:
-        UserError: It is a folder without a checkpoint.
+        UserError: There is no such thing, or it is a folder without a checkpoint.
     """
     path = expand("ckpt_path", ckpt_path, "a checkpoint file or a run directory")
-    if not is_folder(path):
+    legal = "give a .ckpt file of a run, or a run directory"
+    if is_file(path):
         return path
+    if not is_folder(path):
+        raise UserError(f"ckpt_path={path}: there is no such file or folder: {legal}")
     best = path / CHECKPOINTS / BEST_CHECKPOINT  # kept only where the run was asked to choose it
-    return best if best.is_file() else newest_checkpoint(path, given=str(path))
+    if best.is_file():
+        return best
+    if not checkpoints_in(path):
+        raise UserError(f"ckpt_path={path} is no run directory with a checkpoint in {CHECKPOINTS}/: {legal}")
+    return newest_checkpoint(path, given=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

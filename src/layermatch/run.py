@@ -53,7 +53,7 @@ from layermatch.rebuilding import as_trained
 from layermatch.results import collect_results, draw_results, report_results
 from layermatch.resume import changed_rows, check_resume, keep_config, split_to_go_on_with
 from layermatch.runs import layout
-from layermatch.runs.directory import lock_run_dir
+from layermatch.runs.directory import lock_run_dir, make_run_dir
 from layermatch.runs.layout import is_checkpoint_of, outputs_in
 from layermatch.runs.plan import write_plan
 from layermatch.settings import Settings, check_sections
@@ -231,6 +231,7 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool)
         return
     if os.path.lexists(run_dir) and not is_folder(run_dir):
         raise UserError(f"run_dir={run_dir} is a file: give a directory")
+    make_run_dir(run_dir, keep=False)  # before pictures are read and caches are made
     if is_checkpoint_of(run_dir, ckpt_path) or (starts_again and is_left_over(run_dir)):
         return
     there = outputs_in(run_dir)

@@ -304,6 +304,12 @@ def cut_off(**options: Any) -> Writer:
     return write
 
 
+def cut_off_early(path: Path) -> None:
+    """In the middle of its first chunk."""
+    noise().save(path)
+    os.truncate(path, 20)
+
+
 def damaged(path: Path) -> None:
     """Bytes of 0 in the middle of the compressed pixels."""
     noise().save(path)
@@ -329,6 +335,7 @@ REFUSED: dict[str, tuple[Writer, str]] = {
     "postscript.jpg": (lambda path: picture().save(path, "EPS"), "it is no image of a format that is read (JPEG, PNG,"),
     "cut_off.jpg": (cut_off(quality=95), "image file is truncated"),
     "cut_off.png": (cut_off(), "image file is truncated"),
+    "cut_off_early.png": (cut_off_early, "it is cut off: the file ends before its pixels do"),
     "cut_off.gif": (cut_off(), "image file is truncated"),
     "cut_off.bmp": (cut_off(), "image file is truncated"),
     "cut_off.webp": (cut_off(lossless=True), ""),

@@ -19,6 +19,8 @@ ROWS = [
     Row("cats/1.jpg", "cat"),
     Row("a, b.jpg", 'the "dog"', "test"),
     Row("c\nd.jpg", "", "val"),
+    Row("e\rf.jpg", "a\tcat", "val"),
+    Row(" g\r\nh.jpg", "", "val"),
     Row("1.jpg", "", "ignored"),
 ]
 
@@ -54,7 +56,11 @@ def test_spelling_does_not_matter(tmp_path: Path) -> None:
         ("", "it is empty: give a table with the columns path,label,split"),
         ("\n \n", "it is empty: give a table with the columns path,label,split"),
         ("path,label,split\n", "it has a header and no rows: give a row for each image"),
-        ("path,label\n1.jpg,cat\n", "line 1: it has no column split, but path, label: give the columns path,label,"),
+        ("path,label\n1.jpg,cat\n", "line 1: it has no column split, but 'path', 'label': give the columns path,la"),
+        (
+            "file,label,split\n1.jpg,cat,\n",
+            "line 1: it has no column path, but 'file', 'label', 'split': give the colu",
+        ),
         ("path;label;split\n1.jpg;cat;\n", "line 1: it has no column path, as its cells are separated by semicolons: "),
         ("path,label,split,label\n1.jpg,cat,,\n", "line 1: the column label is there twice: give each column once"),
         ("path,label,split\n1.jpg,cat,\n2.jpg,cat\n", "line 3: it has 2 cells and the header 3: give as many, with "),

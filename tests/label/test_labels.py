@@ -18,7 +18,7 @@ from layermatch.errors import UserError
 from layermatch.files import unfinished_of
 from layermatch.label.labels import IGNORED, Given, Labels, LabelsError, lock_labels
 
-PATHS = ("a.jpg", "b, c.jpg", "d\n\"e\".jpg", "z/ä.jpg")  # fmt: skip
+PATHS = ("a.jpg", "b, c.jpg", "d\r\n\"e\".jpg", "z/ä.jpg", " f\rg\t.jpg")  # fmt: skip
 
 
 def said(manifest: Path) -> dict[str, tuple[str, str]]:
@@ -32,8 +32,10 @@ def test_an_answer_is_in_the_file_and_no_file_is_made_before(tmp_path: Path) -> 
     labels.answer("w", {"b, c.jpg": Given("cat"), "z/ä.jpg": Given("", IGNORED)})
     assert said(manifest) == {
         "a.jpg": ("", "train"), "b, c.jpg": ("cat", "train"), PATHS[2]: ("", "train"), "z/ä.jpg": ("", "ignored"),
+        PATHS[4]: ("", "train"),
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+    assert Labels(manifest, PATHS).all_given() == labels.all_given()
 
 
 def test_the_file_is_the_one_that_write_manifest_writes(tmp_path: Path) -> None:
@@ -85,16 +87,16 @@ def test_what_somebody_edits_is_noticed_and_kept(tmp_path: Path) -> None:
     labels = Labels(manifest, PATHS)
     labels.answer("w", {"a.jpg": Given("cat")})
     before = labels.revision
-    text = manifest.read_text().replace("z/ä.jpg,,train", "z/ä.jpg,owl,val").replace("a.jpg,cat,train\n", "")
-    manifest.write_text(text + "new.jpg,cow,test\n")
+    text = manifest.read_bytes().decode().replace("z/ä.jpg,,train", "z/ä.jpg,owl,val").replace("a.jpg,cat,train\n", "")
+    manifest.write_bytes((text + "new.jpg,cow,test\n").encode())
     labels.answer("w", {"b, c.jpg": Given("dog")})
     assert said(manifest) == {
         "b, c.jpg": ("dog", "train"), PATHS[2]: ("", "train"), "z/ä.jpg": ("owl", "val"), "new.jpg": ("cow", "test"),
-        "a.jpg": ("", "train"),
+        "a.jpg": ("", "train"), PATHS[4]: ("", "train"),
     }  # fmt: skip
     assert labels.revision > before
     assert labels.classes == ("cat", "cow", "owl", "dog")  # keys stay what they were
-    manifest.write_text(manifest.read_text().replace("cow", "bee"))
+    manifest.write_bytes(manifest.read_bytes().replace(b"cow", b"bee"))
     labels.look()
     assert labels.notice == "labels.csv was changed outside: 1 rows are others, as it says"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tests.data.odd_images import REFUSED
 from tests.predict.conftest import TinyRun
 
 from layermatch import Predictor
@@ -29,6 +31,11 @@ def program(name: str) -> str:
     text = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- The program for {name} begins. -->", f"<!-- The program for {name} ends. -->"
     return text.partition(begin)[2].partition(end)[0].strip().removeprefix("```python\n").removesuffix("```")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether the programs make of a picture what an evaluation does."""
+    return path.stem.isdecimal() or path.name in {"grey_16_bit.png", "rgb_16_bit.png"}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +56,8 @@ def test_the_program_of_the_page_predicts_what_an_evaluation_did(
     name: str, library: str, closeness: float, exported: Path, tiny_run: TinyRun, tmp_path: Path
 ) -> None:
     with (tiny_run.run_dir / "predictions.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if Path(row["path"]).stem.isdecimal()]  # plain pictures
-    assert len(rows) == 12
+        rows = [row for row in csv.DictReader(file) if is_plain(Path(row["path"]))]
+    assert len(rows) == 14
     (tmp_path / "serve.py").write_text(program(library) + "\nassert 'layermatch' not in sys.modules\n")
     done = subprocess.run(
         [sys.executable, "serve.py", exported / name, *(tiny_run.root / row["path"] for row in rows)],
@@ -60,6 +67,12 @@ def test_the_program_of_the_page_predicts_what_an_evaluation_did(
     classes = Predictor.load(tiny_run.run_dir).class_names
     if library == "onnxruntime":
         assert [label for _, label, _ in said] == [classes[int(row["prediction"])] for row in rows]
+        REFUSED["floats.tif"][0](tmp_path / "floats.tif")
+        refused = subprocess.run(
+            [sys.executable, "serve.py", exported / name, "floats.tif"],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert (refused.returncode, refused.stderr) == (1, "floats.tif: save it with 8 bits a channel\n")
     found = [float(confidence) for _, _, confidence in said]
     np.testing.assert_allclose(found, [float(row["confidence"]) for row in rows], atol=closeness)
 
@@ -76,6 +89,12 @@ def test_any_number_of_images_is_a_batch(exported: Path, tiny_run: TinyRun) -> N
             found = compute(exported / {"onnx": "a.onnx", "torch_export": "b.pt2"}[name], images)
             for ours, theirs in zip(expected, found, strict=True):
                 torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+def test_the_first_commands_of_the_page_do_not_collide() -> None:
+    block = PAGE.read_text(encoding="utf-8").partition("```bash")[2].partition("```")[0]
+    stems = re.findall(r"output=(\S+)\.\w+ ", block)
+    assert len(stems) == len(set(stems)) == 3
 
 
 def test_the_weights_alone_are_those_of_the_average(exported: Path, tiny_run: TinyRun) -> None:
@@ -119,6 +138,8 @@ MISTAKES = {
     "there already": (["output=there.onnx"], "there.onnx is there already: give another name, or remove it"),
     "description there": (["output=taken.onnx"], "taken.json is there already"),
     "no folder": (["output=no/model.onnx"], "output=no/model.onnx: there is no folder no"),
+    "nowhere to write": (["output=/proc/m9.onnx"], "output=/proc/m9.onnx: /proc cannot be written to: No such file"),
+    "nowhere for the hub": (["hub_folder=no/hub"], "hub_folder=no/hub: no cannot be written to: No such file"),
     "folder there": (["hub_folder=hub"], "hub is there already"),
     "push what": (["push_to_hub=me/ants"], "push_to_hub=me/ants uploads a folder: give hub_folder=DIR too"),
     "weights": (["weights=best"], "weights='best' is not legal: choose one of ema, live"),

@@ -133,12 +133,38 @@ def test_a_manifest_keeps_its_labels(
 def test_a_list_and_one_picture(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
     outside = pictures.parent / "outside.png"
     shutil.copy(pictures / "cat" / "00000.png", outside)
-    Path("list.txt").write_text(f"cat/00001.png\n\n{outside}\ndog/00000.png\n")
+    twice = f"./cat/00001.png\n{pictures}/cat/00001.png\n{outside.parent}/./outside.png\n"
+    Path("list.txt").write_text(f"cat/00001.png\n\n{outside}\ndog/00000.png\n{twice}")
     given = (f"ckpt_path={tiny_run.ckpt_path}", "device=cpu")
     assert command("predict", *given, "input=list.txt", "root=pictures") == 0
     assert [row["path"] for row in rows_of("labels.csv")] == ["cat/00001.png", str(outside), "dog/00000.png"]
     assert command("predict", *given, "input=outside.png", "output=one.csv") == 0
     assert [row["path"] for row in rows_of("one.csv")] == ["outside.png"]
+
+
+def test_every_name_that_is_text_is_read_back(
+    tiny_run: TinyRun, command: Command, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is no text is said to be not used; broken files have odd names, too."""
+    names = ["a\rb.png", "a\r\nb.png", "a\nb.png", 'a"b,c.png', "a\tb.png", " a.png", "ä;'.png"]
+    picture = pictures / "cat" / "00000.png"
+    Path("odd").mkdir()
+    for name in names:
+        shutil.copy(picture, Path("odd", name))
+        Path("odd", f"no {name}").write_bytes(b"")
+    shutil.copy(picture, Path("odd", "caf\udce9.png"))
+    assert command("predict", f"ckpt_path={tiny_run.ckpt_path}", "input=odd", "device=cpu") == 3
+    rows = read_manifest("labels.csv")
+    assert [row.path for row in rows] == sorted(names)
+    assert all(row.label for row in rows)
+    assert sorted(row["path"] for row in rows_of("labels.errors.csv")) == sorted(f"no {name}" for name in names)
+    assert "a name that is not UTF-8 (1)" in " ".join(capsys.readouterr().out.split())
+    # What was written is an input again.
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=labels.csv", "root=odd", "device=cpu", "output=again.csv")
+    assert command("predict", *given) == 0
+    assert read_manifest("again.csv") == [
+        Row(row.path, row.label, row.split, {**row.others, "labelled_by": "manifest"}) for row in rows
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- what goes on
@@ -266,13 +292,9 @@ def test_a_killed_process_and_several_of_them(tiny_run: TinyRun, tmp_path: Path)
 def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures: Path) -> None:
     """Nothing is overwritten, names that collide are numbered, and what is uncertain has a folder of its own."""
     given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "threshold=0.9")
-    there = Path("sorted/cat/00000.png")
-    there.parent.mkdir(parents=True)
-    there.write_text("mine")
     assert command("predict", *given, "copy_to=sorted") == 0
-    assert there.read_text() == "mine"
     rows = rows_of("labels.csv")
-    copied = {path for path in Path("sorted").rglob("*") if path.is_file() and path != there}
+    copied = {path for path in Path("sorted").rglob("*") if path.is_file()}
     assert len(copied) == len(rows)
     expected: dict[str, list[bytes]] = {}
     for row in rows:
@@ -290,7 +312,7 @@ def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures
 
 
 def test_a_picture_that_was_being_copied_when_it_was_killed(
-    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch
+    tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed in the middle of a copy, and killed with the copy in its place: each picture is there once."""
     given = (f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}", "device=cpu", "copy_to=sorted")
@@ -318,6 +340,11 @@ def test_a_picture_that_was_being_copied_when_it_was_killed(
         patch.setattr(SortedPictures, "_note", silent)
         assert command("predict", *given) == 75
     assert not Path("labels.csv").exists()
+    mine = Path("sorted/mine.txt")
+    mine.write_text("mine")
+    assert command("predict", *given) == 2
+    assert "copy_to=sorted holds mine.txt already" in capsys.readouterr().err
+    mine.unlink()
     assert command("predict", *given) == 0
     copied = sorted(path.read_bytes() for path in Path("sorted").rglob("*") if path.is_file())
     assert copied == sorted(path.read_bytes() for path in tiny_run.test.rglob("*") if path.is_file())
@@ -359,6 +386,11 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
     [
         (["input=nowhere"], "input=nowhere: there is no such file or folder"),
         (["input=empty"], "input=empty has no images: nothing to predict"),
+        (["input=mine.csv"], "input=mine.csv: none of its 2 files is in .: give root=DIR, the folder that its paths"),
+        (["input=mine.csv", "root=full"], "input=mine.csv: none of its 2 files is in full: give root=DIR, the folder"),
+        (["input=mine.txt"], "input=mine.txt: none of its 1 files is in .: give root=DIR, the folder that its paths"),
+        (["input=no_text"], "input=no_text has no images, but a name that is not UTF-8 (1): 'caf\\udce9.png': nothing"),
+        (["top_k=4"], "top_k=4 is not legal: give a whole number, at most 3, the number of classes"),
         (["top_k=0"], "top_k=0 is not legal: give a whole number, at least 1"),
         (["threshold=2"], "threshold=2 is not legal: give a number, at least 0 and at most 1"),
         (["weights=best"], "weights='best' is not legal: choose one of ema, live"),
@@ -368,11 +400,20 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
         (["gallery=there.html"], "there.html is there already"),
         (["features=f.txt"], "features=f.txt is not legal: give a file that ends with .npy"),
         (["copy_to=a", "link_to=b"], "copy_to and link_to both say where pictures go: give one of them"),
+        (["copy_to=full"], "copy_to=full holds mine.txt already: give a folder that is not there yet, or is empty"),
+        (["link_to=there.csv"], "link_to=there.csv is a file: give a folder that is not there yet, or is empty"),
+        (["copy_to=there.csv/a/b"], "copy_to=there.csv/a/b cannot be made or written to: Not a directory: give"),
+        (["copy_to=/proc/a/b"], "copy_to=/proc/a/b cannot be made or written to: No such file or directory: give"),
+        (["input=full", "copy_to=full"], "copy_to=full and input=full are one folder, or one lies in the other"),
+        (["input=full", "copy_to=full/new"], "copy_to=full/new and input=full are one folder, or one lies in the"),
+        (["input=full", "link_to=."], "link_to=. and input=full are one folder, or one lies in the other"),
         (["root=elsewhere"], "root=elsewhere is not a folder"),
         (["root=empty"], "is not below root=empty"),
         (["device=tpu"], "device='tpu' is not legal"),
         (["devices=0"], "devices=0 is not legal: give a whole number, at least 1"),
-        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: there is no such file"),
+        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: there is no such file or folder: give a .ckpt"),
+        (["ckpt_path=full"], "ckpt_path=full is no run directory with a checkpoint in checkpoints/: give a"),
+        (["ckpt_path=zeros.png"], "error: ckpt_path=zeros.png is no checkpoint: give a .ckpt file of a run\n"),
         (["classes=3"], "unknown setting classes: choose one of batch_size, ckpt_path"),
         (["~weights"], "weights is missing: give weights=VALUE; ~weights takes it away"),
         (["input=null"], "input=null is not legal: give the path of a folder, a manifest, a list of files or an image"),
@@ -381,7 +422,13 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
 def test_a_mistake_is_one_line_and_nothing_is_left(
     tiny_run: TinyRun, command: Command, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("empty").mkdir()
+    Path("mine.csv").write_text("path,label,split\na.png,,\nb.png,cat,\n")
+    Path("mine.txt").write_text("a.png\n")
+    for folder in ("empty", "full", "no_text"):
+        Path(folder).mkdir()
+    Path("full/mine.txt").write_text("mine")
+    Path("no_text/caf\udce9.png").write_bytes(b"")
+    Path("zeros.png").write_bytes(bytes(1000))  # which torch takes for an old archive
     for name in ("there.csv", "there.html"):
         Path(name).write_text("mine")
     before = sorted(Path().rglob("*"))

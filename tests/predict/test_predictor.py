@@ -92,6 +92,13 @@ def test_tensors_and_files_and_one_file_alone(tiny_run: TinyRun) -> None:
     assert torch.equal(predictor(pixels).probabilities, of_files.probabilities)
     assert predictor(files[0]).probabilities.shape == (1, 3)
     assert predictor([]).probabilities.shape == (0, 3)
+    for given, kind in ((np.zeros((2, 3, 16, 16)), "ndarray"), (None, "NoneType"), ([3], "int"), (b"a", "int")):
+        with pytest.raises(
+            UserError, match=rf"^images of type {kind} are not legal: give a uint8 tensor \(N, 3, 16, 16"
+        ):
+            predictor(given)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^images of type NoneType are not legal"):
+        predictor.prepare(None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"images of shape \(4, 3, 16, 16\) and type torch.float32 are not legal"):
         predictor(pixels.float())
 
@@ -226,5 +233,5 @@ def test_a_checkpoint_that_does_not_do(
 
 
 def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no checkpoint in"):
+    with pytest.raises(UserError, match="is no run directory with a checkpoint in checkpoints/"):
         Predictor.load(tmp_path)

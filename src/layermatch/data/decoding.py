@@ -442,6 +442,8 @@ def _reason(error: Exception, path: str) -> str:
         return "it is a HEIC image, which the extra heif reads: pip install 'layermatch[heif]'"
     if isinstance(error, UnidentifiedImageError):
         return f"it is no image of a format that is read ({', '.join(_FORMATS)})"
+    if str(error) == "Truncated File Read":  # of Pillow's
+        return "it is cut off: the file ends before its pixels do"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return one_line(error)

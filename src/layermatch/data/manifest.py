@@ -6,17 +6,18 @@ import csv
 import io
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 from layermatch.files import replace_text, replacing
 
-__all__ = ["COLUMNS", "SPLITS", "Row", "class_names", "is_parquet", "read_manifest", "write_manifest"]
+__all__ = ["COLUMNS", "SPLITS", "Row", "class_names", "csv_writer", "is_parquet", "read_manifest", "write_manifest"]
 
 #: The columns that a manifest has.
 COLUMNS = ("path", "label", "split")
@@ -129,10 +130,33 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
         _write_parquet(file, header, cells)
         return
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text.write)
     writer.writerow(header)
     writer.writerows(cells)
     replace_text(file, text.getvalue())
+
+
+def csv_writer(write: Callable[[str], object]) -> Any:
+    r"""Return a writer of CSV whose lines end with a newline, and which quotes a cell with any kind of line break.
+
+    Args:
+        write: A function that takes each line.
+
+    Returns:
+        What :func:`csv.writer` returns.
+
+    Example:
+        >>> lines = []
+        >>> csv_writer(lines.append).writerow(["a\rb.jpg", "cat"])
+        >>> lines
+        ['"a\rb.jpg",cat\n']
+    """
+
+    def end(line: str) -> None:
+        write(line.removesuffix("\r\n") + "\n")
+
+    # Python's own quotes a carriage return only where it is a part of the lines' ending.
+    return csv.writer(SimpleNamespace(write=end), lineterminator="\r\n")
 
 
 def class_names(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -215,7 +239,7 @@ def _header(file: Path, cells: Sequence[str]) -> list[str]:
         for sign, word in _OTHER_SEPARATORS.items():
             if len(names) == 1 and sign in names[0]:
                 raise _refusal(file, f"{found}, as its cells are separated by {word}: separate them by commas")
-        shown = ", ".join(printable(name) for name in names[:8])
+        shown = ", ".join(map(repr, names[:8]))  # in quotes, as a column may be called as a setting is
         raise _refusal(file, f"{found}, but {shown}: give the columns path,label,split")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:

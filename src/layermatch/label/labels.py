@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import threading
@@ -10,12 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from layermatch.data.manifest import COLUMNS, Row, is_parquet, read_manifest
+from layermatch.data.manifest import COLUMNS, Row, csv_writer, is_parquet, read_manifest
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 from layermatch.files import replacing, unfinished_in
@@ -400,14 +398,15 @@ def _in_words(changed: Mapping[str, Given]) -> str:
 def _lines(rows: Iterable[Row], others: Sequence[str]) -> list[str]:
     """Return each row as its line of CSV, as :func:`~layermatch.data.manifest.write_manifest` writes it."""
     made: list[str] = []
-    writer = csv.writer(SimpleNamespace(write=made.append), lineterminator="\n")
-    writer.writerows([row.path, row.label, row.split, *(row.others.get(name, "") for name in others)] for row in rows)
+    csv_writer(made.append).writerows(
+        [row.path, row.label, row.split, *(row.others.get(name, "") for name in others)] for row in rows
+    )
     return made
 
 
 def _line(cells: Sequence[str]) -> str:
     made: list[str] = []
-    csv.writer(SimpleNamespace(write=made.append), lineterminator="\n").writerow(cells)
+    csv_writer(made.append).writerow(cells)
     return made[0]
 
 

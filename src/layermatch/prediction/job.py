@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from layermatch.data.sources.files import Unused
+from layermatch.data.sources.files import Unused, unused_text
 from layermatch.data.wording import printable
 from layermatch.errors import RunError, UserError
 from layermatch.files import replace_text, replacing, unfinished_in
@@ -37,6 +37,9 @@ __all__ = ["GO_ON", "FileList", "Job", "Record", "work_folder"]
 GO_ON = "start the same command again to go on"
 
 _FILES, _CHUNKS, _JOB, _OURS, _LOCK = "files.jsonl", "chunks", "job.json", "ours.json", ".lock"
+
+#: The stamp where there is no file.
+_NO_FILE = (0, 0)
 
 #: Files that are named among those that are not used.
 _NAMED = 1000
@@ -216,7 +219,7 @@ class Job:
             listing: The files that are there now.
 
         Raises:
-            UserError: There is no image, or the files cannot be listed.
+            UserError: There is no image, a table names none that is there, or the files cannot be listed.
             OSError: The list cannot be written.
         """
         self.root = listing.root
@@ -224,7 +227,7 @@ class Job:
         self.goes_on = state.exists()
         counts: Counter[str] = Counter()
         named: list[Unused] = []
-        digest, count = hashlib.blake2b(digest_size=16), 0
+        digest, count, is_any_there = hashlib.blake2b(digest_size=16), 0, False
         with (Path(os.devnull) if self.goes_on else place).open("w", encoding="ascii") as file:
             for one in listing.entries:
                 if isinstance(one, Unused):
@@ -232,7 +235,9 @@ class Job:
                     if len(named) < _NAMED:
                         named.append(one)
                     continue
-                file.write(json.dumps([one.path, one.label, one.split, *stamp_of(listing.root / one.path)]) + "\n")
+                stamp = stamp_of(listing.root / one.path)
+                is_any_there = is_any_there or stamp != _NO_FILE
+                file.write(json.dumps([one.path, one.label, one.split, *stamp]) + "\n")
                 digest.update(json.dumps([one.path, one.label, one.split]).encode())
                 count += 1
         self.unused = dict(counts), named
@@ -240,7 +245,13 @@ class Job:
             self.has_changed = json.loads(state.read_text(encoding="utf-8"))["files"] != digest.hexdigest()
         else:
             if not count:
-                raise UserError(f"input={self.identity.get('input')} has no images: nothing to predict")
+                beside = f", but {unused_text(named)}" if named else ""
+                raise UserError(f"input={self.identity.get('input')} has no images{beside}: nothing to predict")
+            if listing.is_table and not is_any_there:
+                raise UserError(
+                    f"input={self.identity.get('input')}: none of its {count:,} files is in {listing.root}: give "
+                    f"root=DIR, the folder that its paths are relative to"
+                )
             (self.folder / _CHUNKS).mkdir(exist_ok=True)
             replace_text(state, json.dumps({"identity": self.identity, "files": digest.hexdigest()}, indent=1) + "\n")
         self.files = FileList(place, chunk_size=self.chunk_size)
@@ -313,7 +324,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)  # noqa: PTH116 -- one for each image
     except (OSError, ValueError):
-        return 0, 0
+        return _NO_FILE
     return status.st_size, status.st_mtime_ns
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from layermatch.errors import UserError
 from layermatch.paths import is_file, is_folder
 
 __all__ = ["Entry", "Listing", "list_input"]
+
+#: Why a file is not used whose name a table could not hold.
+NO_TEXT = "a name that is not UTF-8"
 
 #: What a list of files is called.
 LISTS = (".txt", ".lst")
@@ -41,10 +45,12 @@ class Listing:
     Args:
         root: The folder that paths are relative to.
         entries: The images, and what lies between them and is not used. It can be gone through once.
+        is_table: Whether a manifest or a list names them, so that ``root`` may be another one than is meant.
     """
 
     root: Path
     entries: Iterator[Entry | Unused]
+    is_table: bool = False
 
 
 def list_input(given: Path, root: Path | None) -> Listing:
@@ -73,11 +79,11 @@ def list_input(given: Path, root: Path | None) -> Listing:
         raise UserError(f"input={printable(str(given))}: there is no such file or folder")
     if given.suffix.lower() == ".csv" or is_parquet(given):
         rows = (Entry(row.path, row.label, row.split) for row in read_manifest(given))
-        return Listing(root or given.parent, rows)
+        return Listing(root or given.parent, _with_text(rows), is_table=True)
     if given.suffix.lower() in LISTS:
-        return Listing(root or Path(), _of_list(given, root or Path()))
+        return Listing(root or Path(), _with_text(_of_list(given, root or Path())), is_table=True)
     place = root or given.parent
-    return Listing(place, iter([Entry(_relative(str(given), place))]))
+    return Listing(place, _with_text([Entry(_relative(str(given), place))]))
 
 
 def _below(folder: Path, root: Path | None) -> Listing:
@@ -91,16 +97,34 @@ def _below(folder: Path, root: Path | None) -> Listing:
 
 def _named(folder: Path, prefix: str) -> Iterator[Entry | Unused]:
     for one in walk_images(folder):
-        yield one._replace(path=prefix + one.path) if isinstance(one, Unused) else Entry(prefix + one)
+        if isinstance(one, Unused):
+            yield one._replace(path=prefix + one.path)
+        else:
+            yield from _with_text([Entry(prefix + one)])
+
+
+def _with_text(entries: Iterable[Entry]) -> Iterator[Entry | Unused]:
+    """Leave out files whose names the output, a text in UTF-8, cannot say."""
+    for entry in entries:
+        try:
+            entry.path.encode("utf-8")
+        except UnicodeEncodeError:
+            yield Unused(entry.path, NO_TEXT)
+        else:
+            yield entry
 
 
 def _of_list(file: Path, root: Path) -> Iterator[Entry]:
+    """Yield each file that a list names, in the place where it is named first."""
+    seen: set[str] = set()
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
-                path = line.rstrip("\r\n")
-                if path.strip():
-                    yield Entry(_relative(path, root))
+                named = line.rstrip("\r\n")
+                path = _relative(named, root) if named.strip() else ""
+                if path and path not in seen:
+                    seen.add(path)
+                    yield Entry(path)
     except OSError as error:
         raise UserError(f"input={printable(str(file))} cannot be read: {error.strerror or error}") from error
 
@@ -112,6 +136,6 @@ def _relative(path: str, root: Path) -> str:
     if not os.path.isabs(path):  # noqa: PTH117
         inside = os.path.relpath(path, root)
         # As it was typed where that is meant relative to the root, which is what a list is.
-        return path.replace(os.sep, "/") if inside.startswith("..") else inside.replace(os.sep, "/")
+        return posixpath.normpath((path if inside.startswith("..") else inside).replace(os.sep, "/"))
     inside = os.path.relpath(path, root.absolute()).replace(os.sep, "/")
-    return path if inside == ".." or inside.startswith("../") else inside
+    return os.path.normpath(path) if inside == ".." or inside.startswith("../") else inside

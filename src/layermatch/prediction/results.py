@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layermatch.data.manifest import COLUMNS, is_parquet
+from layermatch.data.manifest import COLUMNS, csv_writer, is_parquet
 from layermatch.data.wording import name_text
 from layermatch.errors import UserError
 from layermatch.files import put_in_place, unfinished_of
@@ -168,7 +167,7 @@ class Table:
 class _CsvRows:
     def __init__(self, table: Table) -> None:
         self._file = table.unfinished.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer = csv_writer(self._file.write)
         self._writer.writerow(table.header)
 
     def add(self, cells: list[Any]) -> None:
@@ -261,7 +260,7 @@ class ErrorList:
         self._path = path
         self._unfinished = unfinished_of(path)
         self._file = self._unfinished.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer = csv_writer(self._file.write)
         self._writer.writerow(["path", "reason"])
         self.count = 0
 

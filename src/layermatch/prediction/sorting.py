@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from layermatch.data.wording import name_text
+from layermatch.data.wording import name_text, printable
 from layermatch.errors import RunError, UserError
+from layermatch.paths import is_folder
 from layermatch.prediction.job import Job, work_folder
 from layermatch.prediction.results import Result
 
-__all__ = ["UNCERTAIN", "FolderNames", "SortedPictures"]
+__all__ = ["UNCERTAIN", "FolderNames", "SortedPictures", "check_folder"]
 
 #: The folder of pictures without a label.
 UNCERTAIN = "_uncertain"
@@ -86,9 +89,86 @@ def _read_journal(path: Path) -> tuple[int, Path | None]:
     if not path.exists():
         return 0, None
     text = path.read_text(encoding="ascii")
+    if text and not text.endswith("\n"):  # the disk was full: what follows begins a line
+        with path.open("a", encoding="ascii") as journal:
+            journal.write("\n")
     lines = text.splitlines()
     begun = json.loads(lines[-1]) if text.endswith('"\n') else None
     return lines.count(_DONE), None if begun is None else Path(begun)
+
+
+def check_folder(setting: str, folder: Path, *, job: Job, source: Path, targets: Sequence[Path]) -> None:
+    """Refuse a folder for pictures, before any work, that is not this job's alone.
+
+    Args:
+        setting: The setting that the folder was given as, for errors.
+        folder: The folder of the class folders.
+        job: The job, whose output this process holds.
+        source: The input.
+        targets: The files that the job is to write, which may be in the folder.
+
+    Raises:
+        UserError: It is a file, it overlaps an input that is a folder, something is in it that this job did not put
+            there, or it cannot be made or written to.
+    """
+    given, advice = f"{setting}={printable(str(folder))}", "give a folder that is not there yet, or is empty"
+    if os.path.lexists(folder) and not is_folder(folder):
+        raise UserError(f"{given} is a file: {advice}")
+    if is_folder(source) and _overlap(folder, source):
+        raise UserError(
+            f"{given} and input={printable(str(source))} are one folder, or one lies in the other: pictures would be "
+            f"predicted twice: give a folder elsewhere"
+        )
+    there = next(_others(folder, job, targets), None)
+    if there is not None:
+        raise UserError(f"{given} holds {printable(str(there.relative_to(folder)))} already: {advice}")
+    _check_made(folder, given)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    places = [Path(os.path.realpath(folder)) for folder in (one, other)]
+    return places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0])
+
+
+def _others(folder: Path, job: Job, targets: Sequence[Path]) -> Iterator[Path]:
+    """Yield what is in a folder, but for what a job has put or is going to put there."""
+    journal = work_folder(job.output) / _JOURNAL
+    begun, ours = journal.exists(), _noted(journal)
+    own = {path.absolute() for path in (*targets, work_folder(job.output))}
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = [name for name in folders if (here / name).absolute() not in own]
+        # A folder is made before its first picture is noted.
+        foreign = [name for name in folders if not begun or (here / name).is_symlink()]
+        for path in (here / name for name in (*foreign, *files)):
+            is_half = begun and path.name == _UNFINISHED
+            if not is_half and str(path) not in ours and path.absolute() not in own:
+                yield path
+
+
+def _noted(journal: Path) -> set[str]:
+    """Return every place that a journal names."""
+    if not journal.exists():
+        return set()
+    with journal.open(encoding="ascii") as lines:  # of a line that was cut off nothing was made
+        return {json.loads(line) for line in lines if line.startswith('"') and line.endswith('"\n')}
+
+
+def _check_made(folder: Path, given: str) -> None:
+    """Make a folder, and take away again what was not there: the first picture makes it."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(
+            f"{given} cannot be made or written to: {error.strerror or error}: give another folder"
+        ) from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 class SortedPictures:
@@ -97,7 +177,7 @@ class SortedPictures:
     A journal in the folder of the work says how many are there: after a kill the next one follows.
 
     Args:
-        folder: The folder of the class folders; it may be there already.
+        folder: The folder of the class folders, see :func:`check_folder`.
         job: The job.
         class_names: The names of the classes.
         links: Whether pictures are linked (symbolic links to absolute paths), not copied.
