@@ -91,6 +91,8 @@ def _of_folders(source: Folder, refusal: str) -> Content:
     parts = find_parts(root)
     folders = {name: class_folders(root / folder) for name, folder in parts.items() if name != "unlabelled"}
     classes = sorted({name for of_part in folders.values() for name in of_part})
+    if not classes:  # there is nothing to look at
+        raise UserError(refusal)
     listed: dict[str, tuple[list[str], list[int]]] = {}
     unused = list(unused_beside(root, list(parts.values()), files_are=LOOSE))
     for name, folder in parts.items():
