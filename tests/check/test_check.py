@@ -137,6 +137,19 @@ def test_one_class_in_two_unicode_forms_is_said(tmp_path: Path) -> None:
     assert "b\xe9 is one class, though" in said.text
 
 
+def test_classes_of_a_table_that_look_alike_are_a_problem(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    labels = ["cat", "Cat", "dog"]
+    for k in range(6):
+        picture(k).save(root / f"{k}.png")
+    write_manifest(root / "labels.csv", [Row(f"{k}.png", labels[k % 3]) for k in range(6)])
+    found = checked(tmp_path, "data=manifest", f"data.manifest={root / 'labels.csv'}")
+    (said,) = of_kind(found, "class names")
+    assert said.is_problem
+    assert said.text == "'cat' and 'Cat' differ only in upper and lower case, spaces or characters that look alike"
+
+
 def test_a_class_without_pictures_is_a_problem(tmp_path: Path) -> None:
     write_sound(tmp_path / "pictures")
     for path in (tmp_path / "pictures" / "train" / "cow").iterdir():
@@ -149,9 +162,7 @@ def test_a_class_without_pictures_is_a_problem(tmp_path: Path) -> None:
 
 def test_folders_without_classes_are_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "train").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match="train has no class folders: give a folder of images for each of at least 2"
-    ):
+    with pytest.raises(UserError, match="train has no class folders: give a folder of images for each of at least 2"):
         checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
 
 

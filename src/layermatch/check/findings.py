@@ -15,7 +15,7 @@ from layermatch.check.looking import Looks
 from layermatch.check.near import near_pairs
 from layermatch.check.reading import Content
 from layermatch.data.sources.base import UNKNOWN, shorten
-from layermatch.data.wording import printable
+from layermatch.data.wording import look_alikes_text, printable
 
 __all__ = ["Finding", "Inspection", "Pair", "Where", "inspect"]
 
@@ -326,6 +326,9 @@ def _classes(found: Inspection) -> Iterable[Finding]:
     empty = [classes[k] for k in np.flatnonzero(labelled == 0)]
     if empty and not found.content.refusals:
         yield Finding("classes without labels", f"no labelled image is of {shorten([printable(n) for n in empty])}")
+    alike = [text for place, name in enumerate(classes) for text in look_alikes_text([name], classes[:place])]
+    if alike and not any("look alike" in text for text in found.content.refusals):
+        yield Finding("class names", "; ".join(alike[:_EXAMPLES]))
     for part in EVALUATED:
         if part in found.counts:
             counts = np.array(found.counts[part][: len(classes)])
