@@ -125,17 +125,19 @@ class Training:
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: MetricsFile | None = None
         self._is_stopping = False
+        self._left_out = ""
         self._start = self._left_over()
         self._is_awaited = self.is_running
 
     # ------------------------------------------------------------------------------------------------------- starting
 
-    def start(self, rows: Sequence[Row], *, max_steps: int | None = None) -> None:
+    def start(self, rows: Sequence[Row], *, max_steps: int | None = None, left_out: str = "") -> None:
         """Start a run on the labels as they are now.
 
         Args:
             rows: The rows of the manifest.
             max_steps: Its optimizer steps; None leaves them to the settings.
+            left_out: What is not among the rows, in words, for :meth:`status`.
 
         Raises:
             LabelsError: One is at it, there are not two classes with labels, or it cannot be started.
@@ -166,7 +168,7 @@ class Training:
             except OSError as error:
                 raise LabelsError(f"training cannot be started: {error.strerror or error}") from error
             self._start, self._metrics, self._is_stopping = _Start(run_dir, self._child.pid, created), None, False
-            self._is_awaited = True
+            self._is_awaited, self._left_out = True, left_out
 
     def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
         """Return the settings of a run, as words of the command line.
@@ -242,6 +244,7 @@ class Training:
                 "step": step,
                 "max_steps": limit if isinstance(limit, int) else None,
                 "shown": shown,
+                "left_out": self._left_out,
                 "said": "" if kind in {"running", "finished"} else _last_line(start.run_dir),
             }
 

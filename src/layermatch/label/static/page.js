@@ -170,7 +170,7 @@ function showTraining(training, before) {
     finished: `Finished: ${number(training.step || 0)} steps.`, stopped: `Stopped at step ${number(training.step || 0)}.`,
     failed: `Failed: ${training.said}`,
   }[training.kind];
-  $("train-said").textContent = said;
+  $("train-said").textContent = training.left_out ? `${said} (${training.left_out})` : said;
   if (before && before.kind === "running" && !runs) say(`Training: ${said}`);
 }
 
