@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,9 @@ from layermatch.quiet import quiet_libraries
 from layermatch.settings import parse_plugins
 
 __all__ = ["calibrate", "main"]
+
+#: Fewer validation images are said to be few: half a 95 % interval of a confidence of 90 % has more than 4 points.
+_FEW = 200
 
 
 def calibrate(
@@ -59,7 +63,7 @@ def calibrate(
     except NoImagesError as error:
         raise UserError(
             f"ckpt_path={path}: its run had no validation images, which a temperature is fitted on: train with "
-            f"data.num_val=NUMBER"
+            f"data.num_val=NUMBER, and data.val_from=labelled where every image whose class is known is labelled"
         ) from error
     seen = ValidationLogits()
     trainer = build_trainer(settings, run_dir=path.parent, callbacks=[seen], loggers=[])
@@ -105,6 +109,12 @@ def _calibrate(config: DictConfig) -> None:
     rows = [row for weights in found for row in _rows(weights, found[weights])]
     header = ("weights", "temperature", "accuracy", "ECE", "NLL", "Brier")
     reporter.show(table(f"Reliability on {count:,} validation images", rows, header=header))
+    if count < _FEW:
+        reporter.warn(
+            f"{count:,} validation images are few: a confidence of 90 % is known to \N{PLUS-MINUS SIGN}"
+            f"{196 * math.sqrt(0.9 * 0.1 / count):.0f} points (95 %), and the temperature is as uncertain: hold out "
+            f"{_FEW} or more (data.num_val)"
+        )
     reporter.show(f"written to {path}")
 
 

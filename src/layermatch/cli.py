@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -25,7 +25,17 @@ from layermatch.freed_memory import keep_freed_memory
 from layermatch.output import steady_output
 from layermatch.paths import expand
 
-__all__ = ["config_dir", "explain", "is_timed", "one_line_errors", "plain", "run_app", "shows_tracebacks"]
+__all__ = [
+    "NO_NAME",
+    "config_dir",
+    "explain",
+    "explain_no_name",
+    "is_timed",
+    "one_line_errors",
+    "plain",
+    "run_app",
+    "shows_tracebacks",
+]
 
 #: The file of a folder in ``conf/`` that holds what its other files share; no choice of its own.
 SHARED = "base"
@@ -150,7 +160,7 @@ def one_line_errors() -> Iterator[None]:
     except ValueError as error:
         if shows_tracebacks() or NO_NAME not in str(error):
             raise
-        sys.stderr.write(f"error: {_explain_no_name(sys.argv[1:])}\n")
+        sys.stderr.write(f"error: {explain_no_name(sys.argv[1:])}\n")
         sys.exit(UserError.status)
     except RunError as error:
         from layermatch.distributed import is_rank_zero  # it needs torch, which not every command does
@@ -161,8 +171,12 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(error.status if is_rank_zero() or not isinstance(error, StoppedError) else 0)
 
 
-def _explain_no_name(words: list[str]) -> str:
-    """Return one line for ``model=null`` and its like."""
+def explain_no_name(words: Sequence[str]) -> str:
+    """Return one line for ``model=null`` and its like.
+
+    Args:
+        words: The command line.
+    """
     given = {word.partition("=")[0].lstrip("+~"): word for word in words if "=" in word}
     chosen = {group: word for group, word in given.items() if (config_dir() / group).is_dir()}
     numbers = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +17,10 @@ from tests.check.planted import picture, plant, write_sound
 from layermatch.check.__main__ import check
 from layermatch.check.findings import Finding, Inspection
 from layermatch.cli import config_dir, plain
+from layermatch.data.labelling import Labelling
 from layermatch.data.manifest import Row, write_manifest
 from layermatch.errors import UserError
+from layermatch.settings import DataSettings
 
 
 def settings(*overrides: str) -> dict[str, Any]:
@@ -134,6 +137,19 @@ def test_one_class_in_two_unicode_forms_is_said(tmp_path: Path) -> None:
     assert "b\xe9 is one class, though" in said.text
 
 
+def test_classes_of_a_table_that_look_alike_are_a_problem(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    labels = ["cat", "Cat", "dog"]
+    for k in range(6):
+        picture(k).save(root / f"{k}.png")
+    write_manifest(root / "labels.csv", [Row(f"{k}.png", labels[k % 3]) for k in range(6)])
+    found = checked(tmp_path, "data=manifest", f"data.manifest={root / 'labels.csv'}")
+    (said,) = of_kind(found, "class names")
+    assert said.is_problem
+    assert said.text == "'cat' and 'Cat' differ only in upper and lower case, spaces or characters that look alike"
+
+
 def test_a_class_without_pictures_is_a_problem(tmp_path: Path) -> None:
     write_sound(tmp_path / "pictures")
     for path in (tmp_path / "pictures" / "train" / "cow").iterdir():
@@ -142,6 +158,70 @@ def test_a_class_without_pictures_is_a_problem(tmp_path: Path) -> None:
     (said,) = found.problems
     assert "has no images for the classes cow" in said.text
     assert found.advice == ()
+
+
+def test_folders_without_classes_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match="train has no class folders: give a folder of images for each of at least 2"):
+        checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+
+
+def test_one_class_is_refused_and_no_number_of_labels_is_advised(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "train" / "ant").mkdir(parents=True)
+    for k in range(5):
+        picture(k).save(tmp_path / "pictures" / "train" / "ant" / f"{k}.png")
+    found = checked(tmp_path, f"data.root={tmp_path / 'pictures'}")
+    assert [one.kind for one in found.problems] == ["refused by a run"]
+    assert found.advice == ()
+
+
+def write_layout(root: Path, layout: str, counts: tuple[int, ...]) -> list[str]:
+    """Pictures without validation or test images, and the settings of their data set."""
+    labelled = root / ("labeled" if layout == "labeled" else "train")
+    for number, count in enumerate(counts):
+        (labelled / f"class {number}").mkdir(parents=True)
+        for k in range(count):
+            picture(100 * number + k, size=(16, 16)).save(labelled / f"class {number}" / f"{k}.png")
+    if layout == "labeled":
+        (root / "unlabeled").mkdir()
+        for k in range(6):
+            picture(5000 + k, size=(16, 16)).save(root / "unlabeled" / f"{k}.png")
+    if layout != "manifest":
+        return [f"data.root={root}"]
+    paths = sorted(path.relative_to(root).as_posix() for path in labelled.rglob("*.png"))
+    write_manifest(root / "labels.csv", [Row(path, path.split("/")[1]) for path in paths])
+    return ["data=manifest", f"data.manifest={root / 'labels.csv'}"]
+
+
+@pytest.mark.parametrize("layout", ["train", "labeled", "manifest"])
+@pytest.mark.parametrize("counts", [(20, 20), (4, 7), (30, 6), (2, 9)])
+def test_a_run_accepts_what_is_advised(layout: str, counts: tuple[int, ...], tmp_path: Path) -> None:
+    """The settings that would hold out validation images, drawn as a run draws them."""
+    words = write_layout(tmp_path / "pictures", layout, counts)
+    advised = re.search(r"There are no validation images: (.*) would", "\n".join(checked(tmp_path, *words).advice))
+    assert advised is not None
+    assert layout != "labeled" or "data.val_from=labelled" in advised[1]
+    data = DataSettings.parse(settings(*words, *advised[1].split())["data"], ())
+    names = ("num_labels", "num_val", "val_from", "fold")
+    given = {name: data.module[name] for name in names}
+    drawn = Labelling(**given, imbalance=None, seed=0).split(data.source.make().load(), None)
+    assert len(drawn.validation) == given["num_val"] > 0
+    # With what it advises, there is no more to say of them.
+    found = checked(tmp_path, *words, *advised[1].split())
+    assert found.problems == []
+    assert "no validation images" not in " ".join(found.advice)
+    assert f"the {given['num_val']} validation images that data.num_val holds out" in found.advice[-1]
+
+
+def test_a_draw_that_a_run_refuses_is_a_problem(tmp_path: Path) -> None:
+    words = write_layout(tmp_path / "pictures", "labeled", (5, 5))
+    found = checked(tmp_path, *words, "data.num_val=2")
+    (said,) = found.problems
+    assert said.kind == "refused by a run"
+    assert said.text.endswith(
+        "(data.val_from=pool): give data.num_val=0, or data.val_from=labelled with data.num_val=8 at most"
+    )
+    assert "no validation images" not in " ".join(found.advice)
 
 
 def test_a_manifest_is_looked_at_with_the_files_that_it_does_not_name(tmp_path: Path) -> None:

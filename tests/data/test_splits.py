@@ -166,11 +166,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "all are labelled": (
         {"num_labels": None, "num_val": 1},
-        "=1 is more than can be held out, each class in proportion, of 0 images",
+        "=1 is more than can be held out, each class in proportion, of 0 images of the training pool that are not "
+        "labelled (val_from=pool): give num_val=0, or val_from=labelled with num_val=1427 at most",
     ),
     "labelled too few": (
         {"num_val": 31, "val_from": "labelled"},
-        "=31 is more than can be held out, each class in proportion, of num_labels=40 (val_from=labelled)",
+        "=31 is more than can be held out, each class in proportion, of num_labels=40 (val_from=labelled): "
+        "give num_val=30 at most, or val_from=pool with num_val=1397 at most",
     ),
     "more than the labelled": (
         {"num_val": 500, "val_from": "labelled"},

@@ -311,6 +311,56 @@ def test_a_slow_server_is_asked_for_proposals_once(server: Server, tmp_path: Pat
     assert len(asked) == 2
 
 
+def test_undo_takes_back_the_last_key_also_before_the_server_has_replied(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "pictures", per_class=4)
+    page = open_page(server.start())
+    page.fill("#class-name", "red")
+    page.press("#class-name", "Enter")
+    page.wait_for_selector("#classes button:has-text('red')")
+    page.focus(".cell[tabindex='0']")
+    skipped = focused(page).split(", ")[0]
+    held: list[Any] = []
+    page.route("**/api/label", lambda route: held.append(route))  # noqa: PLW0108 -- playwright marks it
+    page.keyboard.press("s")
+    labelled = focused(page).split(", ")[0]
+    for key in ("1", "u"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(500)
+    assert page.inner_text("#status") == f"Skipped: {skipped}"
+    held.pop().continue_()
+    wait_for(page, "#status", f"^Taken back: {labelled}: red$")
+    assert labels_of(tmp_path) == {}
+    page.keyboard.press("u")
+    wait_for(page, "#status", "^Skip taken back")
+
+    # A skip after an answer that has no reply yet is taken back first.
+    page.keyboard.press("1")
+    page.keyboard.press("s")
+    page.keyboard.press("u")
+    held.pop().continue_()
+    wait_for(page, "#status", "^Skip taken back")
+    wait_for_labels(page, 1)
+    page.unroute_all()
+    page.keyboard.press("u")
+    wait_for_labels(page, 0)
+
+    # What is said of the pictures is still being asked: the key waits for it.
+    page.route("**/api/items*", lambda route: held.append(route))  # noqa: PLW0108
+    page.reload()
+    page.wait_for_selector(".cell[tabindex='0'] img")
+    page.focus(".cell[tabindex='0']")
+    assert page.get_attribute(".cell[tabindex='0']", "aria-label") == "loading"
+    page.keyboard.press("1")
+    page.wait_for_timeout(500)
+    assert labels_of(tmp_path) == {}
+    for route in held:
+        route.continue_()
+    wait_for_labels(page, 1)
+    assert list(labels_of(tmp_path).values()) == ["red"]
+
+
 #: The texts whose contrast is below 4.5 (WCAG 2.2, success criterion 1.4.3), with their contrast.
 CONTRAST = """() => {
   const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;

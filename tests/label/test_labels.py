@@ -160,6 +160,10 @@ def test_classes_keep_their_order_over_a_start(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "labels.classes.json").read_text()) == ["dog", "cat", "zebra", "café"]
     with pytest.raises(LabelsError, match="there is a class cat already"):
         again.add_class("cat")
+    with pytest.raises(LabelsError, match=r"'Cat' and 'cat' differ only in upper and lower case, .*: take the one"):
+        again.add_class("Cat")
+    with pytest.raises(UserError, match=r"^classes: 'Cat' and 'cat' differ only in .*: give classes=\[\.\.\., cat\]$"):
+        Labels(manifest, PATHS, classes=("Cat",))
     for name in ("", " ", "a\nb", "x" * 201, None, "\N{RIGHT-TO-LEFT OVERRIDE}"):
         with pytest.raises(LabelsError, match="is not legal: give a name of 1 to 200 characters on one line"):
             again.add_class(name)  # type: ignore[arg-type]

@@ -66,8 +66,16 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
          "ckpt_path=no.ckpt: there is no such file: give a .ckpt file or a run directory"),
         (["data.root=pictures", "ckpt_path=empty"], "ckpt_path=empty: there is no checkpoint in this folder"),
         (["data.root=pictures", "data.manifest=no/labels.csv"], "data.manifest=no/labels.csv: there is no folder "),
-        (["data.root=pictures", "data.manifest=empty"], "the manifest "),
-        (["data.root=pictures", "data.manifest=a.parquet"], "data.manifest="),
+        (["data.root=pictures", "data.manifest=empty.csv"], "the manifest "),
+        (["data.root=pictures", "data.manifest=l.xlsx"],
+         "data.manifest=l.xlsx is no CSV file: give a name that ends with .csv"),
+        (["data.root=pictures", "data.manifest=a.parquet"], "data.manifest=a.parquet is no CSV file: give "),
+        (["data.root=pictures", "classes=[cat, cat]"], "classes has cat twice: give each class once"),
+        (["data.root=pictures", "classes=[cat, Cat]"], "classes: 'Cat' and 'cat' differ only in upper and lower case"),
+        (["data.root=pictures", "train={algorithm: nonsense}"], "train: unknown algorithm=nonsense: choose one of "),
+        (["data.root=pictures", "train={trainer.max_stepz: 3}"],
+         "train: unknown setting trainer.max_stepz: choose one of "),
+        (["data.root=pictures", "train={algorithm: null}"], "train: algorithm=null is not legal: choose one of the "),
         (["data.root=pictures", "data.manifest=bad.csv"], "the manifest "),
         (["data.root=pictures", "data.mu=1"], "unknown setting data.mu: choose one of manifest, root"),
         (["data.root=pictures", "~port"], "port is missing: give port=VALUE"),
@@ -78,6 +86,7 @@ def test_a_mistake_is_one_line(
     words: list[str], line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "empty").mkdir()
+    (folder / "empty.csv").mkdir()
     (folder / "bad.csv").write_text("path,label,split\na.png,cat,neither\n")
     default = ["port=0", "open=false"]
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from tests.label.given import TOKEN, Client, serving, write_pictures
 
-from layermatch.data.manifest import read_manifest
+from layermatch.data.manifest import Row, read_manifest, write_manifest
 
 NO_LABEL = ["", "train"]
 
@@ -203,11 +204,12 @@ def test_two_windows_do_not_lose_each_others_labels(client: Client) -> None:
 def test_many_are_confirmed_at_once_and_those_with_an_answer_stay(client: Client) -> None:
     client.label([0], "red", [NO_LABEL])
     client.post("label", ids=[1], label="", ignored=True, seen=[NO_LABEL])
-    _, answer = client.label(range(12), "green")
+    assert client.label(range(12), "green")[0] == 409  # the last one cannot be read
+    _, answer = client.label(range(11), "green")
     labels = [item["label"] for item in client.get("/api/items?ids=" + ",".join(map(str, range(12))))[1]["items"]]
-    assert labels == ["red", "", *["green"] * 10]
-    assert len(client.post("undo")[1]["ids"]) == 10
-    assert answer["state"]["labelled"] == 11
+    assert labels == ["red", "", *["green"] * 9, ""]
+    assert len(client.post("undo")[1]["ids"]) == 9
+    assert answer["state"]["labelled"] == 10
 
 
 def test_proposals_are_of_the_pixels_and_change_with_the_labels(client: Client) -> None:
@@ -263,3 +265,40 @@ def test_a_file_that_changes_place_is_not_served(tmp_path: Path) -> None:
         os.mkfifo(root / "IMG_001.png")
         assert client.raw("/picture/0", headers=cookie(client))[0] == 404
         assert client.raw("/picture/1", headers=cookie(client))[0] == 404
+
+
+def test_what_cannot_be_read_gets_no_label_and_is_left_out_of_training(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    truth = write_pictures(root, per_class=3)
+    whole = (root / "IMG_000.png").read_bytes()
+    (root / "link.png").symlink_to(root / "gone.png")
+    os.mkfifo(root / "pipe.png")
+    (root / "text.png").write_text("a text")
+    (root / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    broken = ["link.png", "pipe.png", "text.png", "truncated.png"]
+    rows = [*(Row(path, label) for path, label in truth.items()), Row("text.png", "red")]
+    write_manifest(root / "labels.csv", rows)
+    with serving(root, tmp_path / "cache") as client:
+        client.when_ready()
+        items = client.get(f"/api/items?ids={','.join(map(str, range(13)))}")[1]["items"]
+        numbers = {item["path"]: item["id"] for item in items}
+        for path in broken:
+            before = (root / "labels.csv").read_text()
+            status, answer = client.label([numbers["IMG_001.png"], numbers[path]], "red")
+            assert status == (200 if path == "text.png" else 409)  # which has one, and is not meant
+            if path != "text.png":
+                assert re.fullmatch(rf"{path} cannot be read: .+: no label is taken", answer["error"])
+            assert (root / "labels.csv").read_text() == before
+        status, answer = client.label([numbers["text.png"]], "green", [["red", "train"]])
+        assert (status, answer["error"].partition(":")[0]) == (409, "text.png cannot be read")
+        # It can be said that they are of no class, and a label can be taken away.
+        assert client.post("label", ids=[numbers["pipe.png"]], label="", ignored=True, seen=[NO_LABEL])[0] == 200
+        status, answer = client.post("train", steps=1)
+        assert status == 200
+        said = answer["state"]["training"]["left_out"]
+        assert re.fullmatch(
+            r"left out, as they cannot be read: text\.png \(.+\), link\.png \(.+\), truncated\.png \(.+\)", said
+        )
+        (labels,) = (root / "labels.runs").glob("*.csv")
+        assert {row.path for row in read_manifest(labels) if row.split == "train"} == set(truth)
+        client.post("stop")

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hydra import compose, initialize_config_dir
+from tests.label.given import write_pictures
 
-from layermatch.data.manifest import Row
+from layermatch.cli import config_dir, plain
+from layermatch.data.labelling import Labelling
+from layermatch.data.manifest import Row, write_manifest
 from layermatch.label.labels import LabelsError
 from layermatch.label.training import Training, newest_checkpoint_of
+from layermatch.settings import DataSettings
 
 ROWS = [Row("a.png", "cat"), Row("b.png", "dog"), Row("c.png")]
 
@@ -36,9 +41,9 @@ def test_paths_of_any_name_are_words_of_the_command_line(tmp_path: Path) -> None
         root / "labels.runs", root=root, settings={"algorithm": "fixmatch", "data.mean": [0.5, 1], "name": "a b=1"}
     )
     words = training.words(root / "labels.runs" / "now", 7)
-    assert words[:6] == [
-        "experiment=folder", "trainer.max_steps=7", "algorithm=fixmatch", "data.mean=[0.5,1]", 'name="a b=1"',
-        "data=manifest",
+    assert words[:7] == [
+        "experiment=folder", "trainer.max_steps=7", "data.val_from=labelled", "algorithm=fixmatch",
+        "data.mean=[0.5,1]", 'name="a b=1"', "data=manifest",
     ]  # fmt: skip
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -50,6 +55,20 @@ def test_paths_of_any_name_are_words_of_the_command_line(tmp_path: Path) -> None
         "run_dir": root / "labels.runs" / "now",
     }.items():
         assert values[name].strip("'\"") == str(path)
+
+
+def test_images_to_validate_come_from_the_labels(tmp_path: Path) -> None:
+    """Every label of the table is learnt from, so that the pool has no other image whose class is known."""
+    truth = write_pictures(tmp_path / "pictures", per_class=4)
+    run_dir = tmp_path / "labels.runs" / "now"
+    run_dir.parent.mkdir()
+    write_manifest(run_dir.with_suffix(".csv"), [Row(path, label) for path, label in truth.items()])
+    training = Training(run_dir.parent, root=tmp_path / "pictures", settings={"data.num_val": 3})
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        data = DataSettings.parse(plain(compose("run", overrides=training.words(run_dir, None)))["data"], ())
+    given = {name: data.module[name] for name in ("num_labels", "num_val", "val_from", "fold")}
+    drawn = Labelling(**given, imbalance=None, seed=0).split(data.source.make().load(), None)
+    assert (len(drawn.labelled), len(drawn.validation)) == (9, 3)
 
 
 def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(tmp_path: Path) -> None:

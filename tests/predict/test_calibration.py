@@ -78,6 +78,7 @@ def test_a_calibrated_checkpoint(
     assert command("calibrate", "ckpt_path=run") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Reliability on 9 validation images" in said
+    assert "warning: 9 validation images are few: a confidence of 90 % is known to ±20 points (95 %)" in said
     assert path.read_bytes() == before
     written = path.with_name("step-0000012.calibration.json")
     values = json.loads(written.read_text())["weights"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from layermatch.check.advice import Asked
 from layermatch.check.findings import Inspection, inspect
 from layermatch.check.looking import hash_function, look_at
 from layermatch.check.page import GENERATOR, render
@@ -69,7 +70,7 @@ def check(settings: Mapping[str, Any]) -> Inspection:
             part: look_at(images.images, what=f"looking at {part} images", num_workers=num_workers)
             for part, images in content.parts.items()
         }
-    found = inspect(content, looks, distance=settings["distance"])
+    found = inspect(content, looks, distance=settings["distance"], asked=Asked.of(data.module))
     _write(page, render(found, title=_title(data), pictures=settings["pictures"]))
     _write(page.with_suffix(".json"), json.dumps({"made_by": GENERATOR, **found.plain()}, indent=1) + "\n")
     return found

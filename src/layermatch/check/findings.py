@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermatch.check.advice import EVALUATED, Asked, advice, refusal
 from layermatch.check.looking import Looks
 from layermatch.check.near import near_pairs
 from layermatch.check.reading import Content
 from layermatch.data.sources.base import UNKNOWN, shorten
-from layermatch.data.wording import printable
+from layermatch.data.wording import look_alikes_text, printable
 
 __all__ = ["Finding", "Inspection", "Pair", "Where", "inspect"]
 
-#: Parts that are learnt from, and parts that say how well.
-LEARNT, EVALUATED = ("labelled", "unlabelled"), ("validation", "test")
+#: Parts that are learnt from.
+LEARNT = ("labelled", "unlabelled")
 
 #: Copies in few pixels that differ by less on average, of 255, are of one picture; ours.
 _SAME_TINT = 10.0
@@ -170,23 +170,25 @@ def _sizes_plain(looks: Looks) -> dict[str, Any]:
     }
 
 
-def inspect(content: Content, looks: Mapping[str, Looks], *, distance: int) -> Inspection:
+def inspect(content: Content, looks: Mapping[str, Looks], *, distance: int, asked: Asked | None = None) -> Inspection:
     """Say what is to be said of a data set.
 
     Args:
         content: The data set.
         looks: What was seen of each of its parts.
         distance: The bits by which hashes of one picture may differ, from 0 to 15.
+        asked: What a run would be asked to draw; None is a run's defaults.
     """
+    asked = asked or Asked()
     counts = {part: _counts(images.labels, len(content.classes)) for part, images in content.parts.items()}
     equal = _equal_pairs(looks)
     near, plain = _near_pairs(looks, distance)
     pairs = sorted(
         [*equal, *near], key=lambda pair: (not pair.leaks, pair.distance is not None, pair.first, pair.second)
     )
-    found = Inspection(content, looks, counts, tuple(pairs), (), tuple(_advice(content, counts)), distance)
+    found = Inspection(content, looks, counts, tuple(pairs), (), tuple(advice(content, counts, asked)), distance)
     findings = [
-        *_refusals(content),
+        *_refusals(content, asked),
         *_unreadable(found),
         *_same(found),
         *_classes(found),
@@ -302,8 +304,9 @@ def _with_class(found: Inspection, where: Where) -> str:
 # -------------------------------------------------------------------------------------------------------- what is wrong
 
 
-def _refusals(content: Content) -> Iterable[Finding]:
-    return [Finding("refused by a run", text) for text in content.refusals]
+def _refusals(content: Content, asked: Asked) -> Iterable[Finding]:
+    texts = content.refusals or ([text] if (text := refusal(content, asked)) else [])
+    return [Finding("refused by a run", text) for text in texts]
 
 
 def _unreadable(found: Inspection) -> Iterable[Finding]:
@@ -323,6 +326,9 @@ def _classes(found: Inspection) -> Iterable[Finding]:
     empty = [classes[k] for k in np.flatnonzero(labelled == 0)]
     if empty and not found.content.refusals:
         yield Finding("classes without labels", f"no labelled image is of {shorten([printable(n) for n in empty])}")
+    alike = [text for place, name in enumerate(classes) for text in look_alikes_text([name], classes[:place])]
+    if alike and not any("look alike" in text for text in found.content.refusals):
+        yield Finding("class names", "; ".join(alike[:_EXAMPLES]))
     for part in EVALUATED:
         if part in found.counts:
             counts = np.array(found.counts[part][: len(classes)])
@@ -359,52 +365,3 @@ def _notes(content: Content, plain: int) -> Iterable[Finding]:
     if plain:
         text = f"{plain:,} images are so plain that their hashes say nothing: they were compared by pixels alone"
         yield Finding("plain images", text, is_problem=False)
-
-
-# --------------------------------------------------------------------------------------------------------------- advice
-
-
-def _advice(content: Content, counts: Mapping[str, Sequence[int]]) -> Iterable[str]:
-    """Return how many labels to begin with, and how well an accuracy will be known."""
-    num_classes = len(content.classes)
-    labelled = counts["labelled"][:num_classes]
-    smallest, total = min(labelled), sum(labelled)
-    pool = total + sum(len(content.parts[part]) for part in ("unlabelled",) if part in content.parts)
-    if smallest == 0:
-        return
-    yield (
-        f"There are {total:,} labels for {num_classes} classes, {smallest:,} of the rarest, and {pool:,} images to "
-        f"learn from. Papers of the field report 4, 25 and 400 labels a class; {_budget(smallest, num_classes)}"
-    )
-    if pool < 2 * total and smallest > 25:
-        yield (
-            "Most images have a label already: compare with algorithm=supervised on all of them before anything else, "
-            "as unlabelled images can add little then."
-        )
-    for part in EVALUATED:
-        if part in content.parts:
-            known = sum(counts[part][:num_classes])
-            if known:
-                yield f"An accuracy on the {known:,} {part} images is known to {_precision(known)}."
-    if "validation" not in content.parts:
-        per_class = max(1, min(smallest // 5, math.ceil(400 / num_classes)))
-        yield (
-            f"There are no validation images: data.num_val={per_class * num_classes} would hold out {per_class} of "
-            f"each class, by which a checkpoint's accuracy is known to {_precision(per_class * num_classes)}."
-        )
-
-
-def _budget(smallest: int, num_classes: int) -> str:
-    """Return the budget to begin with, of the usual ones that the rarest class allows."""
-    usual = [each for each in (400, 25, 4) if each <= smallest]
-    if not usual:
-        return f"here all {smallest} a class are few, so expect results to differ much between seeds."
-    return (
-        f"the rarest class allows up to {usual[0]}, and data.num_labels={min(25, usual[0]) * num_classes} "
-        f"({min(25, usual[0])} a class) shows within a day whether more are needed."
-    )
-
-
-def _precision(count: int) -> str:
-    """Compute half the width of a 95 % interval of a share near 90 %, in percentage points."""
-    return f"\N{PLUS-MINUS SIGN}{196 * math.sqrt(0.9 * 0.1 / count):.1f} points (95 %, where it is near 90 %)"

@@ -11,11 +11,11 @@ import numpy as np
 from layermatch.data.file_images import FileImages
 from layermatch.data.sources import Folder, ImageSet, Manifest, Source, SourceData
 from layermatch.data.sources.base import shorten, unknown_labels
-from layermatch.data.sources.class_names import class_folders, look_alikes_text
+from layermatch.data.sources.class_names import class_folders
 from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
 from layermatch.data.sources.folder import LAYOUTS, find_parts
 from layermatch.data.sources.listing import check_root_folder
-from layermatch.data.wording import name_text, printable
+from layermatch.data.wording import look_alikes_text, name_text, printable
 from layermatch.errors import UserError
 from layermatch.paths import expand
 
@@ -58,7 +58,8 @@ def read_content(source: Source) -> Content:
         return _of_folders(source, str(error))
     if not isinstance(source, Manifest):
         return content
-    return Content(content.classes, content.parts, content.names, notes={**content.notes, **_beside(source, content)})
+    notes = {kind: text for kind, text in content.notes.items() if kind != "class names"}  # here they are a problem
+    return Content(content.classes, content.parts, content.names, notes={**notes, **_beside(source, content)})
 
 
 def _of_source_data(data: SourceData) -> Content:
@@ -91,6 +92,8 @@ def _of_folders(source: Folder, refusal: str) -> Content:
     parts = find_parts(root)
     folders = {name: class_folders(root / folder) for name, folder in parts.items() if name != "unlabelled"}
     classes = sorted({name for of_part in folders.values() for name in of_part})
+    if not classes:  # there is nothing to look at
+        raise UserError(refusal)
     listed: dict[str, tuple[list[str], list[int]]] = {}
     unused = list(unused_beside(root, list(parts.values()), files_are=LOOSE))
     for name, folder in parts.items():

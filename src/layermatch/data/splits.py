@@ -254,17 +254,24 @@ def make_split(
             "val_from=labelled is not legal with imbalance: its validation images would have a long tail as well: give "
             "val_from=pool"
         )
-    if val_from == "labelled":
-        val_per_class, source = _shares(per_class, num_val), f"num_labels={int(per_class.sum())}"
-        spare = np.maximum(per_class - 1, 0)  # each class keeps one to learn from
-    else:
-        # Shares of the whole pool, not of what is left of it: they must not change with the budget.
-        val_per_class, spare = _shares(counts, num_val), counts - per_class
-        source = f"{int(spare.sum())} images of the training pool that are not labelled"
+    # Shares of the whole pool, not of what is left of it: they must not change with the budget. Of labelled images,
+    # each class keeps one to learn from.
+    places = {"pool": (counts, counts - per_class), "labelled": (per_class, np.maximum(per_class - 1, 0))}
+    parted, spare = places[val_from]
+    val_per_class = _shares(parted, num_val)
     if (val_per_class > spare).any():
+        source = (
+            f"num_labels={int(per_class.sum())}"
+            if val_from == "labelled"
+            else f"{int(spare.sum())} images of the training pool that are not labelled"
+        )
+        other = next(name for name in VAL_FROM if name != val_from)
+        most = {name: _most_held_out(*places[name]) for name in (val_from, other)}
+        may_change = most[other] > 0 and (imbalance is None or other == "pool")
         raise UserError(
             f"num_val={num_val} is more than can be held out, each class in proportion, of {source} "
-            f"(val_from={val_from})"
+            f"(val_from={val_from}): give num_val={most[val_from]}{' at most' if most[val_from] else ''}"
+            + (f", or val_from={other} with num_val={most[other]} at most" if may_change else "")
         )
 
     in_pool = None
@@ -363,3 +370,12 @@ def _shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     for k in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
         shares[k] += 1
     return shares
+
+
+def _most_held_out(counts: NDArray[np.int64], spare: NDArray[np.int64]) -> int:
+    """Return how many images at most can be held out in proportion to ``counts``, where ``spare`` may be."""
+    classes = counts > 0
+    # A share is its part rounded up at most: beyond this, some class has too many whatever is rounded down.
+    most = int(min(((spare + 1) * counts.sum())[classes] // counts[classes], default=0))
+    numbers = range(min(most, int(spare.sum())), 0, -1)
+    return next((number for number in numbers if (_shares(counts, number) <= spare).all()), 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
-__all__ = ["composed", "gone_text", "name_text", "one_line", "printable"]
+__all__ = ["composed", "gone_text", "look_alikes_text", "name_text", "one_line", "printable"]
 
 #: How Python keeps a byte of a file's name that is not UTF-8.
 _BYTE = re.compile("[\udc80-\udcff]")
@@ -79,3 +80,31 @@ def gone_text(what: str, reason: str) -> str:
         'the image cat.png cannot be read any more: it is empty: put it back and go on with ckpt_path=last'
     """
     return f"{what} cannot be read any more: {reason}: put it back and go on with ckpt_path=last"
+
+
+def look_alikes_text(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    r"""Return the names that a person may take for one another.
+
+    Args:
+        first: Names that one part alone has.
+        second: Names that another part alone has.
+
+    Returns:
+        A text for each pair.
+
+    Example:
+        >>> look_alikes_text(["Ant", "bee"], ["ant ", "cat"])
+        ["'Ant' and 'ant ' differ only in upper and lower case, spaces or characters that look alike"]
+    """
+    by_look = {_look(name): name for name in second}
+    return [
+        f"{name!a} and {by_look[_look(name)]!a} differ only in upper and lower case, spaces or characters that "
+        "look alike"
+        for name in sorted(first)
+        if _look(name) in by_look
+    ]
+
+
+def _look(name: str) -> str:
+    shown = (one for one in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(one) != "Cf")
+    return "".join("".join(shown).split())

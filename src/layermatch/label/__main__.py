@@ -21,13 +21,13 @@ from omegaconf import DictConfig
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
 from layermatch.data.cache_place import default_cache_dir
-from layermatch.data.wording import printable
+from layermatch.data.wording import look_alikes_text, printable
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.label.examine import Task
-from layermatch.label.labels import Labels, lock_labels
+from layermatch.label.labels import Labels, checked_name, lock_labels
 from layermatch.label.pictures import find_pictures
 from layermatch.label.thumbnails import Thumbnails
-from layermatch.label.training import Training, newest_checkpoint_of
+from layermatch.label.training import Training, check_composes, newest_checkpoint_of
 from layermatch.paths import expand, is_folder
 
 __all__ = ["Options", "main", "serve"]
@@ -116,7 +116,7 @@ class Options:
             root=root,
             manifest=_manifest(root, data.get("manifest")),
             links=settings["links"],
-            classes=_texts("classes", settings["classes"], "[cat, dog]"),
+            classes=_classes(settings["classes"]),
             ckpt_path=_checkpoint(settings["ckpt_path"]),
             seed=settings["seed"],
             sample=settings["sample"],
@@ -140,6 +140,8 @@ def _check_there(settings: Mapping[str, Any]) -> None:
 
 def _manifest(root: Path, given: object) -> Path:
     manifest = (root / MANIFEST if given is None else expand("data.manifest", given, "a CSV file")).resolve()
+    if manifest.suffix.lower() != ".csv":
+        raise UserError(f"data.manifest={printable(str(given))} is no CSV file: give a name that ends with .csv")
     if not is_folder(manifest.parent):
         folder = printable(str(manifest.parent))
         raise UserError(f"data.manifest={printable(str(given))}: there is no folder {folder}: make it first")
@@ -157,10 +159,16 @@ def _checkpoint(given: object) -> Path | None:
     return found
 
 
-def _texts(name: str, given: object, example: str) -> tuple[str, ...]:
+def _classes(given: object) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(text, str | int) for text in given):
-        raise UserError(f"{name}={given!r} is not legal: give a list, {name}={example}")
-    return tuple(str(text) for text in given)
+        raise UserError(f"classes={given!r} is not legal: give a list, classes=[cat, dog]")
+    names = [checked_name(str(text)) for text in given]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UserError(f"classes has {name} twice: give each class once")
+        if alike := look_alikes_text([name], names[:place]):
+            raise UserError(f"classes: {alike[0]}: give one of them, or another name")
+    return tuple(names)
 
 
 def _train(given: object) -> Mapping[str, Any]:
@@ -289,6 +297,7 @@ def _label(config: DictConfig) -> None:
     if choice is not None:
         check_choice("debug", choice, DEBUG)
     options = Options.parse(plain(config))
+    check_composes(options.train, root=options.root)
 
     def say(line: str) -> None:
         sys.stdout.write(f"{printable(line)}\n")

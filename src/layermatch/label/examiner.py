@@ -28,6 +28,7 @@ class Examiner:
         found: What is known; None before the first sample is complete. That of the model before stays until then.
         source: The checkpoint that ``found`` is of; None for features of pixels.
         looked: How many pictures were looked at.
+        looked_of_found: How many had been when ``found`` was complete, those that could not be read among them.
         problem: Why nothing more will be found; empty where nothing went wrong.
         version: A number that is another one with every ``found``.
     """
@@ -35,7 +36,7 @@ class Examiner:
     def __init__(self) -> None:
         self.found: Found | None = None
         self.source: str | None = None
-        self.looked = 0
+        self.looked = self.looked_of_found = 0
         self.problem = ""
         self.version = 0
         self._lock = threading.Lock()
@@ -100,7 +101,7 @@ class Examiner:
                 return
             self.looked = int(str(said.get("looked", self.looked)))
             if found is not None:
-                self.found, self.source = found, task.ckpt_path
+                self.found, self.source, self.looked_of_found = found, task.ckpt_path, self.looked
                 self.version += 1
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from layermatch.data.manifest import COLUMNS, Row, csv_writer, is_parquet, read_manifest
-from layermatch.data.wording import composed, printable
+from layermatch.data.wording import composed, look_alikes_text, printable
 from layermatch.errors import UserError
 from layermatch.files import replacing, unfinished_in
 
-__all__ = ["Given", "Labels", "LabelsError", "lock_labels"]
+__all__ = ["Given", "Labels", "LabelsError", "checked_name", "lock_labels"]
 
 #: What a picture is for when nothing is said, and when it is of no class.
 TRAIN, IGNORED = "train", "ignored"
@@ -125,7 +125,7 @@ class Labels:
         classes: Classes that there are beside those of the labels, in the order of their keys.
 
     Raises:
-        UserError: The manifest is no such table, or is Parquet.
+        UserError: The manifest is no such table, or is Parquet; a class looks like one that is there.
     """
 
     def __init__(self, manifest: Path, paths: Sequence[str], *, classes: Sequence[str] = ()) -> None:
@@ -140,9 +140,18 @@ class Labels:
         self._history: dict[str, list[Step]] = defaultdict(list)
         self._classes: list[str] = []
         self._read()
-        for name in (*self._kept_classes(), *classes):
+        kept = self._kept_classes()
+        self._check_looks(classes, {*kept, *(row.label for row in self._rows if row.label)})
+        for name in (*kept, *classes):
             self._know(checked_name(name))
         self._know_all()
+
+    @staticmethod
+    def _check_looks(classes: Sequence[str], there: Set[str]) -> None:
+        for name in set(map(checked_name, classes)) - there:
+            for other in sorted(there):
+                if alike := look_alikes_text([name], [other]):
+                    raise UserError(f"classes: {alike[0]}: give classes=[..., {printable(other)}]")
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -276,7 +285,8 @@ class Labels:
             The name as it is written.
 
         Raises:
-            LabelsError: It is no name of a class, there is one of that name, or it cannot be kept.
+            LabelsError: It is no name of a class, there is one of that name or one that looks like it, or it cannot be
+                kept.
         """
         with self._lock:
             try:
@@ -285,6 +295,8 @@ class Labels:
                 raise LabelsError(str(error)) from error
             if name in self._classes:
                 raise LabelsError(f"there is a class {name} already")
+            if alike := look_alikes_text([name], self._classes):
+                raise LabelsError(f"{alike[0]}: take the one that is there, or give another name")
             self._keep_classes([*self._classes, name])
             self._know(name)
             self.revision += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermatch.data.decoding import ImageFileError
 from layermatch.label.examine import Task
 from layermatch.label.examiner import Examiner
 from layermatch.label.labels import IGNORED, TRAIN, Given, Labels, LabelsError
 from layermatch.label.pictures import Pictures
 from layermatch.label.proposals import confident, doubted, shown, thoughts, typical, uncertain
-from layermatch.label.thumbnails import Thumbnails
+from layermatch.label.thumbnails import SIDES, Thumbnails
 from layermatch.label.training import Training
 from layermatch.runs.text import printable
 
@@ -29,6 +30,9 @@ KEYS = "1234567890abcdefghijklmnopqrtvwyz"
 
 #: How pictures are proposed.
 ORDERS = ("typical", "uncertain", "random")
+
+#: Pictures that a line names.
+_NAMED = 3
 
 Bool = NDArray[np.bool_]
 
@@ -253,10 +257,12 @@ class Session:
             The pictures that were left as they are, as another window has said something else of them.
 
         Raises:
-            LabelsError: The answer was not taken.
+            LabelsError: The answer was not taken; a label of a picture that cannot be read never is.
         """
         if label and (is_ignored or label not in self.labels.classes):
             raise LabelsError(f"there is no class {printable(label)}: add it first")
+        if label:
+            self._check_readable(numbers, is_for_open=seen is None)
         paths = [self.pictures.paths[number] for number in numbers]
         now = [self.labels.given(path) for path in paths]
         if seen is None:
@@ -288,9 +294,74 @@ class Session:
         return step.said, [number for number, path in enumerate(self.pictures.paths) if path in paths]
 
     def train(self, max_steps: int | None) -> None:
-        """Start training on the labels as they are now."""
+        """Start training on the labels as they are now, without the pictures that were seen to be unreadable."""
         self.labels.look()
-        self.training.start(self.labels.rows(), max_steps=max_steps)
+        found = self.examiner.found
+        looked = self._order[: self.examiner.looked_of_found]
+        suspects = set(looked.tolist()).difference(() if found is None else found.numbers.tolist())
+        broken = {self.pictures.paths[number]: why for number, why in self._unreadable(sorted(suspects)).items()}
+        rows = self.labels.rows()
+        left_out = {row.path: broken[row.path] for row in rows if row.path in broken and row.split != IGNORED}
+        self.training.start(
+            [row for row in rows if row.path not in left_out], max_steps=max_steps, left_out=left_out_text(left_out)
+        )
+
+    # --------------------------------------------------------------------------------------------------------- readable
+
+    def _check_readable(self, numbers: Sequence[int], *, is_for_open: bool) -> None:
+        """Refuse a label of what cannot be read: a run would refuse to start because of it.
+
+        Raises:
+            LabelsError: A picture cannot be read.
+        """
+        found = self.examiner.found
+        is_known = np.zeros(len(self.pictures.paths), np.bool_)
+        if found is not None:  # these were read, and a bulk answer need not decode them again
+            is_known[found.numbers] = True
+        given = self.labels.given
+        asked = [
+            number for number in numbers
+            if not is_known[number] and not (is_for_open and given(self.pictures.paths[number]) != Given())
+        ]  # fmt: skip
+        broken = self._unreadable(asked)
+        if broken:
+            first = next(iter(broken))
+            more = f", and {len(broken) - 1:,} more cannot" if len(broken) > 1 else ""
+            raise LabelsError(
+                f"{printable(self.pictures.paths[first])} cannot be read: {broken[first]}{more}: no label is taken"
+            )
+
+    def _unreadable(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return why each of some pictures cannot be read, of those that cannot; the small copies are kept."""
+        broken = {}
+        for number in numbers:
+            file = self.pictures.file_of(number)
+            try:
+                if file is None:
+                    broken[number] = "it leads out of the folder"
+                else:
+                    self.thumbnails.get(file, SIDES[0])
+            except ImageFileError as error:
+                broken[number] = error.reason
+        return broken
+
+
+def left_out_text(left_out: Mapping[str, str]) -> str:
+    """Return which pictures are left out of a training, and why; empty where there are none.
+
+    Args:
+        left_out: The reason by the path of the picture.
+
+    Example:
+        >>> left_out_text({"a.png": "it is empty"})
+        'left out, as it cannot be read: a.png (it is empty)'
+    """
+    if not left_out:
+        return ""
+    named = [f"{printable(path)} ({reason})" for path, reason in left_out.items()]
+    more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
+    what = "it" if len(named) == 1 else "they"
+    return f"left out, as {what} cannot be read: {', '.join(named[:_NAMED])}{more}"
 
 
 def _place(paths: Sequence[str], path: str) -> int:

@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hydra import compose
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from layermatch.cli import NO_NAME, explain, explain_no_name, plain
 from layermatch.command_line import pasteable, quoted
 from layermatch.data.manifest import Row, write_manifest
 from layermatch.errors import UserError, check_number
@@ -31,14 +35,14 @@ from layermatch.runs.settings import flatten, stored_settings
 from layermatch.runs.state import judge
 from layermatch.runs.text import printable
 
-__all__ = ["Training", "newest_checkpoint_of"]
+__all__ = ["Training", "check_composes", "newest_checkpoint_of"]
 
 #: The exit status of a run that was asked to stop.
 _STOPPED = 75
 #: Seconds that a run has to write its checkpoint when it is asked to stop.
 _PATIENCE = 120.0
-#: Settings of a run where none are given.
-DEFAULTS: dict[str, Any] = {"experiment": "folder", "trainer.max_steps": 2000}
+#: Settings of a run where none are given. Every label is learnt from, so that images to validate come from them.
+DEFAULTS: dict[str, Any] = {"experiment": "folder", "trainer.max_steps": 2000, "data.val_from": "labelled"}
 #: A text that Hydra reads as this text.
 _PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z_.]*", re.IGNORECASE)
 #: What a start is called, by its time.
@@ -65,6 +69,29 @@ def newest_checkpoint_of(path: Path) -> Path | None:
     best = path / CHECKPOINTS / BEST_CHECKPOINT
     found = sorted(checkpoints_in(path), key=lambda file: (file.stat().st_mtime_ns, file.name))
     return best if best.is_file() else (found[-1] if found else None)
+
+
+def check_composes(settings: Mapping[str, Any], *, root: Path) -> None:
+    """Refuse settings of which no run can be composed, so that a mistake shows before anything is labelled.
+
+    They are composed and nothing more, which takes a part of a second: a value of no legal kind shows in the run.
+
+    Args:
+        settings: Settings of the runs by their names on the command line, beside :data:`DEFAULTS`.
+        root: The folder of the pictures.
+
+    Raises:
+        UserError: There is no such setting, or no such choice.
+    """
+    words = Training(root / "labels.runs", root=root, settings=settings).words(root / "labels.runs" / "unused", None)
+    try:
+        plain(compose("run", overrides=words))
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        raise UserError(f"train: {explain(error)}") from error
+    except ValueError as error:
+        if NO_NAME not in str(error):
+            raise
+        raise UserError(f"train: {explain_no_name(words)}") from error
 
 
 @dataclass(frozen=True)
@@ -98,17 +125,19 @@ class Training:
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: MetricsFile | None = None
         self._is_stopping = False
+        self._left_out = ""
         self._start = self._left_over()
         self._is_awaited = self.is_running
 
     # ------------------------------------------------------------------------------------------------------- starting
 
-    def start(self, rows: Sequence[Row], *, max_steps: int | None = None) -> None:
+    def start(self, rows: Sequence[Row], *, max_steps: int | None = None, left_out: str = "") -> None:
         """Start a run on the labels as they are now.
 
         Args:
             rows: The rows of the manifest.
             max_steps: Its optimizer steps; None leaves them to the settings.
+            left_out: What is not among the rows, in words, for :meth:`status`.
 
         Raises:
             LabelsError: One is at it, there are not two classes with labels, or it cannot be started.
@@ -139,7 +168,7 @@ class Training:
             except OSError as error:
                 raise LabelsError(f"training cannot be started: {error.strerror or error}") from error
             self._start, self._metrics, self._is_stopping = _Start(run_dir, self._child.pid, created), None, False
-            self._is_awaited = True
+            self._is_awaited, self._left_out = True, left_out
 
     def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
         """Return the settings of a run, as words of the command line.
@@ -215,6 +244,7 @@ class Training:
                 "step": step,
                 "max_steps": limit if isinstance(limit, int) else None,
                 "shown": shown,
+                "left_out": self._left_out,
                 "said": "" if kind in {"running", "finished"} else _last_line(start.run_dir),
             }
 

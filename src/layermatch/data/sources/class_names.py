@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from layermatch.data.sources.files import is_no_class, list_entries
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 
-__all__ = ["class_folders", "forms_text", "look_alikes_text"]
+__all__ = ["class_folders", "forms_text"]
 
 
 def class_folders(folder: Path) -> dict[str, str]:
@@ -70,31 +69,3 @@ def forms_text(folders: Mapping[str, Mapping[str, str]]) -> str:
     )
     parts = " and ".join(f"{part}/" for part in folders)
     return f"{what}, though {parts} write {it} in different Unicode forms (composed, decomposed)"
-
-
-def look_alikes_text(first: Iterable[str], second: Iterable[str]) -> list[str]:
-    r"""Return the names that a person may take for one another.
-
-    Args:
-        first: Names that one part alone has.
-        second: Names that another part alone has.
-
-    Returns:
-        A text for each pair.
-
-    Example:
-        >>> look_alikes_text(["Ant", "bee"], ["ant ", "cat"])
-        ["'Ant' and 'ant ' differ only in upper and lower case, spaces or characters that look alike"]
-    """
-    by_look = {_look(name): name for name in second}
-    return [
-        f"{name!a} and {by_look[_look(name)]!a} differ only in upper and lower case, spaces or characters that "
-        "look alike"
-        for name in sorted(first)
-        if _look(name) in by_look
-    ]
-
-
-def _look(name: str) -> str:
-    shown = (one for one in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(one) != "Cf")
-    return "".join("".join(shown).split())

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from layermatch.data.file_images import FileImages
 from layermatch.data.images import check_channels
 from layermatch.data.sources.base import ImageSet, SourceData, shorten, unknown_labels
-from layermatch.data.sources.class_names import class_folders, forms_text, look_alikes_text
+from layermatch.data.sources.class_names import class_folders, forms_text
 from layermatch.data.sources.files import FOLDER, LOOSE, Unused, find_images, unused_beside, unused_text
 from layermatch.data.sources.image_size import choose_size
+from layermatch.data.wording import look_alikes_text
 from layermatch.errors import UserError, check_number
 from layermatch.paths import check_path, expand, is_folder
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from layermatch.data.manifest import Row, class_names, read_manifest
 from layermatch.data.sources.base import UNKNOWN, SourceData, shorten
-from layermatch.data.sources.class_names import look_alikes_text
 from layermatch.data.sources.listing import Listing, check_folder_settings, check_root_folder, of_listings
-from layermatch.data.wording import printable
+from layermatch.data.wording import look_alikes_text, printable
 from layermatch.errors import UserError
 from layermatch.paths import check_path, expand
 

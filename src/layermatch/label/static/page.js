@@ -30,9 +30,9 @@ let answered = 0; // number of the newest one that is answered
 let queue = Promise.resolve(); // answers go out one after another
 const selected = new Set(); // numbers of pictures
 const items = new Map(); // number -> what is said of the picture
-const waiting = new Set(); // numbers that were asked for
+const waiting = new Map(); // number -> the request that asked for it
 const cells = new Map(); // place -> element
-const steps = []; // "server", or the numbers of a skip, for undo
+const steps = []; // what was done, in the order of the keys, for undo: { skipped: numbers }, or { isTaken } of an answer
 const skipped = new Set();
 
 // ------------------------------------------------------------------------------------------------------------ server
@@ -170,7 +170,7 @@ function showTraining(training, before) {
     finished: `Finished: ${number(training.step || 0)} steps.`, stopped: `Stopped at step ${number(training.step || 0)}.`,
     failed: `Failed: ${training.said}`,
   }[training.kind];
-  $("train-said").textContent = said;
+  $("train-said").textContent = training.left_out ? `${said} (${training.left_out})` : said;
   if (before && before.kind === "running" && !runs) say(`Training: ${said}`);
 }
 
@@ -340,18 +340,25 @@ function repaint() {
 
 async function fetchItems(wanted, { again = false } = {}) {
   const missing = wanted.filter((id) => (again || !items.has(id)) && !waiting.has(id));
+  const others = new Set(wanted.map((id) => waiting.get(id)).filter(Boolean)); // somebody else has asked for these
   for (let begin = 0; begin < missing.length; begin += MOST_ITEMS) {
     const part = missing.slice(begin, begin + MOST_ITEMS);
-    part.forEach((id) => waiting.add(id));
-    try {
-      keep((await ask(`/api/items?ids=${part.join(",")}`)).items);
-    } catch (error) {
-      warn(error.message);
-    } finally {
-      part.forEach((id) => waiting.delete(id));
-    }
+    const request = fetchPart(part);
+    part.forEach((id) => waiting.set(id, request));
+    await request;
   }
+  await Promise.all(others);
   if (missing.length) repaint();
+}
+
+async function fetchPart(part) {
+  try {
+    keep((await ask(`/api/items?ids=${part.join(",")}`)).items);
+  } catch (error) {
+    warn(error.message);
+  } finally {
+    part.forEach((id) => waiting.delete(id));
+  }
 }
 
 function keep(found) {
@@ -441,33 +448,45 @@ async function answer(label, ignored) {
     say(`Not taken: at most ${number(MOST_ANSWERED)} pictures at a time.`);
     return;
   }
-  await fetchItems(meant);
-  const old = meant.map((id) => items.get(id));
-  if (old.some((item) => item === undefined)) return;
-  meant.forEach((id, place) => items.set(id, { ...old[place], label, split: ignored ? "ignored" : old[place].split === "ignored" ? "train" : old[place].split, pending: true }));
+  const step = { isTaken: false };
+  steps.push(step);
   selected.clear();
-  const what = ignored ? "no class" : label || "label removed";
-  const which = meant.length === 1 ? old[0].path : `${number(meant.length)} pictures`;
-  if (label || ignored) advance();
-  repaint();
+  const mark = () => {
+    const old = meant.map((id) => items.get(id));
+    if (old.some((item) => item === undefined)) return null;
+    meant.forEach((id, place) => items.set(id, { ...old[place], label, split: ignored ? "ignored" : old[place].split === "ignored" ? "train" : old[place].split, pending: true }));
+    return old;
+  };
+  const shown = mark(); // null where it is still being asked what is said of them
   queue = queue.then(async () => {
+    let old = shown;
+    if (old === null) {
+      await fetchItems(meant);
+      old = mark();
+    }
+    const which = meant.length === 1 ? (old ? old[0].path : "1 picture") : `${number(meant.length)} pictures`;
     try {
+      if (old === null) throw new Error("What is said of the picture could not be asked: answer once more.");
       const done = await ask("/api/label", { ids: meant, label, ignored, seen: old.map((item) => [item.label, item.split]) });
+      step.isTaken = true;
       meant.forEach((id) => items.delete(id));
       keep(done.items);
-      steps.push("server");
       meant.forEach((id) => skipped.delete(id));
       take(done.state, { isOwn: true });
       const others = done.left.map((id) => items.get(id)).filter(Boolean).map((item) => `${item.path} is ${words(item) || "without a label"}`);
+      const what = ignored ? "no class" : label || "label removed";
       say(others.length ? `Changed elsewhere, so left as it is: ${others.slice(0, 3).join("; ")}` : `${what}: ${which}. ${number(server.labelled)} labelled.`);
     } catch (error) {
-      meant.forEach((id, place) => items.set(id, old[place]));
+      if (old) meant.forEach((id, place) => items.set(id, old[place]));
+      forget(step);
       warn(error.message);
       say(`Not taken: ${which}`);
     }
     await fetchItems([...cells.keys()].map((place) => ids[place]));
     repaint();
   });
+  if (label || ignored) advance();
+  repaint();
   await queue;
 }
 
@@ -475,46 +494,61 @@ async function answer(label, ignored) {
 async function confirmAll() {
   const label = $("guess-class").value;
   const meant = selected.size ? [...selected] : ids;
-  try {
-    const before = server.labelled;
-    const done = await ask("/api/label", { ids: meant, label, ignored: false, seen: null });
-    meant.forEach((id) => items.delete(id));
-    steps.push("server");
-    take(done.state, { isOwn: true });
-    await load({ focus: true });
-    say(`${number(server.labelled - before)} pictures are confirmed as ${label}. u takes it back.`);
-  } catch (error) {
-    warn(error.message);
-  }
+  const step = { isTaken: false };
+  steps.push(step);
+  queue = queue.then(async () => {
+    try {
+      const before = server.labelled;
+      const done = await ask("/api/label", { ids: meant, label, ignored: false, seen: null });
+      step.isTaken = true;
+      meant.forEach((id) => items.delete(id));
+      take(done.state, { isOwn: true });
+      await load({ focus: true });
+      say(`${number(server.labelled - before)} pictures are confirmed as ${label}. u takes it back.`);
+    } catch (error) {
+      forget(step);
+      warn(error.message);
+    }
+  });
+  await queue;
+}
+
+// An answer that was not taken cannot be taken back.
+function forget(step) {
+  const place = steps.indexOf(step);
+  if (!step.isTaken && place >= 0) steps.splice(place, 1);
 }
 
 function skip() {
   const meant = chosen();
   meant.forEach((id) => skipped.add(id));
-  steps.push(meant);
+  steps.push({ skipped: meant });
   selected.clear();
   say(`Skipped: ${meant.length === 1 ? (items.get(meant[0]) || {}).path || "1 picture" : `${number(meant.length)} pictures`}`);
   advance();
   repaint();
 }
 
+// Takes back what was done last when the key was pressed, once the answers before it have been replied to.
 async function undo() {
   const last = steps.pop();
-  if (Array.isArray(last)) {
-    last.forEach((id) => skipped.delete(id));
-    say("Skip taken back.");
-    show(last);
-    return;
-  }
   queue = queue.then(async () => {
+    if (last && last.skipped) {
+      last.skipped.forEach((id) => skipped.delete(id));
+      say("Skip taken back.");
+      show(last.skipped);
+      return;
+    }
+    if (last && !last.isTaken) return; // it was said that it was not taken
     try {
-      const done = await ask("/api/undo", {});
+      const done = await ask("/api/undo", {}); // also where this window was loaded again, and knows of no step
       done.ids.forEach((id) => items.delete(id));
       keep(done.items);
       take(done.state, { isOwn: true });
       say(done.said ? `Taken back: ${done.said}` : "Nothing is left to take back.");
       show(done.ids);
     } catch (error) {
+      if (last) steps.push(last);
       warn(error.message);
     }
   });
