@@ -335,7 +335,6 @@ REFUSED: dict[str, tuple[Writer, str]] = {
     "postscript.jpg": (lambda path: picture().save(path, "EPS"), "it is no image of a format that is read (JPEG, PNG,"),
     "cut_off.jpg": (cut_off(quality=95), "image file is truncated"),
     "cut_off.png": (cut_off(), "image file is truncated"),
-    "cut_off_early.png": (cut_off_early, "it is cut off: the file ends before its pixels do"),
     "cut_off.gif": (cut_off(), "image file is truncated"),
     "cut_off.bmp": (cut_off(), "image file is truncated"),
     "cut_off.webp": (cut_off(lossless=True), ""),
@@ -352,4 +351,5 @@ REFUSED: dict[str, tuple[Writer, str]] = {
     "pipe.png": (os.mkfifo, "it is no file"),
     "link_to_nothing.png": (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
     "line\nbreak.png": (lambda path: path.write_bytes(b""), "it is empty"),
+    "cut_off_early.png": (cut_off_early, "it is cut off: the file ends before its pixels do"),
 }
