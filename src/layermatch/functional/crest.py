@@ -45,6 +45,7 @@ def tempered_distribution(shares: Tensor, power: float) -> Tensor:
         ``(K,)`` of the dtype of ``shares``; sums to 1.
 
     Example:
+        >>> import torch
         >>> tempered_distribution(torch.tensor([0.8, 0.2]), 0.5)
         tensor([0.6667, 0.3333])
     """
