@@ -319,7 +319,7 @@ def test_curves_of_classes_with_odd_names_arrive(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_wrong_settings_are_refused(name: str, value: Any, tmp_path: Path) -> None:
     given = {"offline": True, name: value}
-    with pytest.raises(UserError, match=rf"logger\.{name}=.*is not legal"):
+    with pytest.raises(UserError, match=rf"^{name}=.*is not legal"):
         loggers.wandb(run_dir=tmp_path, first_step=0, **given)
 
 
