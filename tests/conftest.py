@@ -30,6 +30,7 @@ from layermatch.layerwise import LayerwiseRule, Uniform
 from layermatch.methods import Method, PseudoLabelling, Supervised
 from layermatch.networks import wrn_small
 from layermatch.policies import FixedThreshold, Policy
+from layermatch.predictor import open_teacher
 from layermatch.trainer import make_trainer
 from layermatch.training import SemiSupervisedModule, problem_of
 
@@ -110,7 +111,11 @@ def small_module(
     torch.manual_seed(seed)
     network = wrn_small(in_channels=1)
     optimizer = partial(torch.optim.SGD, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    module = kind(network, method, **({"optimizer": optimizer, "schedule": constant} | options))
+    module = kind(
+        network,
+        method,
+        **({"optimizer": optimizer, "schedule": constant, "open_teacher": open_teacher} | options),
+    )
     module.prepare(problem_of(data, network, method, max_steps=100))
     return module
 

@@ -26,7 +26,7 @@ from layermatch.errors import UserError, check_number
 from layermatch.methods import Method
 from layermatch.networks import Network
 from layermatch.networks.pretrained import Wanted, wanted_input
-from layermatch.parts import Problem
+from layermatch.parts import OpenTeacher, Problem
 from layermatch.parts.stages import rate_at
 from layermatch.policies import Policy, aligned
 from layermatch.settings import OF_MODULE, OF_WEIGHTS, Component, DataSettings, Settings
@@ -225,7 +225,12 @@ def build_method(settings: Settings) -> Method:
 
 
 def build_algorithm(
-    settings: Settings, *, data: SemiSupervisedData, method: Method, problem: Problem | None = None
+    settings: Settings,
+    *,
+    data: SemiSupervisedData,
+    method: Method,
+    problem: Problem | None = None,
+    open_teacher: OpenTeacher | None = None,
 ) -> SemiSupervisedModule:
     """Return the LightningModule with its network and method, ready for the data.
 
@@ -235,12 +240,13 @@ def build_algorithm(
         method: The method.
         problem: What the method knew of the data where it was trained, whose state it is to have room for; None takes
             the data as they are.
+        open_teacher: Reads the network of another run, for methods that learn from one; None where nobody trains.
 
     Raises:
         UserError: A value or a key is not legal.
     """
     network = build_network(settings.model, num_classes=len(data.classes), image_shape=data.image_shape)
-    algorithm = build_module(settings, network=network, method=method)
+    algorithm = build_module(settings, network=network, method=method, open_teacher=open_teacher)
     with section_of_errors("algorithm", settings.algorithm.module):
         algorithm.prepare(problem or problem_of(data, network, method, max_steps=settings.trainer.max_steps))
     return algorithm
@@ -265,13 +271,16 @@ def build_network(model: Component, *, num_classes: int, image_shape: tuple[int,
     return network
 
 
-def build_module(settings: Settings, *, network: Network, method: Method) -> SemiSupervisedModule:
+def build_module(
+    settings: Settings, *, network: Network, method: Method, open_teacher: OpenTeacher | None = None
+) -> SemiSupervisedModule:
     """Return the LightningModule, which has seen no data yet.
 
     Args:
         settings: The settings of the run.
         network: The network.
         method: The method.
+        open_teacher: Reads the network of another run, for methods that learn from one; None where nobody trains.
 
     Raises:
         UserError: A value or a key is not legal.
@@ -288,6 +297,7 @@ def build_module(settings: Settings, *, network: Network, method: Method) -> Sem
             optimizer=_optimizer_factory(settings.optimizer),
             schedule=_schedule(settings.schedule),
             log_every=settings.trainer.log_every,
+            open_teacher=open_teacher,
             **settings.algorithm.module,
             **of_optimizer,
         )
@@ -359,7 +369,13 @@ def _check_views(settings: Settings, data: SemiSupervisedData) -> None:
             view(torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, view.num_draws))
 
 
-def build_parts(settings: Settings, *, split: Split | None = None, recipe: Recipe | None = None) -> RunParts:
+def build_parts(
+    settings: Settings,
+    *,
+    split: Split | None = None,
+    recipe: Recipe | None = None,
+    open_teacher: OpenTeacher | None = None,
+) -> RunParts:
     """Return everything but the Trainer; reads the data set.
 
     Args:
@@ -367,6 +383,7 @@ def build_parts(settings: Settings, *, split: Split | None = None, recipe: Recip
         split: Which images are labelled and held out; None does as ``data`` says.
         recipe: What a checkpoint says of the labels and the pool that it was trained with, where those of ``data`` are
             others; None takes these.
+        open_teacher: Reads the network of another run, for methods that learn from one; None where nobody trains.
 
     Raises:
         UserError: Anything in the configuration is not legal.
@@ -381,7 +398,7 @@ def build_parts(settings: Settings, *, split: Split | None = None, recipe: Recip
     _check_selection(settings, data)
     torch.manual_seed(settings.seed)
     problem = None if recipe is None else replace(recipe.problem, num_classes=len(data.classes))
-    algorithm = build_algorithm(settings, data=data, method=method, problem=problem)
+    algorithm = build_algorithm(settings, data=data, method=method, problem=problem, open_teacher=open_teacher)
     if device.channels_last:
         algorithm = algorithm.to(memory_format=torch.channels_last)
     with section_of_errors("algorithm", settings.algorithm.method.arguments), settings.data.named_in_errors():

@@ -31,7 +31,7 @@ from layermatch.settings import Settings
 from layermatch.trainer import choose_device
 from layermatch.training.recipe import RECIPE_KEY, Recipe
 
-__all__ = ["Prediction", "Predictor", "Trained", "resolve_checkpoint_file"]
+__all__ = ["Prediction", "Predictor", "Trained", "open_teacher", "resolve_checkpoint_file"]
 
 #: The weights of a checkpoint, and what the names of their tensors begin with.
 WEIGHTS = {"ema": "ema.network.", "live": "network."}
@@ -343,6 +343,21 @@ a .ckpt file of a run, or a run directory
                 f"images of shape {tuple(images.shape)} and type {images.dtype} are not legal: give uint8 "
                 f"(N, {shape}), or files, or images of Pillow's, which are resized"
             )
+
+
+def open_teacher(path: str | Path, device: torch.device) -> Predictor:
+    """Return the network of a run as another run's teacher; see :data:`layermatch.parts.OpenTeacher`.
+
+    Its averaged weights are taken, and its logits as they are, whatever its calibration.
+
+    Args:
+        path: The directory of a finished run, or a checkpoint.
+        device: The device to compute on.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return Predictor.load(path, device=device, temperature=1.0)
 
 
 def resolve_checkpoint_file(ckpt_path: str | Path) -> Path:

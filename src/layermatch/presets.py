@@ -16,6 +16,7 @@ from layermatch.methods import PseudoLabelling
 from layermatch.methods import Supervised as SupervisedMethod
 from layermatch.networks import Network
 from layermatch.policies import FixedThreshold
+from layermatch.predictor import open_teacher
 from layermatch.settings import Settings
 from layermatch.training import SemiSupervisedModule
 
@@ -46,7 +47,7 @@ def create(name: str, network: Network, *overrides: str) -> SemiSupervisedModule
             settings = Settings.parse(plain(compose("run", overrides=given)))
         except HydraException as error:
             raise UserError(explain(error)) from error
-    return build_module(settings, network=network, method=build_method(settings))
+    return build_module(settings, network=network, method=build_method(settings), open_teacher=open_teacher)
 
 
 class LayerMatch(SemiSupervisedModule):

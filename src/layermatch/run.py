@@ -48,6 +48,7 @@ from layermatch.launch import find_launch, take_rank
 from layermatch.metrics import CATALOGUE, VAL_ACCURACY_EMA, own_metrics
 from layermatch.paths import absolute_paths, expand, is_folder
 from layermatch.plan import plan_rows
+from layermatch.predictor import open_teacher
 from layermatch.quiet import quiet_libraries
 from layermatch.rebuilding import as_trained
 from layermatch.results import collect_results, draw_results, report_results
@@ -210,7 +211,7 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
     with agreement.first_of_machine():
         if agreement.launch.local_rank > 0:
             settings = replace(settings, data=settings.data.unverified())
-        parts = build_parts(settings, split=split)
+        parts = build_parts(settings, split=split, open_teacher=open_teacher)
         _check_steps(settings, parts)
         with settings.data.named_in_errors():
             algorithm, device = parts.algorithm, parts.device.torch_device

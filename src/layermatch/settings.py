@@ -35,7 +35,7 @@ COMPONENTS = ("pseudo_labels", "layerwise", "model", "optimizer", "schedule", "l
 
 #: What the run gives the training module and the data module beside their settings.
 OF_MODULE = option_names(SemiSupervisedModule) - {
-    "network", "method", "optimizer", "schedule", "log_every", "layer_decay"
+    "network", "method", "optimizer", "schedule", "log_every", "layer_decay", "open_teacher"
 }  # fmt: skip
 GIVEN_TO_DATA = {
     "source", "weak", "strong", "medium", "local", "views", "num_batches", "seed", "channels_last", "device", "wanted",

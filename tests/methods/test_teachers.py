@@ -129,6 +129,13 @@ def test_a_teacher_of_other_images_or_classes_is_refused(
         trained(method(rule=Uniform(), **{name: given}), tmp_path, data())
 
 
+def test_who_has_not_said_how_runs_are_read_is_told(teacher: Path, tmp_path: Path) -> None:
+    data = digits_data()
+    module = small_module(data, DHO(rule=Uniform(), teacher=str(teacher)), open_teacher=None)
+    with pytest.raises(UserError, match=f"^teacher={teacher} cannot be read in training: give .*open_teacher="):
+        fit(module, data, tmp_path, max_steps=1)
+
+
 def test_a_teacher_computes_in_its_own_precision(teacher: Path, tmp_path: Path) -> None:
     """Also where this run is in bfloat16."""
     tables = []

@@ -156,7 +156,7 @@ class DHO(RoutedMethod):
         else:
             teacher = load_teacher(self.teacher, predict, name="teacher")
             for of_labelled, table in tables.items():
-                table.copy_(logits_of(teacher, predict, name="teacher", labelled=of_labelled))
+                table.copy_(logits_of(teacher, predict, given=f"teacher={self.teacher}", labelled=of_labelled))
         if self.start != "none":
             for each in (network, predict.step.average):
                 self.start_heads(each, means)

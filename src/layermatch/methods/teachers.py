@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +10,8 @@ from torch import Tensor
 from layermatch.errors import UserError
 from layermatch.functional import hard_pseudo_labels
 from layermatch.methods.pseudo_labelling import record_quality
-from layermatch.parts import Pool, Step
+from layermatch.parts import Pool, Step, Teacher
 from layermatch.policies import PseudoLabels
-
-if TYPE_CHECKING:
-    from layermatch.predictor import Predictor
 
 __all__ = ["check_teacher", "load_teacher", "logits_of", "record_targets"]
 
@@ -34,10 +30,8 @@ def check_teacher(name: str, path: object) -> None:
         raise UserError(f"{name}={path!r} is not legal: give the directory of a finished run, or a .ckpt file")
 
 
-def load_teacher(path: str | Path, pool: Pool, *, name: str) -> Predictor:
+def load_teacher(path: str | Path, pool: Pool, *, name: str) -> Teacher:
     """Return the network of a run, on the device of this run's, where it fits this run's images and classes.
-
-    Its averaged weights are taken, and its logits as they are, whatever its calibration.
 
     Args:
         path: The run directory or the checkpoint.
@@ -47,11 +41,8 @@ def load_teacher(path: str | Path, pool: Pool, *, name: str) -> Predictor:
     Raises:
         UserError: It cannot be read, or is of other classes.
     """
-    from layermatch.predictor import Predictor  # it knows the methods, which this is a part of
-
-    device = pool.step.network.classifier.weight.device
     try:
-        teacher = Predictor.load(path, device=device, temperature=1.0)
+        teacher = pool.open_teacher(path)
     except UserError as error:
         raise UserError(str(error).replace("ckpt_path=", f"{name}=", 1)) from error
     if teacher.class_names != pool.classes:
@@ -63,14 +54,14 @@ def load_teacher(path: str | Path, pool: Pool, *, name: str) -> Predictor:
 
 
 def logits_of(
-    teacher: Predictor, pool: Pool, *, name: str, labelled: bool = False, weak_pass: int | None = None
+    teacher: Teacher, pool: Pool, *, given: str, labelled: bool = False, weak_pass: int | None = None
 ) -> Tensor:
     """Return a teacher's logits for every image, prepared as the teacher's own run prepared its images.
 
     Args:
         teacher: The teacher.
         pool: The images.
-        name: The name of the argument, for the error.
+        given: What was given as the teacher, ``NAME=PATH``, for the error.
         labelled: Whether the labelled images are looked at, in the place of the pool.
         weak_pass: The number of the pass over weak views; None looks at the images as they are.
 
@@ -82,7 +73,7 @@ def logits_of(
         shape = tuple(images.shape[1:])
         if shape != teacher.image_shape:
             raise UserError(
-                f"{name}={teacher.checkpoint.path} reads images of {_size(teacher.image_shape)}, and those of this run "
+                f"{given} reads images of {_size(teacher.image_shape)}, and those of this run "
                 f"are {_size(shape)}: give a run on images of the same size, as data.image_size sets it"
             )
         # In the precision of the teacher's own run, not of this one.

@@ -123,7 +123,8 @@ class VPET(RoutedMethod):
             counts += self.votes_on([self.own_logits(predict, number) for number in self.looks])
         for path in self.teachers:
             teacher = load_teacher(path, predict, name="teachers")
-            passes = [logits_of(teacher, predict, name="teachers", weak_pass=number) for number in self.looks]
+            given = f"teachers={path}"
+            passes = [logits_of(teacher, predict, given=given, weak_pass=number) for number in self.looks]
             counts += self.votes_on(passes)
         self.target.copy_(target_of_votes(counts, form=self.form))
 

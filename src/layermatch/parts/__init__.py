@@ -7,7 +7,7 @@ from layermatch.parts.latest_labels import LatestLabels
 from layermatch.parts.losses import LABELS, PSEUDO_LABELS, Losses, Term
 from layermatch.parts.memory_bank import Bank, LabelledBank, MemoryBank
 from layermatch.parts.output_average import OutputAverage
-from layermatch.parts.pool import Pool
+from layermatch.parts.pool import OpenTeacher, Pool, Teacher
 from layermatch.parts.running import RunningMean
 from layermatch.parts.stages import Stage
 from layermatch.parts.step import Problem, Record, Step, StepState
@@ -25,6 +25,7 @@ __all__ = [
     "LatestLabels",
     "Losses",
     "MemoryBank",
+    "OpenTeacher",
     "OutputAverage",
     "PeriodicShares",
     "Pool",
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "Step",
     "StepState",
+    "Teacher",
     "Term",
     "WarmUp",
     "WeightAverage",

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from layermatch.networks import Output
 from layermatch.parts.step import Step
 
-__all__ = ["Pool"]
+__all__ = ["OpenTeacher", "Pool", "Teacher"]
+
+
+class Teacher(Protocol):
+    """The network of another run, which says of this run's images what they are."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of the images that it reads."""
+        ...
+
+    def logits(self, images: Tensor) -> Output:
+        """Return features and logits of images.
+
+        Args:
+            images: ``(N, C, H, W)`` uint8; it normalises them as its own run did.
+        """
+        ...
+
+
+#: Reads the network of a run, from the path of the run's directory or of a checkpoint, onto a device.
+OpenTeacher = Callable[[str | Path, torch.device], Teacher]
 
 
 class Pool(Protocol):
@@ -31,6 +60,17 @@ class Pool(Protocol):
     @property
     def labels(self) -> Tensor:
         """The labels of the labelled images, ``(num_labelled,)`` int64, on the network's device."""
+        ...
+
+    def open_teacher(self, path: str | Path) -> Teacher:
+        """Read the network of another run, onto the device of this run's.
+
+        Args:
+            path: The directory of a finished run, or a checkpoint.
+
+        Raises:
+            UserError: It cannot be read, or nobody has said how runs are read.
+        """
         ...
 
     def __call__(self) -> Tensor:

@@ -24,7 +24,7 @@ from layermatch.layerwise import GradientRule, ScaledGradients
 from layermatch.methods import Method
 from layermatch.metrics import LEARNING_RATE, LOSS_CLASSIFIER, LOSS_FEATURES, LOSS_PART, STEPS_NOT_APPLIED
 from layermatch.networks import CLASSIFIER, EXTRACTOR, Network, Output
-from layermatch.parts import Losses, Problem, Step, StepState, WeightAverage
+from layermatch.parts import Losses, OpenTeacher, Problem, Step, StepState, WeightAverage
 from layermatch.parts.stages import check_stages
 from layermatch.quiet import quiet_warnings
 from layermatch.training.by_source import GradientsBySource
@@ -86,6 +86,8 @@ class SemiSupervisedModule(LightningModule):
             model.
         layer_decay: The factor in ``(0, 1]`` by which the learning rate falls from one layer to the one before it: see
             :func:`~layermatch.training.learning_rate.groups_to_optimize`. None has one rate for all.
+        open_teacher: Reads the network of another run, for methods that learn from one:
+            :func:`layermatch.predictor.open_teacher`. None lets them learn from this run alone.
 
     Raises:
         UserError: A value is out of range, or the network or the method is none.
@@ -108,6 +110,7 @@ class SemiSupervisedModule(LightningModule):
         gradient_scale: Mapping[str, float] | None = None,
         imwa: Mapping[str, int] | None = None,
         layer_decay: float | None = None,
+        open_teacher: OpenTeacher | None = None,
     ) -> None:
         super().__init__()
         _check_parts(network, method)
@@ -131,6 +134,7 @@ class SemiSupervisedModule(LightningModule):
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.layer_decay = layer_decay
+        self.open_teacher = open_teacher
         self.log_every = log_every
         self.layer_gradients_every = layer_gradients_every or 0
         rules = [method.gradient_rule, ScaledGradients(gradient_scale) if gradient_scale else None]
@@ -287,6 +291,7 @@ class SemiSupervisedModule(LightningModule):
             device=self.device,
             predict=self.predict_pool,
             share_buffers=self._share_buffers,
+            open_teacher=self.open_teacher,
         )
 
     @property

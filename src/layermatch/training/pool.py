@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from layermatch.data import SemiSupervisedData
 from layermatch.data.batch import EvalBatch
 from layermatch.data.steps import RawEvalBatch
 from layermatch.distributed import all_gather_uneven_rows
+from layermatch.errors import UserError
 from layermatch.methods import Method
 from layermatch.networks import Network
-from layermatch.parts import Step
+from layermatch.parts import OpenTeacher, Step, Teacher
 
 __all__ = ["PoolImages", "evaluating", "predict_in_order"]
 
@@ -28,6 +30,7 @@ class PoolImages:
         device: The network's device.
         predict: Gives the logits of the live network for the whole pool.
         share_buffers: Makes the networks the same on every rank, as BatchNorm's running statistics are not.
+        open_teacher: Reads the network of another run; None where nobody has said how.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class PoolImages:
         device: torch.device,
         predict: Callable[[], Tensor],
         share_buffers: Callable[[], None],
+        open_teacher: OpenTeacher | None = None,
     ) -> None:
         self.step = step
         self._find_data = find_data
         self._device = device
         self._predict = predict
         self._share_buffers = share_buffers
+        self._open_teacher = open_teacher
 
     @property
     def _data(self) -> SemiSupervisedData:
@@ -58,6 +63,15 @@ class PoolImages:
     def labels(self) -> Tensor:
         """The labels of the labelled images, ``(num_labelled,)`` int64."""
         return torch.as_tensor(self._data.labelled.labels, dtype=torch.int64, device=self._device)
+
+    def open_teacher(self, path: str | Path) -> Teacher:
+        """Read the network of another run; see :class:`~layermatch.parts.Pool`."""
+        if self._open_teacher is None:
+            raise UserError(
+                f"ckpt_path={path} cannot be read in training: give SemiSupervisedModule "
+                "open_teacher=layermatch.predictor.open_teacher"
+            )
+        return self._open_teacher(path, self._device)
 
     def __call__(self) -> Tensor:
         """Return the live network's logits for the pool; see :class:`~layermatch.parts.Pool`."""
