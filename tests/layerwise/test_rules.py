@@ -366,7 +366,7 @@ def test_each_term_reaches_what_it_says_and_nothing_else(name: str) -> None:
         ({"weight": 1.5}, "weight=1.5"),
         ({"decay": 1.0}, "decay=1.0"),
         ({"avg_clustering": "ema_centroids", "temperature": 0}, "temperature=0"),
-        ({"temperature": 0.1}, "temperature=0.1 has no effect"),
+        ({"avg_clustering": "ema_classifier", "temperature": 0.1}, "temperature=0.1 has no effect"),
         ({"avg_clustering": "none", "weight": 0.5}, "weight=0.5 has no effect"),
         ({"avg_clustering": "ema_teacher", "weight": 0.5}, "weight=0.5 has no effect"),
         ({"avg_clustering": "ema_outputs", "temperature": 0.5}, "temperature=0.5 has no effect"),
