@@ -119,7 +119,7 @@ VARIANTS = {
     "fixmatch": ("algorithm=fixmatch", *SMALL),
     "layermatch": SMALL,
     "ema_outputs": (*SMALL, "layerwise.avg_clustering=ema_outputs"),
-    "ema_centroids": (*SMALL, "layerwise.avg_clustering=ema_centroids"),
+    "ema_classifier": (*SMALL, "layerwise.avg_clustering=ema_classifier"),
     "ema_teacher": (*SMALL, "layerwise.avg_clustering=ema_teacher"),
     "decoupled": (*SMALL, "layerwise.decoupled=true"),
     "conflict": (*SMALL, "layerwise.grad_relu=conflict"),

@@ -19,7 +19,7 @@ RULES = {
     "uniform": Uniform,
     "layermatch": SeparateLosses,
     "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
-    "ema_centroids": lambda: SeparateLosses(avg_clustering="ema_centroids"),
+    "ema_classifier": lambda: SeparateLosses(avg_clustering="ema_classifier"),
     "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
     "conflict": lambda: SeparateLosses(grad_relu="conflict"),
     "scaled": Uniform,

@@ -330,7 +330,7 @@ RULES = {
     "layermatch": lambda: SeparateLosses(lambda_u=2.5),
     "off": lambda: SeparateLosses(lambda_u=2.5, grad_relu="off"),
     "conflict": lambda: SeparateLosses(lambda_u=2.5, grad_relu="conflict"),
-    "centroids": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="ema_centroids"),
+    "ema_classifier": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="ema_classifier"),
     "none": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="none"),
     "decoupled": lambda: SeparateLosses(lambda_u=2.5, decoupled=True),
     "decoupled, off": lambda: SeparateLosses(lambda_u=2.5, grad_relu="off", decoupled=True),

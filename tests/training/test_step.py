@@ -61,7 +61,7 @@ RULES = {
     "off": lambda: SeparateLosses(grad_relu="off"),
     "conflict": lambda: SeparateLosses(grad_relu="conflict"),
     "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
-    "ema_centroids": lambda: SeparateLosses(avg_clustering="ema_centroids"),
+    "ema_classifier": lambda: SeparateLosses(avg_clustering="ema_classifier"),
     "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
     "none": lambda: SeparateLosses(avg_clustering="none"),
     "decoupled": lambda: SeparateLosses(decoupled=True),
@@ -313,7 +313,7 @@ def test_norms_that_are_replaced_before_training_share_their_statistics(make_dat
     assert norms == [m for m in algorithm.network.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
 
 
-@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids", "decoupled", "conflict"])
+@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_classifier", "decoupled", "conflict"])
 def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
@@ -414,7 +414,7 @@ def test_thresholds_of_the_policy_are_logged(
     assert {name: algorithm.latest[name] for name in names} == dict.fromkeys(names, 0.15)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_centroids"])
+@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_classifier"])
 def test_drift_is_how_far_the_centres_moved_between_log_lines(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
@@ -424,8 +424,8 @@ def test_drift_is_how_far_the_centres_moved_between_log_lines(
         def log_values(self, values: dict[str, float]) -> None:
             centres = {
                 "uniform": lambda: self.network.classifier.weight,
-                "layermatch": lambda: self.method.rule.avg_clustering.centre_weight,
-                "ema_centroids": lambda: self.method.rule.avg_clustering.centroids,
+                "layermatch": lambda: self.method.rule.avg_clustering.centroids,
+                "ema_classifier": lambda: self.method.rule.avg_clustering.centre_weight,
             }[rule]()
             seen.append(centres.detach().clone())
             super().log_values(values)
@@ -442,7 +442,7 @@ def test_centres_that_start_at_nothing_have_no_drift_yet(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, RULES["ema_centroids"](), threshold=0.01, log_every=2)
+    algorithm = make_algorithm(data, RULES["layermatch"](), threshold=0.01, log_every=2)
     train(algorithm, data, tmp_path, max_steps=2)
     assert "centres/drift" not in algorithm.latest
 
