@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
 from layermatch.output import steady_output, terminal
 
 __all__ = ["OneLineParser", "start_command"]
@@ -37,6 +37,6 @@ def start_command(task: Callable[[Sequence[str] | None, Console], None], argumen
     """
     try:
         task(arguments, terminal())
-    except UserError as error:
+    except (UserError, RunError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,9 @@ SHARED = "base"
 
 #: What Hydra says of a choice that is null or a number, without saying which.
 NO_NAME = "Config group override"
+
+#: What Hydra says of a group of conf/ that the command does not read; its advice, +GROUP=NAME, leads nowhere.
+NO_SUCH_GROUP = re.compile(r"Could not override '([^'@]+)[^']*'\.\s+No match in the defaults list")
 
 #: Choices that packages bring, which the extra ``sweep`` installs.
 OF_SWEEP_EXTRA = {"hydra/launcher=joblib", "hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"}
@@ -239,6 +243,9 @@ def _that_reads_no(section: str, error: OmegaConfBaseException) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    unknown = NO_SUCH_GROUP.search(str(error))
+    if unknown is not None:
+        return f"unknown setting {unknown[1]}: this command has no choice of it; --help shows its settings"
     if isinstance(error, ConfigCompositionException) and str(error).strip():
         return " ".join(str(error).split())  # the remedy stands in the other lines
     return _first_line(error)

@@ -56,7 +56,7 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["data.root=pictures", "clusters=0"], "clusters=0 is not legal"),
         (["data.root=pictures", "seed=-1"], "seed=-1 is not legal"),
         (["data.root=pictures", "cache_megabytes=0"], "cache_megabytes=0 is not legal"),
-        (["data.root=pictures", "cache_dir=1"], "cache_dir=1 is not legal: give the path of a folder"),
+        (["data.root=pictures", "cache_dir=1"], "cache_dir=1 is not legal: give an absolute path"),
         (["data.root=pictures", "classes=cat"], "classes='cat' is not legal: give a list, classes=[cat, dog]"),
         (["data.root=pictures", 'classes=[""]'], "the class '' is not legal: give a name of 1 to 200 characters"),
         (["data.root=pictures", "train=fast"],

@@ -97,14 +97,17 @@ def test_tidying_shows_first_and_takes_only_what_is_the_runs(runs: Runs, tmp_pat
     assert "nothing to take away" in runs("--tidy", "--checkpoints", "none")
 
 
-def test_a_run_that_is_in_use_stays_as_it_is(runs: Runs, tmp_path: Path) -> None:
+def test_a_run_that_is_in_use_stays_as_it_is(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "runs" / "a")
     old = unfinished_of(tmp_path / "runs" / "a" / "results.json")
     old.touch()
-    with lock_run_dir(tmp_path / "runs" / "a"):
-        shown = runs("--tidy", "--delete")
-        assert old.exists()
-    assert "1 of them stay" in shown
+    with lock_run_dir(tmp_path / "runs" / "a"), pytest.raises(SystemExit) as end:
+        runs("--tidy", "--delete")
+    assert end.value.code == 1
+    assert old.exists()
+    said = capsys.readouterr().err
+    assert said.startswith("error: 1 of 1 files stay, as the run is in use or they cannot be removed: ")
+    assert said.endswith(f"{old.name}\n")
 
 
 def test_a_link_is_not_followed(runs: Runs, tmp_path: Path) -> None:
@@ -122,6 +125,11 @@ MISTAKES = {
     "no such folder": (["missing"], "missing is no folder: give a folder with runs in it"),
     "none below one": (["--last", "0"], "--last 0 is not legal: give a whole number from 1 on"),
     "delete what": (["--delete"], "--delete and --checkpoints belong to --tidy"),
+    "unknown state": (
+        ["--where", "state=finish"],
+        "--where state=finish: no run is 'finish': a run is running, finished, stopped, empty",
+    ),
+    "no number": (["--where", "test>nan"], "--where test>nan: 'nan' is no number, and > compares numbers"),
     "unknown order": (["--sort", "tset"], "no run here has tset: the nearest is test"),
     "unknown option": (["--tidyy"], "unrecognized arguments: --tidyy"),
 }

@@ -19,6 +19,7 @@ from layermatch.check.reading import read_content
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
 from layermatch.console import Reporter, table
+from layermatch.data.cache_place import check_cache_dir
 from layermatch.data.wording import printable
 from layermatch.errors import UserError, check_number
 from layermatch.files import replace_text
@@ -65,6 +66,7 @@ def check(settings: Mapping[str, Any]) -> Inspection:
     with data.named_in_errors():
         if num_workers is not None:
             check_number("num_workers", num_workers, low=0, integer=True)
+        check_cache_dir(data.module.get("cache_dir"))
         content = read_content(data.source.make())
         looks = {
             part: look_at(images.images, what=f"looking at {part} images", num_workers=num_workers)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import platformdirs
 
-from layermatch.paths import is_folder
+from layermatch.errors import UserError
+from layermatch.paths import expand, is_folder
 
-__all__ = ["default_cache_dir"]
+__all__ = ["check_cache_dir", "default_cache_dir"]
 
 
 def default_cache_dir() -> Path:
@@ -35,3 +36,17 @@ def _can_hold(folder: Path) -> bool:
 def _temporary_cache_dir() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"  # another user's could not be written to
     return Path(tempfile.gettempdir()) / f"layermatch-{user}"
+
+
+def check_cache_dir(given: object) -> None:
+    """Refuse a folder of caches that is another one wherever a command is started.
+
+    Args:
+        given: What was given as ``cache_dir``; None is the default.
+
+    Raises:
+        UserError: It is no absolute path.
+    """
+    is_path = isinstance(given, str | Path) and bool(str(given).strip())
+    if given is not None and not (is_path and expand("cache_dir", given, "a folder").is_absolute()):
+        raise UserError(f"cache_dir={given!r} is not legal: give an absolute path, or null for the default")

@@ -19,6 +19,7 @@ from rich import filesize
 from layermatch.console import Reporter
 from layermatch.data.blocks import InBlocks, KeptImages
 from layermatch.data.cache import ANOTHER_PLACE, CacheError, CacheFolder, default_cache_dir, file_states
+from layermatch.data.cache_place import check_cache_dir
 from layermatch.data.device_pool import free_memory
 from layermatch.data.digests import Digests
 from layermatch.data.file_images import FileImages
@@ -85,10 +86,7 @@ class Storage:
 
     def __post_init__(self) -> None:
         check_choice("storage", self.kind, STORAGES)
-        given = self.cache_dir
-        is_path = isinstance(given, str | Path) and bool(str(given).strip())
-        if given is not None and not (is_path and expand("cache_dir", given, "a folder").is_absolute()):
-            raise UserError(f"cache_dir={given!r} is not legal: give an absolute path, or null for the default")
+        check_cache_dir(self.cache_dir)
 
     def keep(self, content: SourceData, digests: Digests | None = None) -> SourceData:
         """Return the same data set, with its images where they are to be kept.

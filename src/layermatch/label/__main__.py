@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from layermatch.cli import plain, run_app
 from layermatch.components import check_keys
-from layermatch.data.cache_place import default_cache_dir
+from layermatch.data.cache_place import check_cache_dir, default_cache_dir
 from layermatch.data.wording import look_alikes_text, printable
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.label.examine import Task
@@ -111,7 +111,8 @@ class Options:
         for name, bound in bounds.items():
             check_number(name, settings[name], integer=True, **bound)
         given = settings["cache_dir"]
-        cache = default_cache_dir() if given is None else expand("cache_dir", given, "a folder").absolute()
+        check_cache_dir(given)
+        cache = default_cache_dir() if given is None else expand("cache_dir", given, "a folder")
         return Options(
             root=root,
             manifest=_manifest(root, data.get("manifest")),

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from layermatch.arguments import OneLineParser
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
 from layermatch.paths import argument_path
 from layermatch.registry.entries import Entry, names_of
 from layermatch.registry.search import read_entries
-from layermatch.registry.tidy import Leftover, find_leftovers, remove, size_of
+from layermatch.registry.tidy import find_leftovers, remove, size_of
 from layermatch.registry.where import full_name
 from layermatch.runs.identity import Kind, differing, kind_of
 from layermatch.runs.quantities import duration, percent
@@ -246,10 +246,9 @@ def _tidy(entries: Sequence[Entry], console: Console, *, keep_checkpoints: bool,
     console.print(table, highlight=False)
     total = filesize.decimal(sum(leftover.size for leftover in gone))
     _say(console, f"{total} taken away" if is_meant else f"{total} would go: add --delete to take it away")
-    _say_kept(found, gone, console)
-
-
-def _say_kept(found: Sequence[Leftover], gone: Sequence[Leftover], console: Console) -> None:
-    kept = len(found) - len(gone)
+    kept = [leftover.path for leftover in found if leftover not in gone]
     if kept:
-        _say(console, f"{kept} of them stay: the run is in use, or the file cannot be removed")
+        stays = ", ".join(map(printable, kept[:3])) + ", ..." * (len(kept) > 3)
+        raise RunError(
+            f"{len(kept)} of {len(found)} files stay, as the run is in use or they cannot be removed: {stays}"
+        )

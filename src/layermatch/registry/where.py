@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from layermatch.errors import UserError
 from layermatch.registry.entries import FIGURES, Entry, names_of
+from layermatch.runs.state import STATES
 
 __all__ = ["Condition", "choose", "full_name", "read_condition"]
 
@@ -83,12 +85,25 @@ def read_condition(text: str) -> Condition:
         raise UserError(f"--where {text} is no condition: give NAME=PATTERN, NAME!=PATTERN or NAME<=NUMBER")
     condition = Condition(*found.groups())
     if condition.sign in _NUMBERS:
-        try:
-            float(condition.value)
-        except ValueError:
-            line = f"--where {text}: {condition.value!r} is no number, and {condition.sign} compares numbers"
-            raise UserError(line) from None
+        if not _is_number(condition.value):
+            raise UserError(f"--where {text}: {condition.value!r} is no number, and {condition.sign} compares numbers")
+    elif condition.name == "state":
+        _check_states(text, condition.value)
     return condition
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
+def _check_states(text: str, patterns: str) -> None:
+    """Refuse what no run can be."""
+    for pattern in patterns.split(","):
+        if not any(fnmatchcase(state, pattern) for state in STATES):
+            raise UserError(f"--where {text}: no run is {pattern!r}: a run is {', '.join(STATES)}")
 
 
 def full_name(name: str, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from layermatch.runs.layout import CHECKPOINTS, CONFIG, FIGURES, LOCK, LOG, METRICS, RESULTS, SPLIT
 
-__all__ = ["RunState", "judge"]
+__all__ = ["STATES", "RunState", "judge"]
 
 #: What a run writes to while it is at it.
 SIGNS_OF_LIFE = (METRICS, LOG, CONFIG, SPLIT, CHECKPOINTS, FIGURES)
@@ -22,12 +22,16 @@ QUIET = 10.0
 STOPPED = 60.0
 
 
+#: What a run may be doing.
+STATES = ("running", "finished", "stopped", "empty")
+
+
 @dataclass(frozen=True)
 class RunState:
     """What a run is doing.
 
     Args:
-        kind: ``finished``, ``running`` or ``stopped``; ``empty`` if there is nothing of a run.
+        kind: One of :data:`STATES`; ``empty`` if there is nothing of a run.
         quiet: The seconds since the run last wrote; 0 where it wrote nothing.
     """
 
