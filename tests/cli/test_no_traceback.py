@@ -54,6 +54,10 @@ def test_a_run_is_refused_with_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (
+            ["algorithm=fixmatch"],
+            "unknown setting algorithm: this command has no choice of it; --help shows its settings",
+        ),
         (["plugins=foo"], "plugins='foo' is not legal: give a list of package names, plugins=[NAME]"),
         (["plugins=null"], "plugins=None is not legal: give a list of package names, plugins=[NAME]"),
         (["data=null"], "data=null is not legal: choose one of the files of conf/data"),
