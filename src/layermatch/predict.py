@@ -62,6 +62,7 @@ class Request:
         probabilities: Whether the output has a column for every class.
         threshold: The confidence that a label needs, in ``[0, 1]``.
         weights: ``ema`` or ``live``.
+        precision: See :meth:`~layermatch.predictor.Predictor.load`; None computes as the run did.
         batch_size: The images that are computed at a time; None is as in the evaluations of the run.
         num_workers: The number of reading processes of each device; None chooses it.
         device: The kind of device, see :meth:`~layermatch.predictor.Predictor.load`.
@@ -85,6 +86,7 @@ class Request:
     probabilities: bool = False
     threshold: float = 0
     weights: str = "ema"
+    precision: str | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     device: str = "auto"
@@ -158,7 +160,7 @@ def predict(request: Request) -> Summary:
     started = time.monotonic()
     computation = Computation(
         ckpt_path=resolve_checkpoint_file(request.ckpt_path),
-        options={"weights": request.weights, "plugins": request.plugins},
+        options={"weights": request.weights, "precision": request.precision, "plugins": request.plugins},
         top_k=request.top_k,
         probabilities=request.probabilities,
         features=request.features is not None,

@@ -152,6 +152,7 @@ a .ckpt file of a run, or a run directory
         device: str | torch.device = "auto",
         weights: str = "ema",
         temperature: float | None = None,
+        precision: str | None = None,
         plugins: Sequence[str] = (),
         network: nn.Module | None = None,
         method: Method | None = None,
@@ -166,6 +167,8 @@ a .ckpt file of a run, or a run directory
             weights: ``ema``, the average of the weights, which runs report; or ``live``.
             temperature: A number above 0 that logits are divided by; None is that of the calibration beside the
                 checkpoint, and 1 where there is none.
+            precision: ``32-true``, ``bf16-mixed`` or ``auto``, as ``trainer.precision`` of a run; None
+                computes as the run did.
             plugins: Packages of your own that the run's settings may name, beside this one.
             network: Your own network, or its extractor alone, which gets the weights; it is copied. None makes the
                 network that the run's settings describe.
@@ -199,7 +202,7 @@ a .ckpt file of a run, or a run directory
         made = _network(parsed, recipe, given=network, path=path)
         outputs = _evaluation(made, recipe, parsed, saved, method=method, path=path)
         _put_weights(made, saved["state_dict"], prefix=WEIGHTS[weights], path=path)
-        place, precision, channels_last = _computing(device, parsed, recipe)
+        place, precision, channels_last = _computing(device, parsed, recipe, precision=precision)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         made = made.to(place).to(memory_format=layout).requires_grad_(False).eval()
         if temperature is None:
@@ -492,14 +495,19 @@ def _first(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _computing(device: str | torch.device, settings: Settings | None, recipe: Recipe) -> tuple[torch.device, str, bool]:
+def _computing(
+    device: str | torch.device, settings: Settings | None, recipe: Recipe, *, precision: str | None
+) -> tuple[torch.device, str, bool]:
     """Return the device, its precision, and whether images are channels last."""
     place = _device(device)
-    if settings is None:
-        return place, recipe.precision, recipe.channels_last
-    trainer = settings.trainer
     accelerator = {"cuda": "gpu"}.get(place.type, place.type)
-    chosen = choose_device(accelerator=accelerator, precision=trainer.precision, channels_last=trainer.channels_last)
+    if settings is None and precision is None:
+        return place, recipe.precision, recipe.channels_last
+    channels_last = recipe.channels_last if settings is None else settings.trainer.channels_last
+    own = recipe.precision if settings is None else settings.trainer.precision
+    chosen = choose_device(
+        accelerator=accelerator, precision=own if precision is None else precision, channels_last=channels_last
+    )
     return place, chosen.precision, chosen.channels_last
 
 

@@ -103,6 +103,17 @@ def test_tensors_and_files_and_one_file_alone(tiny_run: TinyRun) -> None:
         predictor(pixels.float())
 
 
+def test_a_precision_of_its_own(tiny_run: TinyRun) -> None:
+    files = sorted((tiny_run.test / "cat").iterdir())
+    of_run, own = (Predictor.load(tiny_run.ckpt_path, device="cpu", precision=name) for name in (None, "bf16-mixed"))
+    assert (of_run.precision, own.precision) == ("32-true", "bf16-mixed")
+    exact, coarse = of_run(files).probabilities, own(files).probabilities
+    assert not torch.equal(exact, coarse)
+    torch.testing.assert_close(exact, coarse, rtol=0, atol=0.05)
+    with pytest.raises(UserError, match="precision='half' is not legal: choose one of auto, 32-true, bf16-mixed"):
+        Predictor.load(tiny_run.ckpt_path, precision="half")
+
+
 def test_live_weights_are_others(tiny_run: TinyRun) -> None:
     files = sorted((tiny_run.test / "cat").iterdir())
     live, averaged = (Predictor.load(tiny_run.ckpt_path, device="cpu", weights=name) for name in ("live", "ema"))
