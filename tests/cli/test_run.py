@@ -149,7 +149,9 @@ def test_train_stop_resume_is_training_in_one_go(variant: str, cli: Cli, in_empt
 
 def test_last_goes_on_in_place_and_keeps_the_metrics(cli: Cli, in_empty_folder: Path) -> None:
     # Stopped inside an interval of the log, in which the gradients of the layers have been measured.
-    options = ("schedule=constant", *SMALL, "algorithm.layer_gradients_every=3")
+    # Centres that are there from the first step on, so that they drift in each interval.
+    centres = "layerwise.avg_clustering=ema_classifier"
+    options = ("schedule=constant", *SMALL, "algorithm.layer_gradients_every=3", centres)
     cli("run_dir=whole", "trainer.max_steps=9", *options)
     cli("run_dir=out", "trainer.max_steps=3", *options)
     cli("run_dir=out", "trainer.max_steps=9", *options, "ckpt_path=last")
