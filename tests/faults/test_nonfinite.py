@@ -37,7 +37,7 @@ class Poisoned(SemiSupervisedModule):
 
 def train(bad: set[int], *, max_steps: int, out: Path, **options: Any) -> Poisoned:
     data = digits_data(num_val=0)
-    reading = options.pop("avg_clustering", "ema_classifier")
+    reading = options.pop("avg_clustering", "ema_centroids")
     algorithm = small_algorithm(data, SeparateLosses(avg_clustering=reading), kind=Poisoned, threshold=0.11, **options)
     algorithm.bad = frozenset(bad)
     trainer = make_trainer(
