@@ -19,6 +19,7 @@ from layermatch.networks import CLASSIFIER, Network, Output, wrn_28_2
 from layermatch.parts import Problem, Step, StepState
 from layermatch.policies import Policy, Predictions
 from layermatch.settings import Settings
+from layermatch.trainer import choose_device
 
 __all__ = ["measure", "policy_names"]
 
@@ -40,15 +41,23 @@ def measure(*, device: torch.device, quick: bool, make_network: Callable[..., Ne
         make_network: Makes the network, given ``num_classes``.
     """
     batch_size = BATCH_SIZE // 4 if quick else BATCH_SIZE
-    network = make_network(num_classes=NUM_CLASSES).to(device)
-    images = torch.randn(batch_size + 2 * MU * batch_size, 3, SIDE, SIDE, device=device)
+    # As a run computes: a slower step would make every policy look cheaper.
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    chosen = choose_device(accelerator=accelerator, precision="auto", channels_last="auto")
+    layout = torch.channels_last if chosen.channels_last else torch.contiguous_format
+    network = make_network(num_classes=NUM_CLASSES).to(device).to(memory_format=layout)
+    images = torch.randn(batch_size + 2 * MU * batch_size, 3, SIDE, SIDE, device=device).to(memory_format=layout)
     # The network takes most of the time, and a policy's microseconds want many measurements.
-    compute = {"": timed(partial(_compute, network, images), device)}
+    is_half = chosen.precision == "bf16-mixed"
+    compute = {"": timed(partial(_compute, network, images, autocast=is_half), device)}
     whole = Figure.in_ms("pure compute of a step", alternate(compute, rounds=1 if quick else 3, warmups=1)[""])
     predictions = _predictions(batch_size, device)
     policies = {name: make_policy(name, num_labelled=batch_size).to(device) for name in policy_names()}
     work = {name: timed(partial(_decide, each, network, predictions), device) for name, each in policies.items()}
-    section = Section("policies", {"B": batch_size, "mu": MU, "classes": NUM_CLASSES, "pool": POOL})
+    section = Section(
+        "policies",
+        {"B": batch_size, "mu": MU, "classes": NUM_CLASSES, "pool": POOL, "precision": chosen.precision},
+    )
     section.figures.append(whole)
     for name, seconds in alternate(work, rounds=10 if quick else 50, warmups=2).items():
         figure = Figure.in_ms(f"pseudo_labels={name}", seconds)
@@ -72,10 +81,12 @@ def make_policy(name: str, *, num_labelled: int) -> Policy:
     return policy
 
 
-def _compute(network: Network, images: Tensor) -> None:
+def _compute(network: Network, images: Tensor, *, autocast: bool) -> None:
     """Make the forward and the backward of all views."""
     label = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    torch.autograd.backward(supervised_loss(network(images).logits, label))
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+        logits = network(images).logits
+    torch.autograd.backward(supervised_loss(logits, label))
 
 
 def _predictions(num_labelled: int, device: torch.device) -> Predictions:
