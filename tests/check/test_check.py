@@ -262,6 +262,7 @@ def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
         (["output=page.txt"], "output=page.txt is no HTML page: give a name that ends with .html"),
         (["output=no/such/check.html"], "output=no/such/check.html: there is no folder no/such: give a file in a "),
         (["data.num_workers=-1"], "data.num_workers=-1 is not legal: give a whole number, at least 0"),
+        (["data.cache_dir=here"], "data.cache_dir='here' is not legal: give an absolute path, or null for the default"),
         (["+data.bogus=1"], "unknown setting data.bogus: choose one of "),
     ],
 )
