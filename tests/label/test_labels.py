@@ -15,7 +15,7 @@ from tests.room import room_for
 
 from layermatch.data.manifest import Row, read_manifest, write_manifest
 from layermatch.errors import UserError
-from layermatch.files import unfinished_of
+from layermatch.files import unfinished_in, unfinished_of
 from layermatch.label.labels import IGNORED, Given, Labels, LabelsError, lock_labels
 
 PATHS = ("a.jpg", "b, c.jpg", "d\r\n\"e\".jpg", "z/ä.jpg", " f\rg\t.jpg")  # fmt: skip
@@ -229,7 +229,9 @@ def test_a_server_that_is_killed_loses_no_answer(after: int, tmp_path: Path) -> 
     assert labels == [f"class{number}" for number in range(last + 1)]
     beyond = [label for label, _ in list(found.values())[last + 1 :] if label]
     assert beyond in ([], [f"class{last + 1}"])  # one may have been written and not said
-    again = Labels(manifest, [f"{number}.jpg" for number in range(2000)])
-    again.answer("w", {"1999.jpg": Given("cat")})
+    with lock_labels(manifest):  # as the next server does: it removes what was being written
+        assert not unfinished_in(tmp_path)
+        again = Labels(manifest, [f"{number}.jpg" for number in range(2000)])
+        again.answer("w", {"1999.jpg": Given("cat")})
     assert said(manifest)["1999.jpg"] == ("cat", "train")
-    assert not list(tmp_path.glob(".*tmp"))
+    assert not unfinished_in(tmp_path)
