@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["KINDS", "ROW_LENGTH", "Catalogue", "Kind", "Metric", "Panel", "Place", "Section", "dumps", "loads"]
 

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from layermatch.distributed import is_rank_zero
 from layermatch.output import PIPE_WIDTH, SteadyStream
 from layermatch.output import terminal as standard_output
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["Reporter", "settings_tree", "table"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from rich.cells import cell_len
 
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

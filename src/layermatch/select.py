@@ -19,8 +19,8 @@ from layermatch.arguments import OneLineParser, start_command
 from layermatch.console import table
 from layermatch.errors import UserError, check_number
 from layermatch.paths import argument_path
-from layermatch.registry import read_entries
-from layermatch.runs.text import printable
+from layermatch.runs.search import read_entries
+from layermatch.text import printable
 
 if TYPE_CHECKING:
     from layermatch.data import SemiSupervisedData

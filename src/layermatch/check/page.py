@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layermatch.check.findings import Inspection, Pair, Where
 from layermatch.check.pictures import SIDE, as_address, sheet, spread, thumbnail
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["GENERATOR", "render"]
 

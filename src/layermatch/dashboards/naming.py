@@ -8,7 +8,7 @@ from typing import Any
 
 from layermatch.runs.identity import SAME_VALUES, Kind, fingerprint, kind_of
 from layermatch.runs.settings import flatten
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["changes_of", "curve_name", "run_group", "run_name", "run_tags"]
 

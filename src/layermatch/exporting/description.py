@@ -14,7 +14,7 @@ from layermatch.predictor import Predictor
 from layermatch.runs.layout import RESULTS, run_dir_of
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
 from layermatch.runs.settings import leaves
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["describe", "model_card"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from layermatch.label.examine import Task
 from layermatch.label.proposals import Found, read_found
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["Examiner"]
 

@@ -21,7 +21,7 @@ from layermatch.label.pictures import Pictures
 from layermatch.label.proposals import confident, doubted, shown, thoughts, typical, uncertain
 from layermatch.label.thumbnails import SIDES, Thumbnails
 from layermatch.label.training import Training
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["KEYS", "ORDERS", "Session"]
 

@@ -33,7 +33,7 @@ from layermatch.runs.metrics_file import MetricsFile
 from layermatch.runs.reading import UNREADABLE
 from layermatch.runs.settings import flatten, stored_settings
 from layermatch.runs.state import judge
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["Training", "check_composes", "newest_checkpoint_of"]
 

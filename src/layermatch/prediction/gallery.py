@@ -17,7 +17,7 @@ from layermatch.data.wording import name_text
 from layermatch.files import replacing
 from layermatch.prediction.job import Job
 from layermatch.prediction.results import Result
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["Gallery"]
 

@@ -12,13 +12,14 @@ from layermatch.arguments import OneLineParser, start_command
 from layermatch.errors import UserError
 from layermatch.files import replace_text
 from layermatch.paths import argument_path, is_folder
-from layermatch.registry import choose, read_condition, read_entry
 from layermatch.report.groups import choose_baseline, group_runs
 from layermatch.report.page import GENERATOR, render_html, render_markdown
 from layermatch.report.runs import read_run
 from layermatch.report.tables import comparison_table, on_terminal, result_table, run_table
+from layermatch.runs.entries import read_entry
 from layermatch.runs.layout import find_runs
-from layermatch.runs.text import printable
+from layermatch.runs.where import choose, read_condition
+from layermatch.text import printable
 
 __all__ = ["main", "report"]
 

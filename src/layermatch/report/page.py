@@ -47,7 +47,7 @@ from layermatch.report.tables import (
     version_table,
     worst_table,
 )
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["GENERATOR", "render_html", "render_markdown"]
 

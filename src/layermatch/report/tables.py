@@ -26,7 +26,7 @@ from layermatch.report.groups import Group, differing
 from layermatch.report.runs import Run
 from layermatch.runs import identity
 from layermatch.runs.quantities import duration, number, percent
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = [
     "Table",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layermatch.arguments import start_command
-from layermatch.registry.command import list_runs
+from layermatch.runs.command import list_runs
 
 __all__ = ["main"]
 

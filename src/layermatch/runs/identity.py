@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from layermatch.runs.settings import flatten
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = [
     "ALL_DEVICES",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layermatch.files import replace_text
 from layermatch.runs.layout import PLAN
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["read_plan", "write_plan"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["UNREADABLE", "finite_number", "read_results", "reason"]
 

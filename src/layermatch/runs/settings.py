@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from layermatch.runs.layout import CONFIG
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["flatten", "leaves", "read_settings", "stored_settings"]
 

@@ -26,7 +26,6 @@ from layermatch.paths import expand
 from layermatch.report.tables import on_terminal
 from layermatch.runs.directory import make_run_dir
 from layermatch.runs.reading import finite_number
-from layermatch.runs.text import printable
 from layermatch.study.baselines import with_baselines
 from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.collecting import FILES, Collector, check_study_dir, differences
@@ -36,6 +35,7 @@ from layermatch.study.preparing import Prepared, known_refusals, prepare, refusa
 from layermatch.study.records import State, Status, look, read_record
 from layermatch.study.running import Runner, shown_command
 from layermatch.study.tables import result_tables, verdict_lines
+from layermatch.text import printable
 
 __all__ = ["main"]
 

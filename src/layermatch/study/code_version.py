@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["CodeVersion", "code_version"]
 

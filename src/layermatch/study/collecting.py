@@ -23,13 +23,13 @@ from layermatch.report.runs import Run, read_run
 from layermatch.runs.layout import METRICS, SPLIT, outputs_in
 from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, read_results
-from layermatch.runs.text import printable
 from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of, labels_name
 from layermatch.study.formats import as_csv, as_json
 from layermatch.study.records import State, look, read_record
 from layermatch.study.rows import Finding, Found
 from layermatch.study.tables import as_markdown
+from layermatch.text import printable
 
 __all__ = ["FILES", "Collector", "check_study_dir", "differences"]
 

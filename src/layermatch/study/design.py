@@ -23,7 +23,7 @@ from layermatch.metrics import (
 )
 from layermatch.runs.identity import is_drawn_by, setting_of
 from layermatch.runs.settings import flatten
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["METRICS", "Cell", "Draw", "Setting", "Study", "drawn_by", "fingerprint_of"]
 

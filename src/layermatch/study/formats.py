@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from layermatch.report.compare import Comparison, Summary
-from layermatch.runs.text import printable
 from layermatch.study.design import Draw
 from layermatch.study.rows import BESIDE, LEVEL, Finding, Found, Row, rows_of
 from layermatch.study.tables import verdict_lines
 from layermatch.study.verdict import RULE
+from layermatch.text import printable
 
 __all__ = ["as_csv", "as_json", "json_text", "rows_of_plain"]
 

@@ -14,9 +14,9 @@ from typing import Any
 from layermatch.errors import RunError, UserError
 from layermatch.files import replace_text
 from layermatch.runs.identity import shared_by_seeds
-from layermatch.runs.text import printable
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of
+from layermatch.text import printable
 
 __all__ = ["Prepared", "known_refusals", "last_line", "prepare", "source_of"]
 

@@ -16,8 +16,8 @@ from layermatch.runs.layout import CONFIG, RESULTS
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
 from layermatch.runs.settings import stored_settings
 from layermatch.runs.state import judge
-from layermatch.runs.text import printable
 from layermatch.study.design import Cell, fingerprint_of
+from layermatch.text import printable
 
 __all__ = ["Record", "State", "Status", "look", "read_record", "write_record"]
 

@@ -24,11 +24,11 @@ from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import checkpoints_in
 from layermatch.runs.quantities import duration
 from layermatch.runs.reading import finite_number
-from layermatch.runs.text import printable
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.preparing import Prepared, last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
+from layermatch.text import printable
 
 __all__ = ["Outcome", "Runner", "command_of", "shown_command"]
 

@@ -18,9 +18,9 @@ from layermatch.arguments import OneLineParser, start_command
 from layermatch.errors import UserError, check_number
 from layermatch.output import SteadyStream
 from layermatch.paths import argument_path, is_folder
-from layermatch.registry import newest_run
 from layermatch.runs.layout import outputs_in
-from layermatch.runs.text import printable
+from layermatch.runs.search import newest_run
+from layermatch.text import printable
 from layermatch.watch.frame import draw
 from layermatch.watch.watcher import Snapshot, Watcher
 

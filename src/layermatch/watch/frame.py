@@ -16,7 +16,7 @@ from layermatch.catalogue import ROW_LENGTH, Catalogue, Place
 from layermatch.metrics import CLASS_COUNTS
 from layermatch.runs.metrics_file import Curve
 from layermatch.runs.quantities import duration, number, percent
-from layermatch.runs.text import printable
+from layermatch.text import printable
 from layermatch.watch.watcher import Snapshot
 
 __all__ = ["draw", "sparkline"]

@@ -18,7 +18,7 @@ from layermatch.runs.metrics_file import Curve, MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results, reason
 from layermatch.runs.settings import leaves, read_settings
 from layermatch.runs.state import RunState, judge
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["Pace", "Snapshot", "Watcher"]
 

@@ -16,13 +16,13 @@ from rich.text import Text
 from layermatch.arguments import OneLineParser
 from layermatch.errors import RunError, UserError
 from layermatch.paths import argument_path
-from layermatch.registry.entries import Entry, names_of
-from layermatch.registry.search import read_entries
-from layermatch.registry.tidy import find_leftovers, remove, size_of
-from layermatch.registry.where import full_name
+from layermatch.runs.entries import Entry, names_of
 from layermatch.runs.identity import Kind, differing, kind_of
 from layermatch.runs.quantities import duration, percent
-from layermatch.runs.text import printable
+from layermatch.runs.search import read_entries
+from layermatch.runs.tidy import find_leftovers, remove, size_of
+from layermatch.runs.where import full_name
+from layermatch.text import printable
 
 __all__ = ["list_runs"]
 

@@ -8,9 +8,10 @@ import pytest
 from tests.report.made_runs import make_run
 
 from layermatch.errors import UserError
-from layermatch.registry import choose, newest_run, read_condition, read_entries, read_entry
-from layermatch.registry.where import full_name
 from layermatch.runs.directory import lock_run_dir
+from layermatch.runs.entries import read_entry
+from layermatch.runs.search import newest_run, read_entries
+from layermatch.runs.where import choose, full_name, read_condition
 
 
 @pytest.fixture(scope="module")

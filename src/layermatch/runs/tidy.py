@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layermatch.errors import UserError
-from layermatch.registry.entries import Entry
 from layermatch.runs.directory import lock_run_dir
+from layermatch.runs.entries import Entry
 from layermatch.runs.layout import BEST_CHECKPOINT, checkpoints_in, step_of, unfinished_outputs_in
 
 __all__ = ["Leftover", "find_leftovers", "remove", "size_of"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from layermatch.errors import UserError
 from layermatch.paths import is_folder
-from layermatch.registry.entries import Entry, read_entry
-from layermatch.registry.where import choose, read_condition
+from layermatch.runs.entries import Entry, read_entry
 from layermatch.runs.layout import find_runs
-from layermatch.runs.text import printable
+from layermatch.runs.where import choose, read_condition
+from layermatch.text import printable
 
 __all__ = ["newest_run", "read_entries"]
 

@@ -16,7 +16,7 @@ from layermatch.runs.metrics_file import MetricsFile
 from layermatch.runs.reading import UNREADABLE, finite_number, read_results
 from layermatch.runs.settings import leaves, stored_settings
 from layermatch.runs.state import RunState, judge
-from layermatch.runs.text import printable
+from layermatch.text import printable
 
 __all__ = ["FIGURES", "Entry", "names_of", "read_entry"]
 

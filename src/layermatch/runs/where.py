@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from layermatch.errors import UserError
-from layermatch.registry.entries import FIGURES, Entry, names_of
+from layermatch.runs.entries import FIGURES, Entry, names_of
 from layermatch.runs.state import STATES
 
 __all__ = ["Condition", "choose", "full_name", "read_condition"]
@@ -34,7 +34,7 @@ class Condition:
     """One condition.
 
     Args:
-        name: What is compared: one of :data:`layermatch.registry.entries.FIGURES`, a setting, or its last part.
+        name: What is compared: one of :data:`layermatch.runs.entries.FIGURES`, a setting, or its last part.
         sign: How: ``=`` or ``!=`` with patterns, ``<``, ``<=``, ``>`` or ``>=`` with a number.
         value: The patterns, as of the shell and separated by commas, or the number that it is compared with.
     """
