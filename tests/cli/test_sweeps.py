@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +155,23 @@ def test_a_sweep_that_is_asked_to_stop_goes_on(tmp_path: Path, fault: Callable[.
     assert not (tmp_path / "sw" / "1").exists()
     assert newest_step(tmp_path / "sw" / "0") > 0
     fault("SIGTERM to a sweep (status 75)", tried=1, survived=1, lost="nothing")
+
+
+@pytest.mark.slow
+def test_a_sweep_is_reported_on_while_it_runs(tmp_path: Path) -> None:
+    # One setting in which the first job ends soon, and the second would take for ever.
+    process = start(tmp_path, "-m", "run_dir=sw", "trainer.max_steps=6,100000", "checkpoint.every_n_steps=2", *TINY)
+    wait_for(lambda: newest_name(tmp_path / "sw" / "1") >= 4, process)
+    report = [sys.executable, "-m", "layermatch.report", "--multirun", "sw", "--out", "report.html"]
+    done = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True, check=False)
+    listed = [sys.executable, "-m", "layermatch.runs", "sw"]
+    table = subprocess.run(listed, cwd=tmp_path, capture_output=True, text=True, check=False)
+    process.terminate()
+    status, _ = finish(process)
+    assert (done.returncode, table.returncode, status) == (0, 0, 75), done.stderr + table.stderr
+    page = (tmp_path / "report.md").read_text()
+    assert "| sw/0 | layermatch, max_steps=6 | 0 | finished | 6 |" in page
+    assert "| sw/1 | layermatch, max_steps=100000 | 0 | running |" in page
+    states = {row.split()[0]: row for row in table.stdout.splitlines() if "layermatch" in row}
+    assert " finished " in states["0"]
+    assert " running " in states["1"]
