@@ -143,6 +143,16 @@ def test_a_study_holds_out_each_fold_of_each_seed(cli: Cli, capsys: pytest.Captu
     assert len({line.partition("run_dir=")[2].split()[0] for line in lines}) == len(lines)
 
 
+def test_other_folds_are_other_runs(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of three folds and of five in one directory would hold out some images twice and others never."""
+    found = []
+    for folds in (3, 5):
+        cli("study=cross_validation", "study.num_labels=[40]", f"study.folds={folds}", "dry_run=true")
+        lines = capsys.readouterr().out.splitlines()
+        found.append({line.partition(key)[2].split()[0] for line in lines for key in ("run_dir=", "data.split=")})
+    assert not found[0] & found[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -164,3 +164,14 @@ def test_what_a_process_used_is_told_though_its_run_was_seen_finished_before(tmp
     assert [finding.processor for finding in collector.found().findings] == [None]
     write_record(cell, replace(read_record(cell), processor=5.25))
     assert [finding.processor for finding in collector.found().findings] == [5.25]
+
+
+def test_a_run_without_curves_is_in_the_table(tmp_path: Path) -> None:
+    """With logger=none there is no metrics.csv, and a study that keeps curves goes on."""
+    cell = cell_of(tmp_path)
+    make_run(cell.run_dir, seed=0, accuracy=0.75)
+    (cell.run_dir / "metrics.csv").unlink()
+    study = study_of(settings=(cell.setting,), seeds=(0,), curves=("loss/*",))
+    (finding,) = Collector(study, [cell], left_out={}, command="made", study_dir=tmp_path).found().findings
+    assert finding.results["test"]["accuracy_ema"] == 0.75
+    assert finding.curves == {}

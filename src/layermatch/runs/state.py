@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from layermatch.runs.layout import CHECKPOINTS, CONFIG, FIGURES, LOCK, LOG, METRICS, RESULTS, SPLIT
 
-__all__ = ["STATES", "RunState", "judge"]
+__all__ = ["STATES", "RunState", "is_locked", "judge"]
 
 #: What a run writes to while it is at it.
 SIGNS_OF_LIFE = (METRICS, LOG, CONFIG, SPLIT, CHECKPOINTS, FIGURES)
@@ -73,11 +73,21 @@ def _time(path: Path) -> float | None:
 
 def _is_locked(run_dir: Path, quiet: float) -> bool | None:
     """Say whether another process holds the lock; None if that cannot be told. A run that ends takes the file away."""
+    return True if quiet < QUIET and (run_dir / LOCK).is_file() else is_locked(run_dir)
+
+
+def is_locked(run_dir: Path) -> bool | None:
+    """Ask a run's lock at once whether another process holds it, which holds it for a moment.
+
+    Args:
+        run_dir: The directory of the run; no process may be about to start in it.
+
+    Returns:
+        None if that cannot be told.
+    """
     path = run_dir / LOCK
     if not path.is_file():
         return False
-    if quiet < QUIET:
-        return True
     try:
         with FileLock(path, blocking=False):
             return False

@@ -76,7 +76,7 @@ def code_version() -> CodeVersion:
 
 def _git(root: Path, *words: str) -> str:
     """Return what git says; empty where there is no git, or it refuses."""
-    command = ["git", "-C", str(root), *words]
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]  # else a commit beside it may fail
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -198,7 +198,8 @@ class Collector:
         if not self.study.curves:
             return {}
         file = MetricsFile(cell.run_dir / METRICS)
-        file.poll()
+        with suppress(*UNREADABLE):  # there is none with logger=none
+            file.poll()
         return {
             name: curve
             for name, curve in file.curves.items()

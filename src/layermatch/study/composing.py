@@ -134,9 +134,10 @@ class Composer:
         undivided: dict[str, Any] = {}
         if fold is not None:
             undivided = plain(config)["data"]
-            words += _hold_out(config, undivided, labels=labels, seed=seed, fold=fold, study_dir=study_dir)
+            name = f"{labels_name(labels)}_seed-{seed}_fold-{fold}-of-{study.folds}_{drawn_by(undivided)}.json"
+            words += _hold_out(config, study_dir / FOLDS / name)
         words.append(f"seed={seed}")
-        return Cell(setting, labels, seed, tuple(words), plain(config), study_dir, fold, undivided)
+        return Cell(setting, labels, seed, tuple(words), plain(config), study_dir, fold, study.folds, undivided)
 
     def _compose(self, words: Sequence[str]) -> dict[str, Any]:
         key = hashlib.sha256(json.dumps([self._files, *words]).encode("utf-8", "surrogatepass")).hexdigest()
@@ -167,17 +168,14 @@ class Composer:
             replace_text(self.path, json.dumps(self._used))
 
 
-def _hold_out(
-    config: DictConfig, undivided: Mapping[str, Any], *, labels: int | None, seed: int, fold: int, study_dir: Path
-) -> list[str]:
-    """Let a run hold out a fold; return what it has on its command line for it."""
+def _hold_out(config: DictConfig, split: Path) -> list[str]:
+    """Let a run hold out the fold of a split; return what it has on its command line for it."""
     if config.checkpoint.selection != "last":
         raise UserError(
             f"checkpoint.selection={config.checkpoint.selection} is not legal with study.folds: the weights would be "
             "chosen by the images that judge them: give checkpoint.selection=last"
         )
-    name = f"{labels_name(labels)}_seed-{seed}_fold-{fold}_{drawn_by(undivided)}.json"
-    held_out = {"split": str(study_dir / FOLDS / name), "num_labels": None, "num_val": 0, "val_from": "pool"}
+    held_out = {"split": str(split), "num_labels": None, "num_val": 0, "val_from": "pool"}
     for key, value in held_out.items():
         OmegaConf.update(config, f"data.{key}", value)
     return [as_typed(f"data.{key}={'null' if value is None else value}") for key, value in held_out.items()]

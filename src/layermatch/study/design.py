@@ -53,6 +53,9 @@ OWN = {
 #: What a study with folds gives every run itself, too.
 OWN_OF_FOLDS = ("data.split", "data.num_val", "data.val_from", "data.fold")
 
+#: Bytes of a setting's name as part of a file's: a file system takes 255 of all.
+LONGEST_SLUG = 100
+
 #: Digits of a fingerprint.
 DIGITS = 10
 
@@ -80,8 +83,13 @@ class Setting:
         Example:
             >>> Setting("freematch, layerwise=layermatch", ()).slug
             'freematch-layerwise-layermatch'
+            >>> len(Setting("long " * 60, ()).slug)
+            100
         """
-        return re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "setting"
+        slug = re.sub(r"[^\w.+-]+", "-", self.name).strip("-.") or "setting"
+        if len(slug.encode()) <= LONGEST_SLUG:
+            return slug
+        return f"{slug.encode()[: LONGEST_SLUG - 11].decode(errors='ignore')}-{fingerprint_of(self.name)}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Cell:
         raw: The composed configuration of the run.
         study_dir: The directory of the study.
         fold: The fold that the run holds out, from 1; None in a study without folds.
+        folds: The number of folds, which is part of paths: what other folds were held out of is no run of this study.
         undivided: The section ``data`` as it is without folds, by which the labelled images are drawn that the folds
             are made of; empty in a study without folds.
     """
@@ -107,6 +116,7 @@ class Cell:
     raw: Mapping[str, Any]
     study_dir: Path
     fold: int | None = None
+    folds: int | None = None
     undivided: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,7 +127,8 @@ class Cell:
     @property
     def repetition(self) -> str:
         """The same as part of a path."""
-        return f"seed-{self.seed}" if self.fold is None else f"seed-{self.seed}_fold-{self.fold}"
+        fold = "" if self.fold is None else f"_fold-{self.fold}-of-{self.folds}"
+        return f"seed-{self.seed}{fold}"
 
     @property
     def max_steps(self) -> int:

@@ -24,6 +24,7 @@ from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import checkpoints_in
 from layermatch.runs.quantities import duration
 from layermatch.runs.reading import finite_number
+from layermatch.runs.state import is_locked
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.preparing import Prepared, last_line
@@ -177,7 +178,11 @@ class Runner:
             self._start(self.waiting.pop(0))
 
     def _start(self, cell: Cell) -> None:
-        claim = _claim(cell)
+        try:
+            claim = _claim(cell)
+        except OSError as error:
+            self._fail(cell, f"cannot be started: {error.strerror or error}")
+            return
         if claim is None:
             self._leave_to_others(cell)
             return
@@ -207,6 +212,8 @@ class Runner:
         )  # fmt: skip
         before = known.processor if goes_on else 0.0
         self.running.append(_Job(cell, process, log, claim, time.monotonic(), before))
+        if self.outcome.stopped_by:  # meanwhile: the signal was not given to this one
+            process.terminate()
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
 
     def _take(self, cell: Cell, status: Status) -> None:
@@ -230,7 +237,10 @@ class Runner:
             return
         self.looked = now
         for slug, cell in list(self.elsewhere.items()):
-            claim = _claim(cell)
+            try:
+                claim = _claim(cell)
+            except OSError:  # a full disk, among others
+                continue
             if claim is None:
                 continue
             claim.release()
@@ -250,6 +260,8 @@ class Runner:
             self.running.remove(job)
             job.log.close()
             status = look(job.cell)
+            if status.state is State.RUNNING and is_locked(job.cell.run_dir) is False:
+                status = Status(State.MISSING)  # it was killed: its lock is there, and nobody holds it
             why = "" if status.state is State.FINISHED else self._why(job, status)
             with suppress(OSError):  # what it used is not known, then
                 write_record(job.cell, replace(read_record(job.cell), failure=why, processor=job.all_processor))
