@@ -146,9 +146,12 @@ def test_grad_relu_gives_the_classifier_the_labels_gradient_alone(policy: Any) -
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"ramp": 2}, "ramp=2 is not legal"), ({"interpolate": 1}, "interpolate=1 is not legal")],
-)
+    [
+        ({"ramp": 2}, "ramp=2 is not legal"), ({"interpolate": 1}, "interpolate=1 is not legal"),
+        ({"policy": FixedThreshold(), "forward": "split", "skip_masked": True}, "skip_masked=true needs interpolate="),
+    ],
+)  # fmt: skip
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        AdaMatch(policy=RelativeThreshold(), rule=Uniform(), **options)
+        AdaMatch(**({"policy": RelativeThreshold(), "rule": Uniform()} | options))
     assert str(caught.value).startswith(message)

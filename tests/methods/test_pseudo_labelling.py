@@ -13,8 +13,17 @@ from tests.oracle import tensor
 from layermatch.errors import UserError
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.methods import PseudoLabelling
-from layermatch.parts import Losses, Term
-from layermatch.policies import FixedThreshold, Policy, Predictions, PseudoLabels
+from layermatch.parts import DistributionAlignment, Losses, Term
+from layermatch.policies import (
+    Aligned,
+    AveragedNetwork,
+    FixedThreshold,
+    Policy,
+    Predictions,
+    PseudoLabels,
+    ReFixMatch,
+    RelativeThreshold,
+)
 
 ORACLE = oracle.read("fixmatch")
 VARIANT = ORACLE["paper_form"]
@@ -63,6 +72,32 @@ def test_a_policys_own_loss_takes_the_route_of_the_pseudo_labels(rule: Any, reac
     losses["own"].value.backward()
     assert batch.unlabelled.views["strong"].grad.abs().sum() > 0
     assert (network.classifier.weight.grad is not None) == reaches
+
+
+@pytest.mark.parametrize("evaluated", ["clean", "pseudo"])
+def test_the_averaged_networks_classifier_teaches_whichever_head_is_evaluated(evaluated: str) -> None:
+    torch.manual_seed(0)
+    network = network_of(ORACLE["inputs"]["K"])
+    rule = SeparateLosses(decoupled=True, evaluate_head=evaluated, avg_clustering="none")
+    method = PseudoLabelling(policy=AveragedNetwork(), rule=rule)
+    for name, head in method.heads(problem_of(6)).items():
+        network.add_head(name, head)
+    method.prepare(network, problem_of(6))
+    weak = batch_of_logits(ORACLE["steps"][0]["inputs"]).unlabelled.views["weak"]
+    assert torch.equal(method.teach(weak, network), network(weak).logits)
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        (RelativeThreshold(), "RelativeThreshold: it compares"), (ReFixMatch(), "ReFixMatch, which learns from masked"),
+        (Aligned(policy=ReFixMatch(), alignment=DistributionAlignment(target="uniform")), "ReFixMatch, which learns"),
+        (Aligned(policy=FixedThreshold(), alignment=DistributionAlignment(target="predictions")), "this alignment: it"),
+    ],
+)  # fmt: skip
+def test_who_needs_masked_views_is_named(policy: Policy, name: str) -> None:
+    with pytest.raises(UserError, match=f"skip_masked=true is not legal with {name}"):
+        PseudoLabelling(policy=policy, rule=Uniform(), forward="split", skip_masked=True)
 
 
 def test_it_needs_unlabelled_images() -> None:

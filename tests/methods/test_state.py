@@ -164,3 +164,44 @@ def test_every_kind_of_state_is_in_some_choice() -> None:
     for choice in CHOICES:
         used |= {type(state) for state in make(choice)[1].states}
     assert concrete - used == set()
+
+
+def _poison_labelled(module: Watched) -> None:
+    """Let the embeddings of the labelled images, which no loss reads, overflow once."""
+
+    def overflow(head: object, given: object, out: Tensor) -> Tensor | None:
+        if module.next_batch != 2:
+            return None
+        is_labelled = torch.arange(len(out)) < 8  # they come first
+        return torch.where(is_labelled[:, None], torch.inf, out)
+
+    module.network.heads["projection"].register_forward_hook(overflow)
+
+
+def _poison_weak(module: Watched) -> None:
+    """Let the features of the weak views overflow, of which the averaged network makes the pseudo-labels."""
+
+    def overflow(extractor: object, given: object, out: Tensor) -> Tensor | None:
+        return out.fill_(torch.inf) if module.next_batch == 2 and not torch.is_grad_enabled() else None
+
+    module.network.extractor.register_forward_hook(overflow)
+
+
+@pytest.mark.parametrize(
+    ("words", "poison"),
+    [
+        (["algorithm=comatch"], _poison_labelled),
+        (["algorithm=simmatch"], _poison_labelled),
+        (["algorithm=layermatch", "algorithm.forward=split", "pseudo_labels=ema_teacher"], _poison_weak),
+    ],
+)
+def test_state_takes_nothing_that_no_loss_has_seen(
+    words: list[str], poison: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHOICES, "made", words)
+    (settings, parts), module = make("made")
+    poison(module)
+    trainer = build_trainer(settings, run_dir=tmp_path, callbacks=[], loggers=[])
+    trainer.fit(module, datamodule=parts.data)
+    assert module.guard.num_rejected == 1
+    assert all(value.isfinite().all() for value in module.seen[-1][1].values() if value.is_floating_point())

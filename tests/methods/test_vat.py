@@ -197,6 +197,20 @@ def test_under_grad_relu_the_classifier_learns_from_labels_alone() -> None:
     assert extractor.abs().max() > 1e-3
 
 
+def test_certain_predictions_have_a_finite_gradient() -> None:
+    """A probability of 0 has a derivative of its entropy that is not finite."""
+    network, method = oracle_network(), method_of(entropy_weight=0.06)
+    with torch.no_grad():
+        network.classifier.weight.mul_(1e6)
+    inputs = ORACLE["steps"][0]["inputs"]
+    method.given = tensor(inputs["d_init"])
+    batch = batch_from(inputs, weak="x_w")
+    assert (probabilities(network(batch.unlabelled.views["weak"]).logits) == 0).any()
+    entropy = method.losses(batch, step_of(network, 50))["entropy"].value
+    gradients = torch.autograd.grad(entropy, list(network.parameters()), allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

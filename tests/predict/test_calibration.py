@@ -65,6 +65,9 @@ def test_no_temperature_fits() -> None:
         fit_temperature(right, right.argmax(dim=1))
     with pytest.raises(UserError, match="no temperature fits 12 images: the logits tell nothing"):
         fit_temperature(-right, right.argmax(dim=1))
+    small = torch.tensor([[0.009, 0.0]] * 4)  # the best temperature is 0.0082, below the range
+    with pytest.raises(UserError, match="no temperature fits 4 images: the logits are too close to one another"):
+        fit_temperature(small, torch.tensor([0, 0, 0, 1]))
 
 
 def test_a_calibrated_checkpoint(

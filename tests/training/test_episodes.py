@@ -218,6 +218,16 @@ def test_it_goes_with_any_algorithm(algorithm: str) -> None:
     assert learning_rate_at(settings, 700) == pytest.approx(0.03 * cosine(300, 500))
 
 
+def test_a_policy_counts_the_steps_of_a_model() -> None:
+    """Its warm-up and its generations are shares of what one model is trained for, not of all models' steps."""
+    imwa = ("algorithm.imwa={members: 2, episode: 10}", "trainer.max_steps=40")
+    crest = build_parts(settings_of("algorithm=fixmatch", "pseudo_labels=progressive_alignment", *imwa)).algorithm
+    assert crest.problem.max_steps == 40
+    assert crest.method.policy.max_steps == 20
+    dash = build_parts(settings_of("algorithm=dash", "pseudo_labels.warmup=0.5", *imwa)).algorithm
+    assert dash.method.policy.warm_up.steps == 10
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -37,6 +37,7 @@ from layermatch.functional.losses import pseudo_label_loss, supervised_loss
 from layermatch.functional.mixing import larger_part, mix, soft_cross_entropy
 from layermatch.functional.open_set import one_vs_all_loss, one_vs_all_probabilities, open_set_targets
 from layermatch.functional.perturbations import divergence, fisher_product, unit_directions
+from layermatch.functional.product import product_float32
 from layermatch.functional.prototypes import blend, blending_weights, prototype_logits
 from layermatch.functional.pseudo_labels import (
     confidence_mask,
@@ -136,6 +137,7 @@ __all__ = [
     "paste_resized",
     "prediction_entropy",
     "probabilities",
+    "product_float32",
     "prototype_logits",
     "pseudo_label_graph",
     "pseudo_label_loss",

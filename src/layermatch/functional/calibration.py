@@ -86,8 +86,8 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
         T, above 0: above 1 where the network is too confident.
 
     Raises:
-        UserError: There is no such temperature within the range: every image is right, however small it is, or the
-            logits tell nothing.
+        UserError: There is no such temperature within the range: every image is right, however small it is, the
+            logits tell nothing, or hardly differ.
 
     Example:
         >>> import torch
@@ -104,6 +104,8 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
         raise _no_fit(label, "every image is right, with any confidence")
     low, high = math.log(LOWEST), math.log(HIGHEST)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    if found.x < low + 1e-3:
+        raise _no_fit(label, "the logits are too close to one another")
     if found.x > high - 1e-3:
         raise _no_fit(label, "the logits tell nothing of the classes")
     return math.exp(found.x)

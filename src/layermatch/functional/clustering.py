@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layermatch.functional.product import product_float32
+
 __all__ = ["centroid_loss", "class_sums", "gradient_gap"]
 
 
@@ -34,7 +36,7 @@ def class_sums(features: Tensor, label: Tensor, weight: Tensor, *, num_classes: 
     features = features.float() if features.dtype.itemsize < 4 else features
     membership = F.one_hot(label, num_classes).to(features.dtype) * weight.to(features.dtype)[:, None]  # (N, K)
     # A matrix product rather than index_add: its order of additions is fixed on CUDA too.
-    return membership.T @ features, membership.sum(dim=0)
+    return product_float32(membership.T, features), membership.sum(dim=0)
 
 
 def centroid_loss(
@@ -67,7 +69,8 @@ def centroid_loss(
     centroids = centroids.detach().to(features.dtype)
     known = centroids.norm(dim=1) > 0  # (K,)
     counted = weight * known[pseudo_label]  # (N,)
-    similarity = F.normalize(features, dim=1) @ F.normalize(centroids, dim=1).T / temperature  # (N, K)
+    unit, centres = F.normalize(features, dim=1), F.normalize(centroids, dim=1)
+    similarity = product_float32(unit, centres.T) / temperature  # (N, K)
     # A finite floor: with -inf a sample whose class is left out would give 0 * inf = NaN in the gradient.
     similarity = similarity.masked_fill(~known, torch.finfo(similarity.dtype).min / 2)
     losses = F.cross_entropy(similarity, pseudo_label, reduction="none")  # (N,)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from layermatch.functional.product import product_float32
+
 __all__ = ["graph_contrast_loss", "memory_smoothed", "pseudo_label_graph", "scaled_similarities"]
 
 #: What CoMatch's code adds within the logarithm.
@@ -33,9 +35,7 @@ def scaled_similarities(first: Tensor, second: Tensor, *, temperature: float) ->
         tensor([[2., 0.],
                 [0., 2.]])
     """
-    dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    with torch.autocast(first.device.type, enabled=False):
-        return first.to(dtype) @ second.to(dtype).T / temperature
+    return product_float32(first, second.T) / temperature
 
 
 def memory_smoothed(

@@ -36,7 +36,7 @@ def one_vs_all_probabilities(logits: Tensor) -> Tensor:
 
 
 def one_vs_all_loss(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Return the image is of its class, and not of the class that is most likely mistaken for it.
+    r"""Return the loss that asks an image to be of its class, and not of the one most likely taken for it.
 
     .. math:: \frac{1}{B} \sum_i \left[ -\log o^+_{y_i} + \max_{k \ne y_i} (-\log o^-_k) \right]
 

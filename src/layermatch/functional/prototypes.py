@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layermatch.functional.product import product_float32
+
 __all__ = ["blend", "blending_weights", "prototype_logits"]
 
 
@@ -30,7 +32,7 @@ def prototype_logits(features: Tensor, prototypes: Tensor, *, temperature: float
     """
     features = features.float() if features.dtype.itemsize < 4 else features
     prototypes = prototypes.detach().to(features.dtype)
-    return F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T / temperature
+    return product_float32(F.normalize(features, dim=1), F.normalize(prototypes, dim=1).T) / temperature
 
 
 def blending_weights(shares: Tensor, *, temperature: float) -> Tensor:

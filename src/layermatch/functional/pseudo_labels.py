@@ -56,6 +56,9 @@ def entropy(probs: Tensor) -> Tensor:
 
     .. math:: h = -\sum_k p_k \log p_k, \qquad 0 \log 0 = 0
 
+    It is not for gradients, which are not finite where a probability is 0: see
+    :func:`~layermatch.functional.prediction_entropy`.
+
     Args:
         probs: ``(N, K)`` float probabilities.
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layermatch.functional.product import product_float32
+
 __all__ = ["class_histogram", "fairness_loss", "self_adaptive_thresholds"]
 
 #: What the codes of FreeMatch add inside of the logarithm, for a class that no strong view is predicted to be of.
@@ -23,7 +25,7 @@ def class_histogram(label: Tensor, num_classes: int, weight: Tensor | None = Non
         weight: ``(N,)`` float, at least 0: how much each sample counts; None is 1 for each.
 
     Returns:
-        ``(K,)`` float of the dtype of ``weight``, or float32; zeros where nothing counts.
+        ``(K,)`` float32, or float64 where ``weight`` is; zeros where nothing counts.
 
     Example:
         >>> import torch
@@ -32,7 +34,7 @@ def class_histogram(label: Tensor, num_classes: int, weight: Tensor | None = Non
     """
     weight = torch.ones(len(label), device=label.device) if weight is None else weight
     # A matrix product rather than index_add: its order of additions is fixed on CUDA too.
-    counts = weight @ F.one_hot(label, num_classes).to(weight.dtype)
+    counts = product_float32(weight, F.one_hot(label, num_classes).to(weight.dtype))
     return counts / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
 
 
@@ -89,7 +91,7 @@ def fairness_loss(logits: Tensor, weight: Tensor, probs: Tensor, histogram: Tens
     strong = (logits.float() if logits.dtype.itemsize < 4 else logits).softmax(dim=-1)
     accepted = (weight > 0).to(strong.dtype)
     num_accepted = accepted.sum()
-    mean = accepted @ strong / num_accepted.clamp(min=1)
+    mean = product_float32(accepted, strong) / num_accepted.clamp(min=1)
     found = class_histogram(strong.argmax(dim=-1), logits.shape[-1], accepted)
     wanted = _normalised_quotient(probs, histogram).to(strong.dtype)
     quotient = _normalised_quotient(mean, found)

@@ -90,6 +90,8 @@ class AgreeingGradients(GradientRule):
 
     Source: ours, for study; see :func:`~layermatch.functional.keep_agreeing`.
 
+    NOTE: Signs are those of each of accumulated batches, of all processes: two such batches are not one of both.
+
     Args:
         group: The parameter group, ``classifier`` for example. All other groups receive the whole gradient.
 

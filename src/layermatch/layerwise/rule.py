@@ -102,17 +102,17 @@ class LayerwiseRule(StepState, ABC):
         return Output(out.features, {**out.heads, CLASSIFIER: logits})
 
     def check_routes_only(self, method: str) -> None:
-        """Refuse to serve a method that has no pseudo-label of each image.
+        """Refuse to serve a method whose losses of unlabelled images are its own.
 
         Args:
             method: The name of the method.
 
         Raises:
-            UserError: The rule has losses of its own, which need one.
+            UserError: The rule has losses of its own.
         """
         if self.own_losses is not None:
             raise UserError(
-                f"{self.own_losses} is not legal with {method}, which gives no pseudo-label to an image: choose "
+                f"{self.own_losses} is not legal with {method}, whose losses of unlabelled images are its own: choose "
                 "layerwise=uniform or layerwise=grad_relu"
             )
 

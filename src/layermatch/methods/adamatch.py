@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layermatch.data.batch import Batch, Views
-from layermatch.errors import check_bool, check_number
+from layermatch.errors import UserError, check_bool, check_number
 from layermatch.functional import cosine_ramp, interpolate_logits, supervised_loss
 from layermatch.methods.passes import keep_running_statistics, together
 from layermatch.methods.pseudo_labelling import BatchOutputs, PseudoLabelling
@@ -57,6 +57,11 @@ class AdaMatch(PseudoLabelling):
         super().__init__(**options)
         check_number("ramp", ramp, low=0, high=1)
         check_bool("interpolate", interpolate)
+        if interpolate and self.skip_masked:
+            raise UserError(
+                "skip_masked=true needs interpolate=false: labelled views are sent through a second time beside all "
+                "others, and masked ones are left out"
+            )
         self.ramp = ramp
         self.interpolate = interpolate
 

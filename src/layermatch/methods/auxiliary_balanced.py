@@ -117,11 +117,6 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
             ),
         )
 
-    @torch.no_grad()
-    def teach(self, weak: Tensor, average: Network) -> Tensor:
-        """Take the averaged network's classifier: the auxiliary head makes no pseudo-labels for the family."""
-        return super().outputs(average, weak).logits
-
     def outputs(self, network: Network, images: Tensor) -> Output:
         """Return the features, and logits of the auxiliary head; see :class:`Method`."""
         out: Output = network(images, heads=(BALANCED,))

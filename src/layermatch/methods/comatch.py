@@ -124,8 +124,9 @@ class CoMatch(QueueAligned):
         )
         self.bank.see(keys, probs)
         one_hot = F.one_hot(batch.labelled.label, probs.shape[1]).to(probs.dtype)
-        # All views are sent: see needs_masked.
-        self.bank.see(embeddings_of(cast("Output", labelled)), one_hot)
+        keys_labelled = embeddings_of(cast("Output", labelled))  # all views are sent: see needs_masked
+        step.must_be_finite("embeddings_labelled", keys_labelled)
+        self.bank.see(keys_labelled, one_hot)
         ready = self.bank.is_ready(step, self.bank_from)
         return predictions._replace(probs_weak=torch.where(ready, smoothed, probs))
 

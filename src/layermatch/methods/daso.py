@@ -133,7 +133,7 @@ class DASO(PseudoLabelling):
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
         """Return the logits of the averaged network, blended as the live one's are."""
-        return self.blended(self.outputs(average, weak)).logits
+        return self.blended(average(weak)).logits
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:  # noqa: ARG002 -- see PseudoLabelling
         """Return the alignment of the strong views' features; see the class."""

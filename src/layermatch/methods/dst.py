@@ -140,7 +140,7 @@ class DST(RoutedMethod):
         out = together(step.network, views)
         pseudo_labels, predictions = self.make_pseudo_labels(out, batch, step)
         strong = out["strong"].features
-        logits = head_of(step.network, PSEUDO_HEAD, strong)
+        logits = step.network.through_head(PSEUDO_HEAD, strong)
         reaches = frozenset({EXTRACTOR, PSEUDO_HEAD})
         own = self.policy.losses(Output(strong, {CLASSIFIER: logits}), pseudo_labels, predictions)
         return Losses(
@@ -175,7 +175,7 @@ class DST(RoutedMethod):
         length = self.ramp if self.ramp_steps is None else self.ramp_steps / step.max_steps
         factor = reversal_factor(step.progress, length=length, highest=self.reversal)
         labelled, weak = (
-            head_of(step.network, WORST_HEAD, reverse_gradient(out[view].features, factor))
+            step.network.through_head(WORST_HEAD, reverse_gradient(out[view].features, factor))
             for view in ("labelled", "weak")
         )
         if self.worst_labels == "predicted":
@@ -209,15 +209,3 @@ def deep_head(
     for size in (num_features, *[width] * (hidden_layers - 1)):
         layers += [linear_head(size, width), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, linear_head(width, num_classes))
-
-
-def head_of(network: Network, name: str, features: Tensor) -> Tensor:
-    """Return what a head makes of features that did not come straight from the extractor.
-
-    Args:
-        network: The network with the head.
-        name: The name of the head.
-        features: ``(N, D)``.
-    """
-    out: Tensor = network.heads[name](features)
-    return out.float() if out.dtype.itemsize < 4 else out

@@ -63,6 +63,8 @@ class FineSSL(RoutedMethod):
     NOTE: While one class, or no prediction, fills the whole pool, the authors' code leaves the counts as they were;
     here they are those of the formula.
 
+    NOTE: ``L_g`` is over the images of all processes; each of accumulated batches divides by the number of its own.
+
     Args:
         rule: The rule that routes ``L_u``, and its weight ``lambda_u`` (the authors: 1 for CIFAR-10, 3 for CIFAR-100).
         margin: alpha, the scale of the margins, at least 0.

@@ -125,16 +125,16 @@ class IOMatch(PseudoLabelling):
             weak: What the network gave for the weak views.
             network: Gives the head.
         """
-        logits = network.heads[ONE_VS_ALL](weak.heads[PROJECTION]).detach()
+        logits = network.through_head(ONE_VS_ALL, weak.heads[PROJECTION]).detach()
         return open_set_targets(probs, one_vs_all_probabilities(logits))
 
     def more_losses(self, seen: BatchOutputs, step: Step) -> Losses:
         """Return the losses of the two heads; see the class."""
-        heads, label = step.network.heads, seen.batch.labelled.label
-        _, target = self.judge(seen.pseudo_labels.target, seen.weak, step.network)
+        network, label = step.network, seen.batch.labelled.label
+        _, target = self.judge(seen.pseudo_labels.target, seen.weak, network)
         mask = confidence_mask(hard_pseudo_labels(target)[1], self.open_threshold)
-        told = one_vs_all_loss(heads[ONE_VS_ALL](seen.views["labelled"].heads[PROJECTION]), label)
-        opened = pseudo_label_loss(heads[OPEN](seen.views["strong"].heads[PROJECTION]), target, mask)
+        told = one_vs_all_loss(network.through_head(ONE_VS_ALL, seen.views["labelled"].heads[PROJECTION]), label)
+        opened = pseudo_label_loss(network.through_head(OPEN, seen.views["strong"].heads[PROJECTION]), target, mask)
         weight = self.open_weight if step.progress >= self.open_after else 0.0
         return Losses(
             one_vs_all=Term(told, LABELS, frozenset({EXTRACTOR, PROJECTION, ONE_VS_ALL}), self.one_vs_all_weight),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layermatch.data.batch import Batch, Views
 from layermatch.errors import UserError, check_bool, check_choice, check_number
-from layermatch.functional import entropy, probabilities
+from layermatch.functional import entropy, probabilities, product_float32
 from layermatch.layerwise import GradientRule, LayerwiseRule
 from layermatch.methods.base import Method, unlabelled_of
 from layermatch.methods.passes import detached, share_statistics, together, without_gradient
@@ -26,7 +26,7 @@ from layermatch.metrics import (
 )
 from layermatch.networks import CLASSIFIER, BatchStatistics, Network, Output
 from layermatch.parts import Losses, Problem, Step
-from layermatch.policies import Policy, Predictions, PseudoLabels
+from layermatch.policies import Aligned, Policy, Predictions, PseudoLabels
 
 __all__ = ["BatchOutputs", "PseudoLabelling"]
 
@@ -128,12 +128,14 @@ class PseudoLabelling(Method):
                 f"skip_masked=true needs forward=split: with {forward} there is no mask yet when the strong views are "
                 "sent through"
             )
+        inner = policy.policy if isinstance(policy, Aligned) else policy
         if skip_masked and policy.needs_labelled:
+            name = type(inner).__name__ if inner.needs_labelled else "this alignment"
             raise UserError(
-                f"skip_masked=true is not legal with {type(policy).__name__}: it compares with the labelled images, "
+                f"skip_masked=true is not legal with {name}: it compares with the labelled images, "
                 "which are sent through after it"
             )
-        learner = policy if policy.needs_masked else self
+        learner = inner if inner.needs_masked else self
         if skip_masked and learner.needs_masked:
             raise UserError(
                 f"skip_masked=true is not legal with {type(learner).__name__}, which learns from masked views too"
@@ -236,6 +238,8 @@ class PseudoLabelling(Method):
         """Return the targets and mask from the weak views, which the rule sees as well."""
         predictions = self.make_predictions(weak, labelled, batch, step)
         pseudo_labels = self.decide(predictions, weak, step.network)
+        # They make no pseudo-label where the averaged network does, and the rule keeps them all the same.
+        step.must_be_finite("weak_features", weak.features)
         self.rule.observe(weak.features, pseudo_labels)
         record_quality(pseudo_labels, predictions.probs_weak, unlabelled_of(batch).hidden_label, step=step)
         return pseudo_labels, predictions
@@ -273,8 +277,9 @@ class PseudoLabelling(Method):
 
     @torch.no_grad()
     def teach(self, weak: Tensor, average: Network) -> Tensor:
-        """Return the logits of the averaged network, as it is evaluated."""
-        return self.outputs(average, weak).logits
+        """Return the logits of the averaged network's classifier, whichever head is evaluated."""
+        logits: Tensor = average(weak).logits
+        return logits
 
     def outputs(self, network: Network, images: Tensor) -> Output:
         """Return the features, and logits of the head that the rule evaluates; see :class:`Method`."""
@@ -321,7 +326,7 @@ def record_quality(pseudo_labels: PseudoLabels, probs_weak: Tensor, hidden_label
     known = (hidden_label >= 0).to(weight.dtype)
     right = known * (label == hidden_label)
     # A matrix product rather than index_add: its order of additions is fixed on CUDA too.
-    counts = weight @ F.one_hot(label, probs_weak.shape[1]).to(weight.dtype)  # (K,)
+    counts = product_float32(weight, F.one_hot(label, probs_weak.shape[1]).to(weight.dtype))  # (K,)
     step.record(
         {
             MASK_RATE.name: weight.mean(),

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from layermatch.data.batch import Batch
+from layermatch.errors import check_number
 from layermatch.methods.pseudo_labelling import BatchOutputs, PseudoLabelling
 from layermatch.networks import Network, Output
 from layermatch.parts import DistributionAlignment, Losses, Problem, Step
@@ -36,6 +37,7 @@ class QueueAligned(PseudoLabelling):
         super().__init__(**options)
         self.alignment: DistributionAlignment | None = None
         if alignment_queue is not None:
+            check_number("alignment_queue", alignment_queue, low=1, integer=True)
             self.alignment = DistributionAlignment(target="uniform", queue=alignment_queue)
 
     def prepare(self, network: Network, problem: Problem) -> None:

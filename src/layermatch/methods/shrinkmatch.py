@@ -68,7 +68,7 @@ class ShrinkMatch(QueueAligned):
         weight = seen.pseudo_labels.weight
         self.ratio.see(weight.mean())
         # Of the strong views alone, which its BatchNorm takes for the batch, as in the authors' code.
-        logits = step.network.heads[AUXILIARY](seen.views["strong"].features)
+        logits = step.network.through_head(AUXILIARY, seen.views["strong"].features)
         loss = shrink_loss(logits, seen.predictions.probs_weak, weight == 0, threshold=self.shrink_threshold)
         reached = frozenset({EXTRACTOR, AUXILIARY})
         return Losses(shrink=Term(self.ratio.moved * loss, PSEUDO_LABELS, reached, self.rule.lambda_u))

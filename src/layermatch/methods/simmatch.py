@@ -129,8 +129,9 @@ class SimMatch(QueueAligned):
         similarity = similarity_distribution(keys, bank.keys, temperature=self.temperature)
         self._target = unfolded(similarity, probs, bank.label)
         of_classes = aggregated(similarity, bank.label, num_classes=probs.shape[1])
-        # All views are sent: see needs_masked.
-        bank.see(embeddings_of(cast("Output", labelled)), label=batch.labelled.label, indices=batch.labelled.indices)
+        keys_labelled = embeddings_of(cast("Output", labelled))  # all views are sent: see needs_masked
+        step.must_be_finite("embeddings_labelled", keys_labelled)
+        bank.see(keys_labelled, label=batch.labelled.label, indices=batch.labelled.indices)
         mixed = self.share * probs + (1 - self.share) * of_classes
         return predictions._replace(probs_weak=torch.where(bank.is_ready(step, self.bank_from), mixed, probs))
 

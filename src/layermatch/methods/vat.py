@@ -14,9 +14,9 @@ from layermatch.data.batch import Batch, Views
 from layermatch.errors import UserError, check_number
 from layermatch.functional import (
     divergence,
-    entropy,
     fisher_product,
     linear_ramp,
+    prediction_entropy,
     probabilities,
     supervised_loss,
     unit_directions,
@@ -115,10 +115,8 @@ class VAT(RoutedMethod):
         weight = self.rule.lambda_u * linear_ramp(step.progress, length=self.ramp)
         losses["adversarial"] = Term(loss, PSEUDO_LABELS, self.rule.reached, weight=weight)
         if self.entropy_weight:
-            probs = self.rule.route(step.network, clean).logits.softmax(dim=-1)
-            losses["entropy"] = Term(
-                entropy(probs).mean(), PSEUDO_LABELS, self.rule.reached, weight=self.entropy_weight
-            )
+            undecided = prediction_entropy(self.rule.route(step.network, clean).logits).mean()
+            losses["entropy"] = Term(undecided, PSEUDO_LABELS, self.rule.reached, weight=self.entropy_weight)
         return losses
 
     def direction(self, network: Network, images: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from layermatch.catalogue import COSINE, RATIO, SHARE, Metric, Panel
 from layermatch.data.batch import Batch
 from layermatch.distributed import all_reduce_mean_
 from layermatch.errors import UserError
-from layermatch.functional import cosine_similarity
+from layermatch.functional import cosine_similarity, product_float32
 from layermatch.methods.base import unlabelled_of
 from layermatch.methods.pseudo_labelling import PseudoLabelling
 from layermatch.networks import Network, Output
@@ -82,7 +82,7 @@ class WithTruth(PseudoLabelling):
         label = F.one_hot(pseudo_labels.label, predictions.probs_weak.shape[1]).to(pseudo_labels.weight.dtype)
         counted = pseudo_labels.weight * (hidden >= 0)
         wrong = counted * (pseudo_labels.label != hidden)
-        step.record({}, {CLASS_WRONG.vector: (wrong @ label, counted @ label)})
+        step.record({}, {CLASS_WRONG.vector: (product_float32(wrong, label), product_float32(counted, label))})
         return pseudo_labels, predictions
 
     def diagnose(self, losses: Losses) -> dict[str, tuple[Tensor, Tensor]]:

@@ -194,7 +194,22 @@ class Network(nn.Module):
                 f"{self.num_features}: give {_advice(features)}"
             )
         features = features.to(torch.promote_types(features.dtype, torch.float32))
-        return Output(features, {name: _apply(self.get_submodule(name), features) for name in heads})
+        return Output(features, {name: self.through_head(name, features) for name in heads})
+
+    def through_head(self, name: str, features: Tensor) -> Tensor:
+        """Return what a head makes of features, in at least float32 under autocast too.
+
+        The logits of a linear head are computed so: they are compared with thresholds.
+
+        Args:
+            name: The name of the head.
+            features: What the head reads, ``(B, D)``.
+        """
+        head = self.get_submodule(name)
+        if isinstance(head, nn.Linear):
+            return linear_float32(features, head.weight, head.bias)
+        out: Tensor = head(features)
+        return out.to(torch.promote_types(out.dtype, torch.float32))
 
     def whole_state(self) -> dict[str, Tensor]:
         """Return every tensor of the network by name, for other programs."""
@@ -323,14 +338,6 @@ def _is_named_row(name: str, module: nn.Module) -> bool:
 def _is_row_of_blocks(module: nn.Module) -> bool:
     row = (nn.Sequential, nn.ModuleList)
     return isinstance(module, row) and all(isinstance(child, row) for child in module.children())
-
-
-def _apply(head: nn.Module, features: Tensor) -> Tensor:
-    """Return a head's output, in at least float32: a linear one's logits are compared with thresholds."""
-    if isinstance(head, nn.Linear):
-        return linear_float32(features, head.weight, head.bias)
-    out: Tensor = head(features)
-    return out.to(torch.promote_types(out.dtype, torch.float32))
 
 
 def linear_head(num_features: int, num_outputs: int) -> nn.Linear:

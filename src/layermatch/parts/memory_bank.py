@@ -10,7 +10,7 @@ from torch import Tensor
 
 from layermatch.distributed import all_gather_rows
 from layermatch.errors import check_number
-from layermatch.functional import ema
+from layermatch.functional import ema, product_float32
 from layermatch.parts.step import Problem, Step, StepState
 
 __all__ = ["Bank", "LabelledBank", "MemoryBank"]
@@ -186,7 +186,7 @@ class LabelledBank(Bank):
         rows, position = torch.unique(indices, return_inverse=True)
         # A matrix product rather than index_add: its order of additions is fixed on CUDA too, so ranks stay the same.
         membership = F.one_hot(position, len(rows)).to(self.keys)  # (B, rows)
-        mean = membership.T @ keys.to(self.keys) / membership.sum(dim=0)[:, None]
+        mean = product_float32(membership.T, keys.to(self.keys)) / membership.sum(dim=0)[:, None]
         self.keys[rows] = F.normalize(ema(self.keys[rows], mean, self.decay), dim=1)
         self.label[indices] = label
         self.is_known[rows] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -170,7 +171,8 @@ class SemiSupervisedModule(LightningModule):
             self.network.add_head(name, head)
         for rule in self.gradient_rules:
             rule.check(self.network)
-        self.method.prepare(self.network, problem)
+        _, max_steps = place_in_run(0, problem.max_steps, self.episodes)  # with IMWA those of one model
+        self.method.prepare(self.network, replace(problem, max_steps=max_steps))
         self.ema = WeightAverage(self.network, decay=self.ema_decay, warmup=self.ema_warmup)
         self.evaluation = Evaluation(problem.num_classes)
         self.problem = problem
