@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
@@ -82,8 +84,17 @@ def all_gather_uneven_rows(tensor: Tensor) -> Tensor:
     return torch.cat(gather_all_tensors(tensor)) if world_size() > 1 else tensor
 
 
-def broadcast_from_zero_(tensors: list[Tensor]) -> None:
-    """Give every rank the values of rank 0, in place."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+def broadcast_from_zero_(tensors: Sequence[Tensor]) -> None:
+    """Give every rank the values of rank 0, in place: one message for all tensors of a dtype.
+
+    Args:
+        tensors: The tensors, in an order that all ranks have.
+    """
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        message = torch.cat([tensor.detach().flatten() for tensor in alike])
+        dist.broadcast(message, src=0)
+        for tensor, part in zip(alike, torch.split(message, [tensor.numel() for tensor in alike]), strict=True):
+            tensor.detach().copy_(part.view_as(tensor))

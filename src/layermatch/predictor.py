@@ -20,13 +20,14 @@ from layermatch.build import build_method, build_network
 from layermatch.calibration import digest_of, read_calibration
 from layermatch.checkpoints import CHECKPOINT_KEY, newest_checkpoint, read_plain
 from layermatch.data.decoding import decode_image, decode_picture
-from layermatch.errors import UserError, check_choice
+from layermatch.errors import UserError, check_choice, check_number
 from layermatch.functional import hard_pseudo_labels, probabilities
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, Network, Output, linear_head
 from layermatch.paths import expand, is_file, is_folder
 from layermatch.rebuilding import as_trained
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, checkpoints_in
+from layermatch.runs.reading import reported_checkpoint
 from layermatch.settings import Settings
 from layermatch.trainer import choose_device
 from layermatch.training.recipe import RECIPE_KEY, Recipe
@@ -178,6 +179,8 @@ a .ckpt file of a run, or a run directory
             UserError: The checkpoint cannot be read, or the network cannot be made from it.
         """
         check_choice("weights", weights, WEIGHTS)
+        if temperature is not None:
+            check_number("temperature", temperature, low=0, low_open=True)
         path = resolve_checkpoint_file(ckpt_path)
         saved = _read(path)
         recipe, ours = _recipe(saved, path), saved.get(CHECKPOINT_KEY) or {}
@@ -378,7 +381,10 @@ def resolve_checkpoint_file(ckpt_path: str | Path) -> Path:
         return path
     if not is_folder(path):
         raise UserError(f"ckpt_path={path}: there is no such file or folder: {legal}")
-    best = path / CHECKPOINTS / BEST_CHECKPOINT  # kept only where the run was asked to choose it
+    reported = reported_checkpoint(path)
+    if reported is not None:
+        return reported
+    best = path / CHECKPOINTS / BEST_CHECKPOINT  # of a run that was stopped, and is asked to choose it
     if best.is_file():
         return best
     if not checkpoints_in(path):

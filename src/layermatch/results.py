@@ -66,7 +66,8 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
     algorithm, data = parts.algorithm, parts.data
     steps = trainer.global_step
     last = run_dir / layout.CHECKPOINTS / layout.checkpoint_name(steps)
-    if not last.exists():  # a run in another directory that had nothing left to train
+    # A run in another directory may have had nothing left to train. Rank 0 looks: all save together, or none does.
+    if not trainer.strategy.broadcast(last.exists()):
         trainer.save_checkpoint(last)
     selection = _select(settings, algorithm, trainer)
     val = test = None
@@ -87,6 +88,7 @@ def collect_results(settings: Settings, parts: RunParts, trainer: Trainer, *, ru
         "seed": settings.seed,
         "num_labels": len(data.labelled),
         "steps": steps,
+        "checkpoint": last.name if selection == LAST_STEP else layout.BEST_CHECKPOINT,
         "test": test,
         "val": val,
         "pseudo_labels": None,

@@ -159,7 +159,8 @@ def _train_and_evaluate(
     run_dir: Path,
     ckpt_path: Path | None,
 ) -> dict[str, Any]:
-    trainer.callbacks += [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
+    # Before the writer of checkpoints, which Lightning has put last: what they know of a step is in its checkpoint.
+    trainer.callbacks[-1:-1] = [ProgressDisplay(reporter), Guards(reporter)]  # type: ignore[attr-defined]
     reporter.show(settings_tree(settings.raw, title=f"layermatch {__version__}"))
     plan = plan_rows(settings, parts, trainer)
     reporter.show(table("Plan", plan))

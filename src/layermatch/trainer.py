@@ -200,7 +200,7 @@ def _check_processes(device: Device, *, devices: int, num_nodes: int, sync_batch
 def _strategy(strategy: str, launch: Launch, *, wait: float, exchange: str) -> str | Strategy:
     if strategy == "auto" and launch.size == 1:
         return "auto"
-    # Buffers are BatchNorm's statistics, which evaluation takes from rank 0, and averages that are alike on every
+    # Buffers are BatchNorm's statistics, which the module shares after every step, and averages that are alike on every
     # rank: to send them before every forward would be waste.
     hook = bf16_compress_hook if exchange == "bf16" else None
     return MeetingDDP(launch, wait=wait, broadcast_buffers=False, ddp_comm_hook=hook)

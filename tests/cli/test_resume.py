@@ -17,6 +17,7 @@ import yaml
 from tests.data import stand_ins
 
 from layermatch import run
+from layermatch.predictor import resolve_checkpoint_file
 
 Cli = Callable[..., None]
 
@@ -192,6 +193,37 @@ def test_the_best_checkpoint_is_found_where_the_run_was_moved_to(
     assert "best_val.ckpt is gone: the best evaluation from here on is chosen" in caplog.text
     results = json.loads((in_empty_folder / "moved" / "results.json").read_text())
     assert results["test"]["selection"] == "best val/accuracy_ema, step 6"
+
+
+@pytest.mark.slow
+def test_a_run_in_another_directory_has_the_checkpoint_that_it_reports(
+    pictures: Path, cli: Cli, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*SMALL, *DRAWN, "eval_every=3")
+    best = "checkpoint.selection=best_val"
+    cli("run_dir=out", "trainer.max_steps=3", *options, best)
+    cli("run_dir=new", "trainer.max_steps=4", *options, best, "ckpt_path=out/checkpoints/step-0000003.ckpt")
+    shutil.rmtree("out")
+    new = in_empty_folder / "new"
+    assert json.loads((new / "results.json").read_text())["checkpoint"] == "best_val.ckpt"
+    assert resolve_checkpoint_file(new) == new / "checkpoints" / "best_val.ckpt"
+    # And one that went on without choosing the best reports its last step, though the best one is still there.
+    cli("run_dir=new", "trainer.max_steps=5", *options, LAST)
+    assert (new / "checkpoints" / "best_val.ckpt").exists()
+    assert resolve_checkpoint_file(new) == new / "checkpoints" / "step-0000005.ckpt"
+
+
+@pytest.mark.slow
+def test_what_was_said_at_the_step_of_a_checkpoint_is_not_said_again(cli: Cli, in_empty_folder: Path) -> None:
+    options = (
+        "data.batch_size=4", "data.mu=1", "model.width=1", "pseudo_labels.threshold=1", "trainer.accelerator=cpu",
+        "trainer.precision=32-true", "trainer.log_every=50", "eval_every=1000", "schedule=constant", "logger=none",
+    )  # fmt: skip
+    cli("run_dir=out", "trainer.max_steps=200", *options)
+    said = "no pseudo-label has counted for 200 steps"
+    assert (in_empty_folder / "out" / "run.log").read_text().count(said) == 1
+    cli("run_dir=out", "trainer.max_steps=250", *options, LAST)
+    assert (in_empty_folder / "out" / "run.log").read_text().count(said) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ settings

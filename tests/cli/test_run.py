@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
     results = results_of(out)
     assert set(results) == {
         "status", "algorithm", "experiment", "seed", "num_labels", "steps", "test", "val", "pseudo_labels", "loss",
-        "seconds", "versions", "classes", "confusion", "leaks",
+        "seconds", "versions", "classes", "confusion", "leaks", "checkpoint",
     }  # fmt: skip
     assert results["status"] == "finished"
     assert results["classes"] == [str(digit) for digit in range(10)]
@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys:
     assert (results["num_labels"], results["steps"]) == (40, 7)
     assert set(results["test"]) == {"accuracy", "accuracy_ema", "macro_accuracy", "macro_accuracy_ema", "selection"}
     assert results["test"]["selection"] == "last step"
+    assert results["checkpoint"] == "step-0000007.ckpt"
     assert set(results["pseudo_labels"]) == {"mask_rate", "accuracy", "accuracy_accepted", "entropy"}
     assert set(results["loss"]) == {"features", "classifier", "supervised", "pseudo", "avg_clustering"}
     assert results["val"]["num_evaluations"] == 2

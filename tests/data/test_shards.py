@@ -365,6 +365,16 @@ def test_a_manifest_says_which_images_have_a_label(few: Path, tmp_path: Path) ->
             source(few, manifest=table).load()
 
 
+def test_statistics_of_something_else_are_no_missing_shard(few: Path) -> None:
+    (few / "index.json").unlink()
+    (few / "dataset_stats.json").write_text("{}")
+    (few / "train-17_stats.json").write_text("{}")
+    assert len(source(few).load().labelled) > 0
+    (few / "train-000099_stats.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train-000099.tar: it is missing, and its _stats.json is there"):
+        source(few).load()
+
+
 # ---------------------------------------------------------------------------------------------------------- bad shards
 
 

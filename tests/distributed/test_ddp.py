@@ -220,6 +220,26 @@ def test_two_processes_go_on_in_the_middle_of_an_interval(tmp_path: Path) -> Non
     assert lines[0] == lines[1]  # to the bit: the steps before the checkpoint are those of both processes
 
 
+@pytest.mark.slow
+def test_a_network_that_teaches_does_so_by_the_statistics_that_are_saved(tmp_path: Path) -> None:
+    """Each process has BatchNorm statistics of its own images; a resume and an evaluation have those of the first."""
+    usual = ("trainer=ddp_cpu", *SMALL, "algorithm=mean_teacher", "trainer.max_steps=4", "checkpoint.every_n_steps=2")
+    runs: dict[str, tuple[str, ...]] = {
+        "whole": ("eval_every=1000",),
+        "often": ("eval_every=1",),
+        "rest": ("eval_every=1000", "ckpt_path=whole/checkpoints/step-0000002.ckpt"),
+    }
+    states = {}
+    for name, words in runs.items():
+        done = start("-m", "layermatch.run", f"run_dir={name}", *usual, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        last = tmp_path / name / "checkpoints" / "step-0000004.ckpt"
+        states[name] = torch.load(last, weights_only=True)["state_dict"]
+    for name in ("often", "rest"):
+        assert states["whole"].keys() == states[name].keys()
+        assert [key for key, value in states["whole"].items() if not torch.equal(value, states[name][key])] == []
+
+
 def test_a_sweep_of_two_process_jobs_does_not_hang(tmp_path: Path) -> None:
     options = ("seed=0,1", "trainer=ddp_cpu", "run_dir=sweep (1)", "logger=wandb", "logger.offline=true", *SMALL)
     # Started anew, as users do: W&B's own process does not come to its end in a fork that has a fork for each job.

@@ -123,6 +123,9 @@ def test_live_weights_are_others(tiny_run: TinyRun) -> None:
     assert not torch.equal(live(files).probabilities, averaged(files).probabilities)
     with pytest.raises(UserError, match="weights='best' is not legal: choose one of ema, live"):
         Predictor.load(tiny_run.ckpt_path, weights="best")
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=f"temperature={temperature} is not legal"):
+            Predictor.load(tiny_run.ckpt_path, temperature=temperature)
 
 
 @pytest.mark.parametrize("device", ["tpu!", "cuda:99"])

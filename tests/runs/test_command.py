@@ -15,6 +15,7 @@ from layermatch.files import unfinished_of
 from layermatch.report.__main__ import main as report
 from layermatch.runs.__main__ import main
 from layermatch.runs.directory import lock_run_dir
+from layermatch.runs.layout import checkpoint_name, checkpoints_in, step_of
 from layermatch.watch.__main__ import main as watch
 
 Runs = Callable[..., str]
@@ -95,6 +96,29 @@ def test_tidying_shows_first_and_takes_only_what_is_the_runs(runs: Runs, tmp_pat
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["mine.ckpt"]
     assert len(list((stopped / "checkpoints").glob("*.ckpt"))) == 4
     assert "nothing to take away" in runs("--tidy", "--checkpoints", "none")
+
+
+@pytest.mark.parametrize(
+    ("steps", "there", "kept"),
+    [
+        (800, (700, 800, 900), {800}),  # it was set back, and ended before the later one
+        (10_000_000, (9_999_000, 10_000_000), {10_000_000}),
+        (30, (10, 20), {20}),  # that of its last step is gone
+    ],
+)
+def test_tidying_keeps_the_checkpoint_of_the_results(
+    steps: int, there: tuple[int, ...], kept: set[int], runs: Runs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "a"
+    make_run(folder)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"steps": steps}))
+    (folder / "checkpoints").mkdir()
+    for step in there:
+        (folder / "checkpoints" / checkpoint_name(step)).write_bytes(b"123")
+    assert [step_of(path.name) for path in checkpoints_in(folder)] == sorted(there)
+    runs("--tidy", "--delete")
+    assert {step_of(path.name) for path in checkpoints_in(folder)} == kept
 
 
 def test_a_run_that_is_in_use_stays_as_it_is(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,19 @@ def test_both_accuracies_of_each_evaluation(split: str, sizes: tuple[int, ...]) 
             assert (abs(micro - macro) < 1e-9) == (len(set(sizes)) == 1)
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_evaluation_has_nothing_of_one_that_was_interrupted(split: str) -> None:
+    evaluation = Evaluation(3)
+    right = torch.eye(3).repeat(4, 1)
+    for weights in ("live", "ema"):
+        evaluation.see(split, weights, -right, right.argmax(dim=1))
+    evaluation.start(split)
+    for weights in ("live", "ema"):
+        evaluation.see(split, weights, right, right.argmax(dim=1))
+    assert evaluation.conclude(split, in_training=False) == {f"{split}/accuracy": 1.0, f"{split}/accuracy_ema": 1.0}
+    assert set(evaluation.macro[split].values()) == {1.0}
+
+
 @pytest.mark.parametrize(("macro", "is_shown"), [(0.5, False), (0.4, True)])
 def test_the_table_shows_the_mean_of_the_classes_where_it_says_something(macro: float, is_shown: bool) -> None:
     accuracy = {"accuracy": 0.5, "accuracy_ema": 0.5, "macro_accuracy": macro, "macro_accuracy_ema": macro}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from layermatch.callbacks.stop_signals import StopSignals
 from layermatch.distributed import is_rank_zero
 from layermatch.errors import StoppedError
+from layermatch.files import replacing
 from layermatch.metrics import VAL_ACCURACY_EMA
 from layermatch.runs.layout import BEST_CHECKPOINT, checkpoint_name, step_of, unfinished_checkpoints_in
 
@@ -48,7 +50,7 @@ class CheckpointWriter(Checkpoint):
         self.signals = signals or StopSignals()
         #: Best validation accuracy of the EMA weights so far.
         self.best = -1.0
-        #: The checkpoint of that evaluation; of a resumed run it may be in the folder of the run before.
+        #: The checkpoint of that evaluation.
         self.best_path = self.folder / BEST_CHECKPOINT
         self._seen = -1
 
@@ -118,15 +120,27 @@ class CheckpointWriter(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best accuracy so far, and where its checkpoint is."""
-        return {"best": self.best, "best_path": str(self.best_path)}
+        return {"best": self.best, "best_path": str(self.best_path.absolute())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it; without the checkpoint, which somebody removed, the next evaluation is the best."""
+        """Go on with it; without the checkpoint, which somebody removed, the next evaluation is the best.
+
+        A run that goes on in another directory takes a copy: what it reports lies in its own.
+        """
         path = self.found_again(state_dict, folder=self.folder)
         if path is not None:
-            self.best, self.best_path = float(state_dict["best"]), path
+            self.best = float(state_dict["best"])
+            self._take_over(path)
         elif self.track_best and state_dict["best"] >= 0 and is_rank_zero():
             _log.warning("%s is gone: the best evaluation from here on is chosen", state_dict["best_path"])
+
+    @rank_zero_only
+    def _take_over(self, path: Path) -> None:
+        if not self.track_best or path.absolute() == self.best_path.absolute():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.best_path) as unfinished:
+            shutil.copyfile(path, unfinished)
 
     @staticmethod
     def found_again(state_dict: Mapping[str, Any], *, folder: Path) -> Path | None:

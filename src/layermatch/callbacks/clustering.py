@@ -43,6 +43,10 @@ class FeatureClustering(Callback):
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._last_step = -1
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an evaluation that was interrupted."""
+        self._seen = []
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -89,7 +90,7 @@ MARKS = (CONFIG, RESULTS, METRICS, SPLIT, LOG)
 #: The ending of every checkpoint.
 _CKPT = ".ckpt"
 
-#: The checkpoint of the best evaluation, and a pattern of those of the steps, whose order is that of their names.
+#: The checkpoint of the best evaluation, and a pattern of those of the steps.
 BEST_CHECKPOINT, STEP_CHECKPOINTS = f"best_val{_CKPT}", f"step-*{_CKPT}"
 
 _CHECKPOINT = re.compile(rf"step-(\d{{7,}}){re.escape(_CKPT)}")
@@ -123,12 +124,13 @@ def step_of(name: str) -> int | None:
 
 
 def checkpoints_in(run_dir: Path) -> list[Path]:
-    """Return the checkpoints of a run directory, in the order of their names.
+    """Return the checkpoints of a run directory, in the order of their steps, and others after them.
 
     Args:
         run_dir: The directory of the run; it need not exist.
     """
-    return sorted((run_dir / CHECKPOINTS).glob(f"*{_CKPT}"))
+    steps = ((step_of(path.name), path) for path in (run_dir / CHECKPOINTS).glob(f"*{_CKPT}"))
+    return [path for _, path in sorted((math.inf if step is None else step, path) for step, path in steps)]
 
 
 def unfinished_checkpoints_in(folder: Path) -> list[Path]:

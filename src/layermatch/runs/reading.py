@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, CONFIG, RESULTS, checkpoint_name
 from layermatch.text import printable
 
-__all__ = ["UNREADABLE", "finite_number", "read_results", "reason"]
+__all__ = ["UNREADABLE", "finite_number", "read_results", "reason", "reported_checkpoint"]
 
 #: What a broken file can raise.
 UNREADABLE = (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError)
@@ -51,6 +52,31 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(results, dict):
         raise ValueError("it holds no results")
     return results
+
+
+def reported_checkpoint(run_dir: Path) -> Path | None:
+    """Return the checkpoint whose weights a run's results are of; None where there are no results, or it is gone.
+
+    A run that has gone on since, whose settings are younger than its results, reports none yet.
+
+    Args:
+        run_dir: The directory of the run.
+    """
+    try:
+        results = read_results(run_dir / RESULTS)
+        if (run_dir / CONFIG).stat().st_mtime_ns > (run_dir / RESULTS).stat().st_mtime_ns:
+            return None
+    except UNREADABLE:
+        return None
+    name = results.get("checkpoint")
+    steps = finite_number(results.get("steps"))
+    if name is None and steps is not None:  # written before the name was noted
+        best = run_dir / CHECKPOINTS / BEST_CHECKPOINT
+        name = BEST_CHECKPOINT if best.is_file() else checkpoint_name(int(steps))
+    if not isinstance(name, str) or Path(name).name != name:
+        return None
+    path = run_dir / CHECKPOINTS / name
+    return path if path.is_file() else None
 
 
 def finite_number(value: object) -> float | None:

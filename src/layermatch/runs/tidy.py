@@ -10,7 +10,15 @@ from pathlib import Path
 from layermatch.errors import UserError
 from layermatch.runs.directory import lock_run_dir
 from layermatch.runs.entries import Entry
-from layermatch.runs.layout import BEST_CHECKPOINT, checkpoints_in, step_of, unfinished_outputs_in
+from layermatch.runs.layout import (
+    BEST_CHECKPOINT,
+    CHECKPOINTS,
+    checkpoint_name,
+    checkpoints_in,
+    step_of,
+    unfinished_outputs_in,
+)
+from layermatch.runs.reading import reported_checkpoint
 
 __all__ = ["Leftover", "find_leftovers", "remove", "size_of"]
 
@@ -51,8 +59,8 @@ def _size(path: Path) -> int:
 def find_leftovers(entries: Iterable[Entry], *, keep_checkpoints: bool = True) -> list[Leftover]:
     """Return what can go: only files that a run itself wrote, by their names, and of no run that is still at it.
 
-    A finished run keeps its newest checkpoint and that of its best evaluation. A run that was stopped keeps all, for
-    it may go on. Files that were being written when a process was killed go.
+    A finished run keeps the checkpoint of its last step, that of its best evaluation and that of its results. A run
+    that was stopped keeps all, for it may go on. Files that were being written when a process was killed go.
 
     Args:
         entries: The runs.
@@ -79,8 +87,10 @@ def _checkpoints(entry: Entry, *, keep: bool) -> list[Leftover]:
         path for path in checkpoints_in(entry.path) if step_of(path.name) is not None or path.name == BEST_CHECKPOINT
     ]
     ours = [path for path in ours if path.is_file() and not path.is_symlink()]
-    steps = [path for path in ours if path.name != BEST_CHECKPOINT]
-    kept = {path for path in ours if path.name == BEST_CHECKPOINT} | set(steps[-1:]) if keep else set()
+    newest = max(ours, key=lambda path: path.stat().st_mtime_ns, default=None)
+    last = entry.path / CHECKPOINTS / checkpoint_name(entry.steps)  # not the highest step: a run may be set back
+    best = entry.path / CHECKPOINTS / BEST_CHECKPOINT
+    kept = {best, last if last in ours else newest, reported_checkpoint(entry.path)} if keep else set()
     why = "an earlier checkpoint of a finished run" if keep else "a checkpoint of a finished run"
     return [Leftover(entry.path, path, _size(path), why) for path in ours if path not in kept]
 

@@ -76,9 +76,15 @@ class Evaluation(nn.Module):
         self._forget_confusions(split)
         return values
 
-    def start_test(self) -> None:
-        """Forget the confusions of an earlier test."""
-        self._forget_confusions("test")
+    def start(self, split: str) -> None:
+        """Forget the batches of an evaluation that was interrupted.
+
+        Args:
+            split: ``val`` or ``test``.
+        """
+        for weights in accuracies(split):
+            self._accuracy(split, weights).reset()
+        self._forget_confusions(split)
 
     def median(self) -> dict[str, float]:
         """Take the median accuracy of the last 20 evaluations in training, as FixMatch does; empty without any."""

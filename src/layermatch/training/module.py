@@ -352,6 +352,7 @@ class SemiSupervisedModule(LightningModule):
         optimizer.step()
         self._set_learning_rate(optimizer, self.global_step)
         optimizer.zero_grad()
+        self._share_statistics()
         for state in self.states:
             state.after_step(step)
         if self.episodes is not None:
@@ -473,13 +474,19 @@ class SemiSupervisedModule(LightningModule):
         if is_returned:
             OwnLine.stand_in(self.trainer)
 
+    def _share_statistics(self) -> None:
+        # BatchNorm's running statistics are of each rank's own images. Rank 0's are saved and evaluated; a network that
+        # teaches by other ranks' would learn otherwise after a resume or an evaluation. Counts are alike on all ranks.
+        moving = [value for name, value in self.network.named_buffers() if name not in self.network.resting]
+        broadcast_from_zero_([value for value in moving if value.is_floating_point()])
+
     def _share_buffers(self) -> None:
-        # BatchNorm's running statistics differ between ranks; rank 0's are saved, so rank 0's are evaluated.
         broadcast_from_zero_([*self.network.buffers(), *self.ema.network.buffers()])
 
     def on_validation_epoch_start(self) -> None:
         """See that all ranks evaluate the same network."""
         self._share_buffers()
+        self.evaluation.start("val")
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> dict[str, Output]:  # noqa: ARG002
         """Evaluate one batch; gives callbacks the outputs of the ``live`` and the ``ema`` weights."""
@@ -492,7 +499,7 @@ class SemiSupervisedModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         """See that all ranks evaluate the same network."""
         self._share_buffers()
-        self.evaluation.start_test()
+        self.evaluation.start("test")
 
     def test_step(self, batch: EvalBatch, batch_idx: int) -> dict[str, Output]:  # noqa: ARG002
         """Evaluate one batch; gives callbacks the outputs of the ``live`` and the ``ema`` weights."""

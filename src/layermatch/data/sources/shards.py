@@ -264,7 +264,8 @@ def _missing(root: Path, names: Sequence[str]) -> dict[str, str]:
     # img2dataset writes what became of a shard beside it.
     for path in root.rglob("*_stats.json"):
         name = path.relative_to(root).as_posix().removesuffix("_stats.json") + ".tar"
-        if name not in names:
+        found = _NUMBERED.fullmatch(name)
+        if name not in names and found and (found["stem"], len(found["number"])) in numbers:
             gone[name] = "it is missing, and its _stats.json is there"
     return gone
 
