@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import METRICS
 from layermatch.study.formats import json_text, rows_of_plain
 from layermatch.study.rows import Row
-from layermatch.study.tables import NONE, code_text, tables_of
+from layermatch.study.tables import BESIDE_NOTE, NONE, code_text, tables_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 FOLDER = "evidence"
@@ -152,7 +153,10 @@ def parts_of(content: Mapping[str, Any], *, has_figure: bool) -> list[str]:
     if name == "family":
         tables = [family_table(each, labels) for labels, each in rows.items()]
     else:
-        tables = tables_of(rows, metric=metric)
+        # The page says it once, at its top.
+        tables = [
+            replace(table, note="") if table.note == BESIDE_NOTE else table for table in tables_of(rows, metric=metric)
+        ]
     parts += [markdown(table) for table in tables if table.rows]
     parts.append("\n".join(f"- {markdown_text(line)}" for line in facts_of(content)))
     return parts

@@ -155,9 +155,20 @@ def explain_unreadable(error: OverrideParseException) -> str:
         return f"{refusal}: give key=value, without spaces around the ="
     if not _can_read(f"{key}=1"):
         return f"{refusal}: give key=value, the key in letters, digits, _ and dots, without spaces around the ="
+    items = _quoted_items(value)
+    if items and _can_read(f"{key}={items}"):
+        return f"{refusal}: quote what is in the list: {pasteable(f'{key}={items}')}"
     is_open = any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")) or value[:1] in {"'", '"'}
     advice = "close what is opened, or give it as text" if is_open else "quote it"
     return f"{refusal}{_reason(error)}: {advice}: {pasteable(f'{key}={quoted(value)}')}"
+
+
+def _quoted_items(value: str) -> str:
+    """Return a list with each of its items quoted; empty where the value is no flat list."""
+    inner = value[1:-1]
+    if value[:1] + value[-1:] != "[]" or any(sign in inner for sign in "[]{}()\"'"):
+        return ""
+    return f"[{','.join(quoted(item.strip()) for item in inner.split(','))}]"
 
 
 def _reason(error: OverrideParseException) -> str:

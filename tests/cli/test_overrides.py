@@ -39,6 +39,7 @@ def test_the_remedy_is_the_same_value_quoted(
         (["seed", "=", "1"], "cannot read '=' on the command line: give key=value, without spaces around the ="),
         (["=3"], "cannot read '=3' on the command line: give key=value"),
         (["data.röot=3"], "cannot read 'data.röot=3' on the command line: give key=value, the key in letters"),
+        (["plugins=[a=b, c]"], "on the command line: quote what is in the list: 'plugins=[\"a=b\",\"c\"]'"),
         (["seed.x=3"], "unknown setting seed.x: seed has no settings of its own: give seed=VALUE"),
         (["seed=int(x)"], "invalid literal for int() with base 10: 'x'"),
         (["--seed=1"], "unknown option --seed=1: give settings without dashes, seed=1"),

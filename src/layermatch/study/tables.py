@@ -20,7 +20,7 @@ from layermatch.study.design import Draw
 from layermatch.study.rows import BESIDE, Found, Row, ordered, rows_of
 from layermatch.study.verdict import RULE, verdict_on
 
-__all__ = ["NONE", "as_markdown", "code_text", "result_tables", "tables_of", "verdict_lines"]
+__all__ = ["BESIDE_NOTE", "NONE", "as_markdown", "code_text", "result_tables", "tables_of", "verdict_lines"]
 
 #: A mean over the classes says nothing new where it is nowhere further from that over all images.
 SAME = 0.005
@@ -118,6 +118,14 @@ def _comparison(found: Comparison | None) -> tuple[str, str, str]:
     return (points(found.difference), interval, f"{found.wins} of {found.n}{ties}")
 
 
+#: What stands below the figures beside the metric.
+BESIDE_NOTE = (
+    "Means ± standard deviations over the same seeds, at the last step; the median is of the last 20 evaluations. "
+    "Pseudo-labels: of the last steps. A run: the mean time of those that were not interrupted, however many shared "
+    "the machine, without the start of Python. Processor: the mean time that processors worked for it, all in all."
+)
+
+
 def _share(summary: Summary | None) -> str:
     if summary is None:
         return NONE
@@ -141,10 +149,7 @@ def _beside(metric: Metric, rows: Sequence[Row], where: str) -> Table:
         f"Beside it{where}",
         header,
         lines,
-        "Means ± standard deviations over the same seeds, at the last step; the median is of the last 20 evaluations. "
-        "Pseudo-labels: of the last steps. A run: the mean time of those that were not interrupted, however many "
-        "shared the machine, without the start of Python. Processor: the mean time that processors worked for it, all "
-        "in all.",
+        BESIDE_NOTE,
     )
 
 
