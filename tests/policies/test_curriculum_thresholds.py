@@ -7,14 +7,13 @@ from collections import Counter
 import pytest
 import torch
 from tests import oracle
-from tests.given import batch_of_logits, network_of, problem_of, step_of
+from tests.given import batch_of_logits, finish, network_of, problem_of, step_of
 from tests.oracle import Worst
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
 from layermatch.methods import PseudoLabelling
-from layermatch.networks import wrn_small
-from layermatch.parts import Problem, Step
+from layermatch.parts import Problem
 from layermatch.policies import CurriculumThresholds, Predictions
 
 ORACLE = oracle.read("flexmatch")
@@ -37,7 +36,7 @@ def test_every_step_is_that_of_the_peers_codes(warmup: bool) -> None:
         worst.see(thresholds, formula["threshold_used"], "thresholds")
         probs = batch.unlabelled.views["weak"].detach().softmax(dim=1)
         found = policy(Predictions(probs, batch.unlabelled.indices))
-        policy.discard_step()
+        finish(policy, is_applied=False)
         losses = method.losses(batch, step_of(network, number))
         losses.total.backward()
         for other in (usb, tllib):
@@ -50,10 +49,10 @@ def test_every_step_is_that_of_the_peers_codes(warmup: bool) -> None:
             worst.see(losses["pseudo"].value, other["unsup_loss"], "pseudo")
             worst.see(losses.total, other["total_loss"], "total")
             worst.see(batch.unlabelled.views["strong"].grad, other["grad_logits_s"], "gradient")
-        policy.after_step(step_of(network, number))
+        finish(policy, step_of(network, number))
         for other in (usb, torchssl, tllib):
             stored = torch.tensor(other["state_selected_label"])
-            assert torch.equal(policy.latest, stored.where(stored >= 0, ORACLE["inputs"]["K"]))
+            assert torch.equal(policy.said.latest, stored.where(stored >= 0, ORACLE["inputs"]["K"]))
     worst.say(f"flexmatch {name}")
 
 
@@ -72,8 +71,7 @@ def draw(number: int, size: int = 24) -> Predictions:
 
 
 def end(policy: CurriculumThresholds) -> None:
-    network = wrn_small(num_classes=2)
-    policy.after_step(Step(network, network, 0, 100, lambda *_: None, lambda *_: None))
+    finish(policy)
 
 
 def halves(predictions: Predictions) -> tuple[Predictions, Predictions]:
@@ -103,7 +101,7 @@ def test_the_counts_are_those_of_a_pass_over_the_pool(warmup: bool) -> None:
             if row[label] >= 0.6:
                 latest[index] = label
         end(policy)
-        assert policy.latest.where(policy.latest < NUM_CLASSES, -1).tolist() == latest
+        assert policy.said.latest.where(policy.said.latest < NUM_CLASSES, -1).tolist() == latest
     assert set(latest) == set(range(NUM_CLASSES - 1))
 
 
@@ -116,28 +114,28 @@ def test_accumulated_batches_are_one_step() -> None:
         assert torch.equal(torch.cat([part.weight for part in found]), expected.weight)
         end(whole)
         end(parts)
-        assert torch.equal(parts.latest, whole.latest)
-        assert torch.equal(parts.counts, whole.counts)
-    assert parts.counts[:-1].sum() > 10
+        assert torch.equal(parts.said.latest, whole.said.latest)
+        assert torch.equal(parts.said.counts, whole.said.counts)
+    assert parts.said.counts[:-1].sum() > 10
 
 
 def test_a_step_that_is_discarded_leaves_no_trace() -> None:
     policy, other = make(), make()
     for number in range(4):
         policy(draw(number + 100))
-        policy.discard_step()
+        finish(policy, is_applied=False)
         for each in (policy, other):
             each(draw(number))
             end(each)
-    assert torch.equal(policy.latest, other.latest)
-    assert torch.equal(policy.counts, other.counts)
+    assert torch.equal(policy.said.latest, other.said.latest)
+    assert torch.equal(policy.said.counts, other.said.counts)
 
 
 def test_a_step_without_a_sure_prediction_changes_nothing() -> None:
     policy = make()
     found = policy(Predictions(torch.full((3, NUM_CLASSES), 0.2), torch.arange(3)))
     end(policy)
-    assert policy.counts.tolist() == [0] * NUM_CLASSES + [POOL]
+    assert policy.said.counts.tolist() == [0] * NUM_CLASSES + [POOL]
     assert found.weight.tolist() == [1, 1, 1]  # all thresholds are 0 at the start
     low = make(mapping="low_limit")
     assert low(Predictions(torch.full((3, NUM_CLASSES), 0.2), torch.arange(3))).weight.tolist() == [0, 0, 0]
@@ -156,8 +154,8 @@ def test_a_confidence_at_the_threshold_counts() -> None:
     edge = torch.tensor([[0.95, 0.05, 0.0, 0.0, 0.0]])
     policy(Predictions(edge, torch.tensor([0])))
     end(policy)
-    assert policy.counts[0] == 1
-    policy.counts.copy_(torch.tensor([POOL, 0, 0, 0, 0, 0]))
+    assert policy.said.counts[0] == 1
+    policy.said.counts.copy_(torch.tensor([POOL, 0, 0, 0, 0, 0]))
     assert policy(Predictions(edge, torch.tensor([0]))).weight.item() == 1
 
 

@@ -16,20 +16,19 @@ __all__ = ["LatestLabels"]
 class LatestLabels(StepState):
     """The latest confident class of every image of the pool, and how many images have each; the same on every rank.
 
-    Every ``period`` steps they are forgotten. It takes 8 bytes per image of the pool.
-
-    Source: the code of FineSSL (Gan and Wei 2024), whose epochs begin anew.
+    It takes 8 bytes per image of the pool. The counts move by the images of a step alone: no step looks at the whole
+    pool. Source: FlexMatch (Zhang et al. 2021), and the code of FineSSL (Gan and Wei 2024), whose epochs begin anew.
 
     Args:
         num_classes: K.
         pool: The number of images in the pool.
-        period: The steps after which they are forgotten, at least 1.
+        period: The steps after which they are forgotten, at least 1; None never forgets them.
 
     Raises:
         UserError: The period is out of range.
 
     Example:
-        >>> latest = LatestLabels(num_classes=2, pool=4, period=100)
+        >>> latest = LatestLabels(num_classes=2, pool=4)
         >>> latest.see(torch.tensor([3, 0]), torch.tensor([1, 0]), torch.tensor([True, False]))
         >>> latest.after_step(Step(None, None, 0, 10, None, None))
         >>> latest.counts
@@ -39,9 +38,10 @@ class LatestLabels(StepState):
     latest: Tensor
     counts: Tensor
 
-    def __init__(self, *, num_classes: int, pool: int, period: int) -> None:
+    def __init__(self, *, num_classes: int, pool: int, period: int | None = None) -> None:
         super().__init__()
-        check_number("period", period, low=1, integer=True)
+        if period is not None:
+            check_number("period", period, low=1, integer=True)
         self.num_classes, self.pool, self.period = num_classes, pool, period
         #: ``(pool,)``, the class after the last one where nothing was said yet.
         self.register_buffer("latest", torch.full((pool,), num_classes))
@@ -71,7 +71,7 @@ class LatestLabels(StepState):
         size = self.num_classes + 1
         self.counts += label.bincount(minlength=size) - self.latest[indices].bincount(minlength=size)
         self.latest[indices] = label
-        if (step.number + 1) % self.period == 0:
+        if self.period is not None and (step.number + 1) % self.period == 0:
             self.latest.fill_(self.num_classes)
             self.counts.zero_()
             self.counts[-1] = self.pool

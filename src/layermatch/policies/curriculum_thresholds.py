@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from layermatch.distributed import all_gather_rows
 from layermatch.errors import check_bool, check_choice, check_number
 from layermatch.functional import (
     CURRICULUM_MAPPINGS,
     confidence_mask,
     curriculum_mapping,
     hard_pseudo_labels,
-    last_of_each,
     learning_status,
 )
-from layermatch.parts import Problem, Step
+from layermatch.parts import LatestLabels, Problem
 from layermatch.policies.base import Policy, Predictions, PseudoLabels
 
 __all__ = ["CurriculumThresholds"]
@@ -53,9 +50,6 @@ class CurriculumThresholds(Policy):
         tensor([1., 1.])
     """
 
-    latest: Tensor
-    counts: Tensor
-
     def __init__(self, *, threshold: float = 0.95, mapping: str = "convex", warmup: bool = True) -> None:
         super().__init__()
         check_number("threshold", threshold, low=0, high=1, low_open=True)
@@ -64,37 +58,18 @@ class CurriculumThresholds(Policy):
         self.threshold = threshold
         self.mapping = mapping
         self.warmup = warmup
-        #: For each batch of the step, of all ranks: the images, and their classes where the network is sure.
-        self._seen: list[Tensor] = []
 
     def prepare(self, problem: Problem) -> None:
-        """Start without predictions; the class after the last one stands for that."""
-        self.num_classes, pool = problem.num_classes, problem.num_unlabelled
-        self.register_buffer("latest", torch.full((pool,), self.num_classes))
-        self.register_buffer("counts", torch.tensor([0] * self.num_classes + [pool]))
+        """Start without predictions; see :class:`Policy`."""
+        self.said = LatestLabels(num_classes=problem.num_classes, pool=problem.num_unlabelled)
 
     def thresholds(self) -> Tensor:
         """Return the threshold of every class."""
-        return self.threshold * curriculum_mapping(learning_status(self.counts, warmup=self.warmup), self.mapping)
+        return self.threshold * curriculum_mapping(learning_status(self.said.counts, warmup=self.warmup), self.mapping)
 
     def forward(self, predictions: Predictions) -> PseudoLabels:
         """Return the pseudo-labels of a batch; see :class:`Policy`."""
         label, confidence = hard_pseudo_labels(predictions.probs_weak)
         mask = confidence_mask(confidence, self.thresholds().to(confidence.dtype)[label])
-        sure = torch.where(confidence >= self.threshold, label, self.num_classes)
-        self._seen.append(all_gather_rows(torch.stack([predictions.indices, sure], dim=1)))
+        self.said.see(predictions.indices, label, confidence >= self.threshold)
         return PseudoLabels(label, mask, label, confidence)
-
-    def after_step(self, step: Step) -> None:  # noqa: ARG002 -- see StepState
-        """Note what the network was sure of, and move the counts by what is new."""
-        seen = torch.cat(self._seen)
-        seen = seen[seen[:, 1] < self.num_classes]
-        indices, label = seen[last_of_each(seen[:, 0])].unbind(dim=1)
-        size = self.num_classes + 1
-        self.counts += label.bincount(minlength=size) - self.latest[indices].bincount(minlength=size)
-        self.latest[indices] = label
-        self.discard_step()
-
-    def discard_step(self) -> None:
-        """Forget the predictions of the step."""
-        self._seen = []
