@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,6 +30,11 @@ from layermatch.settings import parse_plugins
 
 __all__ = ["calibrate", "main"]
 
+_log = logging.getLogger(__name__)
+
+#: What weights are called.
+TITLES = {"ema": "EMA", "live": "live"}
+
 #: Fewer validation images are said to be few: half a 95 % interval of a confidence of 90 % has more than 4 points.
 _FEW = 200
 
@@ -51,11 +57,11 @@ def calibrate(
 
     Returns:
         The file that was written; and for ``ema`` and ``live`` the ``temperature``, ``num_images``, and reliability
-        ``before`` and ``after``.
+        ``before`` and ``after``. Weights that no temperature fits are left out, which is said.
 
     Raises:
         UserError: The checkpoint cannot be read or does not fit, its run had no validation images, or no temperature
-            fits.
+            fits either weights.
     """
     path = resolve_checkpoint_file(ckpt_path)
     try:
@@ -69,9 +75,23 @@ def calibrate(
     trainer = build_trainer(settings, run_dir=path.parent, callbacks=[seen], loggers=[])
     with settings.data.named_in_errors():
         trainer.validate(parts.algorithm, datamodule=parts.data, verbose=False)
-    label = torch.cat(seen.label)
-    found = {weights: _fitted(torch.cat(logits), label) for weights, logits in seen.of.items()}
+    found = _all_fitted({weights: torch.cat(logits) for weights, logits in seen.of.items()}, torch.cat(seen.label))
     return write_calibration(path, digest=digest_of(path), weights=found), found
+
+
+def _all_fitted(logits: Mapping[str, Tensor], label: Tensor) -> dict[str, dict[str, Any]]:
+    """Fit each of the weights; those that no temperature fits are said and left out, unless there are no others."""
+    found, refused = {}, []
+    for weights, values in logits.items():
+        try:
+            found[weights] = _fitted(values, label)
+        except UserError as error:
+            refused.append(f"{TITLES[weights]} weights: {error}")
+    if not found:
+        raise UserError("; ".join(refused))
+    for line in refused:
+        _log.warning("%s; they stay uncalibrated", line)
+    return found
 
 
 def _fitted(logits: Tensor, label: Tensor) -> dict[str, Any]:
@@ -105,7 +125,7 @@ def _calibrate(config: DictConfig) -> None:
             plugins=parse_plugins(settings["plugins"]),
         )
     reporter = Reporter()
-    count = found["ema"]["num_images"]
+    count = next(iter(found.values()))["num_images"]
     rows = [row for weights in found for row in _rows(weights, found[weights])]
     header = ("weights", "temperature", "accuracy", "ECE", "NLL", "Brier")
     reporter.show(table(f"Reliability on {count:,} validation images", rows, header=header))
@@ -119,7 +139,7 @@ def _calibrate(config: DictConfig) -> None:
 
 
 def _rows(weights: str, values: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    title = {"ema": "EMA", "live": "live"}[weights]
+    title = TITLES[weights]
     before, after = (Reliability(**values[name]) for name in ("before", "after"))
     return [_row(title, 1.0, before), _row(f"{title}, calibrated", values["temperature"], after)]
 

@@ -93,7 +93,7 @@ def export(
     for setting, place in (("output", path), *([("hub_folder", folder)] if folder else [])):
         _check_writable(setting, place)
     predictor = Predictor.load(ckpt_path, device="cpu", weights=weights, plugins=plugins)
-    description = describe(predictor)
+    description = describe(predictor, weights_alone=kind.compute is None)
     card = model_card(description, name=path.stem, files={path.name: kind.what})
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:

@@ -12,6 +12,8 @@ _M_MMAP_THRESHOLD = -3
 
 #: Blocks from this size on are still mapped one by one and given back when freed, in bytes.
 LARGEST_KEPT = 256 << 20
+#: The same for older versions of glibc, which take no more.
+LARGEST_KEPT_BEFORE = 32 << 20
 #: Free bytes at the end of the heap from which on they are given back.
 MOST_KEPT = 512 << 20
 
@@ -35,4 +37,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, for one, has none
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, MOST_KEPT))
+    is_kept = mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BEFORE)
+    is_trimmed_late = mallopt(_M_TRIM_THRESHOLD, MOST_KEPT)  # whatever became of the other one
+    return bool(is_kept and is_trimmed_late)

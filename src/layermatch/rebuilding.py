@@ -23,8 +23,9 @@ def as_trained(
     """Return the settings of a run with which its network and its images can be made again, without fetching anything.
 
     A checkpoint of a network that learnt as a whole holds all weights: the network is made with random ones. One that
-    leaves frozen weights out needs the file that they came from: where the settings say, where it was, or beside the
-    checkpoint. What was left to the weights, the normalisation and the size of images, is as the checkpoint says.
+    leaves frozen weights out needs the file that they came from: where it was, beside the checkpoint or in its run
+    directory, or where the settings say. What was left to the weights, the normalisation and the size of images, is as
+    the checkpoint says.
 
     Args:
         settings: The composed configuration of the run, as plain containers.
@@ -70,12 +71,22 @@ def _found_again(model: Mapping[str, Any], checkpoint: Mapping[str, Any], path: 
     base = checkpoint.get(BASE_KEY)
     base = base if isinstance(base, Mapping) else {}
     where = Path(str(base.get("path") or model["weights"]))
-    target = find_target("model._target_", model.get("_target_"), plugins=plugins)
-    places = [find_weights(target, model), where, path.parent / where.name, run_dir_of(path) / where.name]
-    for place in places:
-        if place is not None and is_file(place):
+    for place in (where, path.parent / where.name, run_dir_of(path) / where.name):
+        if is_file(place):
             return place
+    found = _where_the_settings_say(model, plugins)
+    if found is not None:
+        return found
     raise UserError(
         f"ckpt_path={path} leaves out the frozen weights of {base.get('network', 'its network')}, which are not there "
         f"any more: put the file {where.name} beside the checkpoint, or where it was, {where}"
     )
+
+
+def _where_the_settings_say(model: Mapping[str, Any], plugins: tuple[str, ...]) -> Path | None:
+    """Return the file that a new run would take: of a relative path, it may be another one of that name."""
+    target = find_target("model._target_", model.get("_target_"), plugins=plugins)
+    try:
+        return find_weights(target, model)
+    except UserError:  # the package with the weights is not installed: they are nowhere
+        return None

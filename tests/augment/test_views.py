@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from layermatch.augment import OPERATIONS, RANDAUGMENT, StrongView, WeakView, geometry, ops
 from layermatch.augment.randaugment import rand_augment
@@ -298,6 +300,41 @@ def test_weak_view_and_cutout_stay_on_the_device(draws_device):
         box = geometry.cutout(weak, size=size, x=x, y=y)
     assert weak.device.type == "cuda"
     assert box.device.type == "cuda"
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64 on a device, as Apple's does."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor) and value.dtype == torch.float64 and value.device.type == self.device:
+                raise TypeError(f"{func}: {self.device} has no float64")
+        return out
+
+
+@pytest.mark.parametrize("draws_device", ["cpu", "cuda"])
+def test_a_device_without_float64_computes_none(draws_device, monkeypatch):
+    monkeypatch.setattr(ops, "WITHOUT_FLOAT64", {"cuda"})  # which stands in for Apple's
+    with FakeTensorMode(), NoFloat64("cuda"):
+        with pytest.raises(TypeError, match="cuda has no float64"):
+            torch.zeros(3, device="cuda").double()
+        images = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="cuda")
+        for view in (WeakView(), WeakView(area=0.5)):
+            assert view(images, torch.empty(4, view.num_draws, device=draws_device)).device.type == "cuda"
+        assert ops.autocontrast(images, torch.zeros(4)).device.type == "cuda"
+
+
+def test_operations_compute_no_float64_on_the_device_of_the_images(generator):
+    others = sorted(OPERATIONS.keys() - {"autocontrast"})  # whose tables are of the pixels: a meta tensor has none
+    images = torch.empty(40, 3, 32, 32, dtype=torch.uint8, device="meta")
+    for view in (StrongView(operations=others), StrongView(operations=others, area=0.5)):
+        with NoFloat64("meta"):
+            assert view(images, torch.rand(40, view.num_draws, generator=generator)).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

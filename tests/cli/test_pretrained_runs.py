@@ -16,6 +16,8 @@ from tests.data.stand_ins import write_folder
 
 from layermatch import Predictor, UserError, evaluate, export, predict, run
 from layermatch.networks.pretrained import BASE_DIGEST
+from layermatch.rebuilding import as_trained
+from layermatch.training.recipe import BASE_KEY
 
 timm = pytest.importorskip("timm")
 
@@ -145,6 +147,32 @@ def test_frozen_weights_are_found_where_they_were_or_beside_the_checkpoint(runs:
             Predictor.load(alone, device="cpu")
     finally:
         hidden.rename(runs.folder / "vit.safetensors")
+
+
+def test_a_file_of_the_same_name_in_the_working_directory_is_not_taken(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    torch.manual_seed(8)
+    save_file(timm.create_model("test_vit").state_dict(), folder / "vit.safetensors")
+    monkeypatch.chdir(folder)
+    assert Predictor.load(runs.ckpt("lora"), device="cpu").image_size == 32
+
+
+def test_a_file_beside_the_checkpoint_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layermatch.networks.pretrained.lite0.LITE0_PACKAGE", "no_such_package")
+    gone = tmp_path / "gone" / "lite0.pth"
+    checkpoint = {"state_dict": {f"network.{BASE_DIGEST}": 0}, BASE_KEY: {"path": str(gone), "network": "Lite0"}}
+    target = "layermatch.networks.pretrained.efficientnet_lite0"
+    settings = {"model": {"_target_": target, "weights": "package"}}
+    with pytest.raises(UserError, match="leaves out the frozen weights of Lite0, which are not there any more: put"):
+        as_trained(settings, checkpoint, path=tmp_path / "a.ckpt")
+    (tmp_path / "lite0.pth").write_bytes(b"")
+    found = as_trained(settings, checkpoint, path=tmp_path / "a.ckpt")["model"]["weights"]
+    assert found == str(tmp_path / "lite0.pth")
 
 
 @pytest.mark.slow

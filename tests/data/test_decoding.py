@@ -15,7 +15,7 @@ from tests.data import odd_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from layermatch.data import decoding
-from layermatch.data.decoding import ImageFileError, decode_image
+from layermatch.data.decoding import ImageFileError, decode_image, decode_picture
 
 
 def decoded(
@@ -79,6 +79,20 @@ def test_odd_files_are_shown_in_grey_too(name: str, tmp_path: Path) -> None:
     odd_images.HANDLED[name](path)
     grey = np.asarray(Image.fromarray(odd_images.PICTURE).convert("L"))
     assert np.abs(decoded(path, channels=1)[..., 0] - grey).max() <= 1
+
+
+@pytest.mark.parametrize("ending", ["gif", "tif", "webp", "png"])
+def test_of_an_open_animation_the_frame_that_was_sought_is_read(ending: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "lime")]
+    path = tmp_path / f"frames.{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if ending == "webp" else {}))
+    with Image.open(path) as picture:
+        for number in (2, 1, 0):
+            picture.seek(number)
+            found = decode_picture(picture, size=10, channels=3)
+            expected = decode_picture(frames[number], size=10, channels=3)
+            np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=3)
+            assert picture.tell() == number
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:

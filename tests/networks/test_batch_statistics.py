@@ -107,6 +107,26 @@ def test_running_statistics_move_as_without_it(momentum: float | None) -> None:
     assert all(module.training for module in network.modules())
 
 
+def test_a_batch_norm_that_takes_no_part_stays_as_it_is() -> None:
+    network = make_network()
+    unused = nn.BatchNorm1d(4).double()
+    statistics = BatchStatistics(nn.ModuleList([network, unused]))
+    with torch.no_grad():
+        unused.running_mean.fill_(3.0)  # type: ignore[union-attr]
+        unused.running_var.fill_(4.0)  # type: ignore[union-attr]
+    unused(random_images(6, 9)[:, :4])  # an earlier pass, in which it took part
+    before = {name: value.clone() for name, value in unused.named_buffers()}
+    images = random_images(5, 2)[:, :4]
+    for seed in range(2):
+        with statistics.taken():
+            network(random_images(6, seed))
+        with statistics.applied():
+            found = unused(images)
+    assert all(torch.equal(value, before[name]) for name, value in unused.named_buffers())
+    assert unused.training
+    assert torch.equal(found, copy.deepcopy(unused).eval()(images))
+
+
 def test_a_wide_residual_network_has_its_own_images_as_it_had_them() -> None:
     torch.manual_seed(0)
     network = wrn_small(num_classes=10)

@@ -13,7 +13,8 @@ import torch
 import yaml
 from tests.given import batch_of, problem_of, step_of
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
+from torchvision.transforms.functional import normalize
 
 from layermatch import UserError
 from layermatch.cli import config_dir
@@ -28,6 +29,8 @@ from layermatch.networks.pretrained import (
     timm_backbone,
     torchvision_backbone,
 )
+from layermatch.networks.pretrained.from_torchvision import wanted_of_enum
+from layermatch.networks.pretrained.lite0 import LITE0
 from layermatch.parts import WeightAverage
 from layermatch.policies import FixedThreshold
 from layermatch.settings import Component
@@ -125,6 +128,49 @@ def test_torchvision_takes_a_file_and_other_channels(name: str, tmp_path: Path) 
     stem = next(m for m in grey.extractor.modules() if isinstance(m, nn.Conv2d))
     whole = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     torch.testing.assert_close(stem.weight, whole.weight.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvision_normalises_inside_what_its_preset_normalises(name: str) -> None:
+    """These two turn ImageNet's normalisation into another one, where torchvision makes them with weights."""
+    wanted = wanted_of_enum(get_model_weights(name), "hub")
+    model = get_model(name, weights=None, init_weights=False, transform_input=True)
+    pixels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    preset = get_model_weights(name).DEFAULT.transforms()
+    torch.testing.assert_close(
+        normalize(pixels, list(wanted.mean), list(wanted.std)),
+        model._transform_input(normalize(pixels, preset.mean, preset.std)),
+    )
+    assert wanted.image_size == preset.crop_size[0]
+
+
+def test_lite0_takes_a_file_of_any_order(tmp_path: Path) -> None:
+    """A ``.safetensors`` file has its tensors sorted by name; one with other names goes by their order."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = timm.create_model(LITE0).eval()
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "sorted.safetensors")
+    torch.save({f"other.{number}": value for number, value in enumerate(state.values())}, tmp_path / "other.pth")
+    x = images(side=64)
+    for file in ("sorted.safetensors", "other.pth"):
+        network = efficientnet_lite0(num_classes=3, image_size=64, weights=tmp_path / file).eval()
+        torch.testing.assert_close(network(x).features, model.forward_head(model.forward_features(x), pre_logits=True))
+    grey = efficientnet_lite0(image_size=64, in_channels=1, weights=tmp_path / "sorted.safetensors")
+    torch.testing.assert_close(grey.extractor.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True))
+
+
+def test_lite0_refuses_a_file_of_another_order(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = timm.create_model(LITE0, num_classes=0).state_dict()
+    save_file({f"a.{name}": value for name, value in state.items()}, tmp_path / "sorted.safetensors")
+    with pytest.raises(UserError, match=r"^weights=.* does not fit EfficientNet-Lite0: conv_stem.weight has another"):
+        efficientnet_lite0(image_size=64, weights=tmp_path / "sorted.safetensors")
+    torch.save(dict(list(state.items())[:9]), tmp_path / "few.pth")
+    with pytest.raises(UserError, match=r"does not fit EfficientNet-Lite0: \d+ tensors are missing"):
+        efficientnet_lite0(image_size=64, weights=tmp_path / "few.pth")
 
 
 def test_lite0_takes_the_weights_of_its_package() -> None:

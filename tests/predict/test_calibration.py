@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from tests.predict.conftest import TinyRun
 
 from layermatch import Predictor, UserError
+from layermatch.callbacks.validation_logits import ValidationLogits
 from layermatch.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from layermatch.functional.calibration import fit_temperature, reliability
 
@@ -103,6 +105,42 @@ def test_a_calibrated_checkpoint(
         Predictor.load(path)
     written.write_text(json.dumps({"checkpoint": "of another", "weights": values}))
     assert Predictor.load(path, device="cpu").temperature == 1
+
+
+def test_weights_that_no_temperature_fits_are_left_out(
+    tiny_run: TinyRun,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = Path(shutil.copy(tiny_run.ckpt_path, tmp_path / "alone.ckpt"))
+
+    class Right(ValidationLogits):
+        """Makes every image right."""
+
+        right: tuple[str, ...] = ("ema",)
+
+        def on_validation_batch_end(self, *arguments: Any, **named: Any) -> None:
+            super().on_validation_batch_end(*arguments, **named)
+            for weights in self.right:
+                self.of[weights][-1] = 10 * torch.nn.functional.one_hot(self.label[-1], 3).float()
+
+    monkeypatch.setattr("layermatch.calibrate.ValidationLogits", Right)
+    assert command("calibrate", f"ckpt_path={path}") == 0
+    (message,) = caplog.messages
+    assert message.startswith("EMA weights: no temperature fits 9 images: every image is right")
+    assert "live, calibrated" in capsys.readouterr().out
+    assert Predictor.load(path, device="cpu").temperature == 1
+    assert Predictor.load(path, device="cpu", weights="live").temperature != 1
+
+    monkeypatch.setattr(Right, "right", ("ema", "live"))
+    assert command("calibrate", f"ckpt_path={path}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: EMA weights: no temperature fits 9 images: every image is right")
+    assert "; live weights: no temperature fits 9 images" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_without_validation_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tests.predict.conftest import TinyRun
 from layermatch import Predictor
 from layermatch.errors import RunError
 from layermatch.export import export
-from layermatch.exporting import formats
+from layermatch.exporting import describe, formats, model_card
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
@@ -126,6 +127,50 @@ def test_the_hub_reads_the_card(exported: Path, tiny_run: TinyRun) -> None:
     assert result.metric_value == pytest.approx(results["test"]["accuracy_ema"], abs=1e-4)
     for name in results["classes"]:
         assert f"- `{name}`" in card.text
+
+
+def test_figures_are_of_the_weights_that_are_exported(tiny_run: TinyRun, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(tiny_run.run_dir, tmp_path / "run"))
+    results = json.loads((run_dir / "results.json").read_text())
+    results["test"] |= {"accuracy": 0.11, "accuracy_ema": 0.99}
+    (run_dir / "results.json").write_text(json.dumps(results))
+    export(run_dir, tmp_path / "live.pt2", weights="live")
+    card = (tmp_path / "live.md").read_text()
+    assert "Test accuracy, live weights: 11.00%" in card
+    assert (ModelCard(card).data.eval_results or [])[0].metric_value == 0.11
+    assert "EMA" not in card
+    assert "99" not in str(json.loads((tmp_path / "live.json").read_text())["results"])
+
+    shutil.copy(run_dir / "checkpoints" / tiny_run.ckpt_path.name, run_dir / "checkpoints" / "step-0000003.ckpt")
+    export(run_dir / "checkpoints" / "step-0000003.ckpt", tmp_path / "other.pt2")
+    said = json.loads((tmp_path / "other.json").read_text())["results"]
+    assert said == {"steps": 12, "num_labels": 6}
+    card = (tmp_path / "other.md").read_text()
+    assert "not known: no results of these weights lie beside the checkpoint" in card
+    assert "accuracy, " not in card
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_weights_alone_say_what_is_left_to_do(exported: Path, tiny_run: TinyRun) -> None:
+    said = json.loads((exported / "c.json").read_text())
+    whole = json.loads((exported / "a.json").read_text())
+    assert said["input"]["normalised_before"] == whole["input"]["normalised_inside"]
+    assert "normalised_inside" not in said["input"]
+    assert said["outputs"].keys() == {"logits", "features"}
+    card = (exported / "c.md").read_text()
+    assert "to be normalised before the network: x / 255, mean" in card
+    assert "inside" not in card
+    assert "to be resized" not in card
+
+    predictor = Predictor.load(tiny_run.run_dir, device="cpu", temperature=1.25)
+    predictor.network.resize = 48  # type: ignore[assignment] -- as pretrained networks have it
+    alone, inside = (describe(predictor, weights_alone=is_so) for is_so in (True, False))
+    assert alone["input"]["resized_before"] == [48, 48]
+    assert "resized_before" not in inside["input"]
+    card = model_card(alone, name="a", files={})
+    assert "to be resized after that, before the network: to 48 x 48, bilinear" in card
+    assert "calibrated: divide the logits by 1.25 before the softmax" in card
+    assert "calibrated: by a temperature of 1.25" in model_card(inside, name="a", files={})
 
 
 MISTAKES = {

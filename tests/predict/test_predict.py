@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from PIL import Image
 from tests.data.odd_images import REFUSED
 from tests.predict.conftest import TinyRun
 
-from layermatch import Predictor
+from layermatch import Predictor, UserError
 from layermatch.data.manifest import Row, read_manifest, write_manifest
-from layermatch.prediction.job import Job
-from layermatch.prediction.sorting import FolderNames, SortedPictures
+from layermatch.prediction.gallery import Gallery
+from layermatch.prediction.job import Job, Record
+from layermatch.prediction.listing import list_input
+from layermatch.prediction.results import Result, Table
+from layermatch.prediction.sorting import FolderNames, SortedPictures, check_folder
 
 Command = Callable[..., int]
 
@@ -112,6 +116,25 @@ def test_parquet_holds_the_same(tiny_run: TinyRun, command: Command) -> None:
     assert [row.label for row in read_manifest("labels.parquet")] == [row["label"] for row in rows]
 
 
+def test_parquet_keeps_few_cells_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many classes have a column: a row at least, and not all of them."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("layermatch.prediction.results._MOST_CELLS", 40)
+    names = [f"class {number}" for number in range(10)]
+    for columns, rows in ((names, 2), (names * 9, 1)):
+        table = Table(tmp_path / "labels.parquet", class_names=columns, top_k=1, probabilities=True)
+        for number in range(5):
+            record = Record(f"{number}.png", "", "train", (0, 0))
+            probabilities = np.full(len(columns), number, np.float32)
+            table.add(Result(record, classes=("class 0",), confidences=(0.5,), probabilities=probabilities))
+        job = Job(tmp_path / "labels.csv", identity={}, chunk_size=1)
+        job.folder.mkdir(exist_ok=True)
+        table.close(job)
+        file = parquet.ParquetFile(tmp_path / "labels.parquet")
+        assert file.metadata.row_group(0).num_rows == rows
+        assert file.read(columns=["path"]).column(0).to_pylist() == [f"{number}.png" for number in range(5)]
+
+
 def test_a_manifest_keeps_its_labels(
     tiny_run: TinyRun, command: Command, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +163,42 @@ def test_a_list_and_one_picture(tiny_run: TinyRun, command: Command, pictures: P
     assert [row["path"] for row in rows_of("labels.csv")] == ["cat/00001.png", str(outside), "dog/00000.png"]
     assert command("predict", *given, "input=outside.png", "output=one.csv") == 0
     assert [row["path"] for row in rows_of("one.csv")] == ["outside.png"]
+
+
+def test_a_list_is_relative_to_its_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the working directory is below the root, and where a file of that name lies in both."""
+    for name in ("images/a.jpg", "project/images/b.jpg", "images/b.jpg", "images/images/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def listed(lines: str, root: str) -> list[str]:
+        Path("list.txt").write_text(lines)
+        return [entry.path for entry in list_input(Path("list.txt"), Path(root)).entries]  # type: ignore[union-attr]
+
+    monkeypatch.chdir(tmp_path / "project")
+    assert listed("images/a.jpg\nimages/b.jpg\nimages/gone.jpg", "..") == [
+        "images/a.jpg",
+        "images/b.jpg",
+        "images/gone.jpg",
+    ]
+    assert listed("images/a.jpg", str(tmp_path)) == ["images/a.jpg"]
+    monkeypatch.chdir(tmp_path)
+    assert listed("images/a.jpg\nb.jpg\nimages/c.jpg", "images") == ["a.jpg", "b.jpg", "images/c.jpg"]
+
+
+def test_one_picture_is_where_the_working_directory_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/a.jpg", "other/b.jpg", "images/other/b.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"")
+
+    def listed(given: str, root: str) -> str:
+        (entry,) = list_input(Path(given), Path(root)).entries
+        return entry.path
+
+    assert listed("images/a.jpg", "images") == "a.jpg"
+    assert listed("other/b.jpg", "images") == str(tmp_path / "other" / "b.jpg")
+    assert listed("other/b.jpg", ".") == "other/b.jpg"
 
 
 def test_every_name_that_is_text_is_read_back(
@@ -286,6 +345,22 @@ def test_a_killed_process_and_several_of_them(tiny_run: TinyRun, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.csv", "whole.csv"]
 
 
+def test_errors_of_an_earlier_attempt_are_not_left(
+    tiny_run: TinyRun, command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = pictures / "cat" / "00000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "remove", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command("predict", *given) == 75
+    assert Path("labels.errors.csv").exists()
+    broken.write_bytes(whole)
+    assert command("predict", *given) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["labels.csv", "pictures"]
+
+
 # ------------------------------------------------------------------------------------------------------ class folders
 
 
@@ -331,10 +406,10 @@ def test_a_picture_that_was_being_copied_when_it_was_killed(
         patch.setattr("layermatch.prediction.sorting.shutil.copy2", half)
         assert command("predict", *given) == 75
 
-    def silent(pictures: SortedPictures, line: str) -> None:
-        if line == "done" and pictures.count == 9:
+    def silent(pictures: SortedPictures, *what: int | str) -> None:
+        if what == (9,):
             raise KeyboardInterrupt
-        note(pictures, line)
+        note(pictures, *what)
 
     with monkeypatch.context() as patch:
         patch.setattr(SortedPictures, "_note", silent)
@@ -348,6 +423,78 @@ def test_a_picture_that_was_being_copied_when_it_was_killed(
     assert command("predict", *given) == 0
     copied = sorted(path.read_bytes() for path in Path("sorted").rglob("*") if path.is_file())
     assert copied == sorted(path.read_bytes() for path in tiny_run.test.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_pictures_of_files_that_changed_meanwhile_are_sorted_once(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed again and again, while files are repaired, break, and are labelled otherwise."""
+    monkeypatch.chdir(tmp_path)
+    job = Job(Path("labels.csv"), identity={}, chunk_size=1)
+    job.folder.mkdir()
+    for number in range(6):
+        Path(f"{number}.png").write_text(str(number))
+
+    def sort(labels: list[str | None], *, halt: tuple[int, ...] = ()) -> dict[str, str]:
+        """What is in the folders after an attempt; None stands for a file that cannot be read."""
+        check_folder("copy_to", Path("sorted"), job=job, source=Path("list.txt"), targets=[])
+        note = SortedPictures._note
+
+        def halting(pictures: SortedPictures, *what: int | str) -> None:
+            if what == halt:
+                raise KeyboardInterrupt
+            note(pictures, *what)
+
+        pictures = SortedPictures(Path("sorted"), job=job, class_names=["cat", "dog"], links=links)
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(SortedPictures, "_note", halting)
+            for number, label in enumerate(labels):
+                record = Record(f"{number}.png", "", "train", (0, 0))
+                pictures.add(Result(record, label=label or "", reason="" if label else "broken"))
+        pictures.drop()
+        found = {path.relative_to("sorted").as_posix(): path.read_text() for path in Path("sorted").glob("*/*")}
+        assert all(path.is_symlink() == links for path in Path("sorted").glob("*/*"))
+        return found
+
+    cats = {f"cat/{number}.png": str(number) for number in range(6)}
+    assert sort(["cat", None, "cat", "cat", "cat", "cat"], halt=(5,)) == {
+        name: text for name, text in cats.items() if text in "0234"
+    }
+    assert sort(["dog", "cat", "cat", None, "dog", "cat"], halt=(1,)) == {  # 4 came to its place, which was not noted
+        "dog/0.png": "0", "cat/2.png": "2", "cat/3.png": "3", "cat/4.png": "4",
+    }  # fmt: skip
+    whole = {"dog/0.png": "0", "cat/1.png": "1", "cat/2.png": "2", "dog/4.png": "4", "cat/5.png": "5"}
+    assert sort(["dog", "cat", "cat", None, "dog", "cat"]) == whole
+    assert sort(["dog", "cat", "cat", None, "dog", "cat"]) == whole
+    assert sort(["cat"] * 6) == cats
+    (job.folder / "sorted.txt").write_text('"/a/b.png"\ndone\n')
+    with pytest.raises(UserError, match=r"sorted\.txt is of an earlier version, and is not gone on with: remove "):
+        sort(["cat"] * 6)
+
+
+def test_a_repaired_file_is_sorted_when_it_goes_on(
+    tiny_run: TinyRun, command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = pictures / "cat" / "00000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:20])
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=pictures", "device=cpu", "copy_to=sorted", "batch_size=5")
+    note = SortedPictures._note
+
+    def halting(pictures: SortedPictures, *what: int | str) -> None:
+        if what == (9,):
+            raise KeyboardInterrupt
+        note(pictures, *what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SortedPictures, "_note", halting)
+        assert command("predict", *given) == 75
+    broken.write_bytes(whole)
+    assert command("predict", *given) == 0
+    copied = sorted((path.parent.name, path.read_bytes()) for path in Path("sorted").rglob("*") if path.is_file())
+    assert copied == sorted((row["label"], (pictures / row["path"]).read_bytes()) for row in rows_of("labels.csv"))
+    assert len(copied) == sum(path.is_file() for path in pictures.rglob("*"))
 
 
 def test_names_of_folders() -> None:
@@ -376,6 +523,22 @@ def test_the_gallery_is_bounded_and_escapes(tiny_run: TinyRun, command: Command,
     fox = sorted((row for row in rows if row["label"] == "fox"), key=lambda row: float(row["confidence"]))
     for row in (fox[0], fox[-1]):
         assert f'alt="{row["path"]}"' in page
+
+
+def test_the_gallery_is_bounded_for_classes_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("layermatch.prediction.gallery._MOST", 5)
+    Image.new("RGB", (8, 8)).save("a.png")
+    names = [f"class {number}" for number in range(9)]
+    gallery = Gallery(Path("g.html"), root=Path(), class_names=names, per_class=3, title="many")
+    for name in names:
+        gallery.add(Result(Record("a.png", "", "train", (0, 0)), label=name, classes=(name,), confidences=(0.5,)))
+    job = Job(Path("labels.csv"), identity={}, chunk_size=1)
+    job.folder.mkdir()
+    gallery.close(job)
+    page = Path("g.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 5
+    assert all(name in page for name in names)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

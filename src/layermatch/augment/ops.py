@@ -25,6 +25,7 @@ __all__ = [
     "color",
     "contrast",
     "equalize",
+    "exact_device",
     "identity",
     "invert",
     "posterize",
@@ -33,6 +34,22 @@ __all__ = [
 ]
 
 LEVELS = 256
+
+#: Devices that have no float64: Apple's.
+WITHOUT_FLOAT64 = frozenset({"mps"})
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where float64 values of a device are computed: there, or on the CPU where the device has none.
+
+    Args:
+        device: The device; Apple's has no float64.
+
+    Example:
+        >>> exact_device(torch.device("mps")), exact_device(torch.device("cuda", 1))
+        (device(type='cpu'), device(type='cuda', index=1))
+    """
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def check_images(images: Tensor) -> None:
@@ -225,12 +242,12 @@ def autocontrast(images: Tensor, _magnitude: Tensor) -> Tensor:
         >>> autocontrast(images, torch.zeros(1)).flatten().tolist()
         [0, 51, 255]
     """
-    planes = images.flatten(2)  # (N, C, H*W)
-    low = planes.amin(dim=2, keepdim=True).to(torch.float64)
-    span = planes.amax(dim=2, keepdim=True).to(torch.float64) - low
+    planes, place = images.flatten(2), exact_device(images.device)  # (N, C, H*W)
+    low = planes.amin(dim=2, keepdim=True).to(place).to(torch.float64)
+    span = planes.amax(dim=2, keepdim=True).to(place).to(torch.float64) - low
     # float64, a true division and this order on purpose: PIL's table is v * scale + offset in Python floats.
     scale = torch.full_like(span, 255) / span  # infinite for a channel of one value, whose table is replaced
-    levels = torch.arange(LEVELS, dtype=torch.float64, device=images.device)
+    levels = torch.arange(LEVELS, dtype=torch.float64, device=place)
     table = (levels * scale + -low * scale).clamp_(0, 255)
     table = torch.where(span > 0, table, levels)
     return _lookup(planes.to(torch.int64), table).view(images.shape)
@@ -291,4 +308,4 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 def _lookup(index: Tensor, table: Tensor) -> Tensor:
     """Map levels (N, C, H*W), int64, by a table per channel (N, C, 256), cut to whole numbers."""
-    return table.to(torch.uint8).gather(2, index)
+    return table.to(torch.uint8).to(index.device).gather(2, index)

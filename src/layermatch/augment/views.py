@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layermatch.augment import geometry
-from layermatch.augment.ops import check_images
+from layermatch.augment.ops import check_images, exact_device
 from layermatch.augment.randaugment import OPERATIONS, RANDAUGMENT, rand_augment
 from layermatch.errors import UserError, check_bool, check_choice, check_number
 
@@ -152,6 +152,7 @@ class WeakView:
     def _make(self, images: Tensor, draws: Tensor) -> Tensor:
         """Return the view of images and draws that have been looked at."""
         height, width = images.shape[2:]
+        draws = draws.to(exact_device(draws.device))
         mirror = (draws[:, 2] < 0.5) & self.flip
         if self.area < 1:
             return self._zoom_and_flip(images, draws, mirror)
@@ -166,7 +167,7 @@ class WeakView:
 
     def _zoom_and_flip(self, images: Tensor, draws: Tensor, mirror: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        draws = draws.to(torch.float64).cpu()
+        draws = draws.cpu().to(torch.float64)  # in this order: not every device has float64
         area = self.area + (1 - self.area) * draws[:, -2]
         ratio = _NARROWEST ** (1 - 2 * draws[:, -1])
         rows = (height * (area / ratio).sqrt()).round().clamp(1, height).to(torch.int64)

@@ -194,8 +194,8 @@ def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray
     """Return what :func:`decode_image` makes of a picture that is open already.
 
     Args:
-        picture: The picture. One that was opened from a file and not loaded yet gives the same pixels as its file.
-            It is left as it is.
+        picture: The picture. One that was opened from a file and not loaded yet gives the same pixels as its file;
+            of several frames the one that was sought counts. It is left as it is.
         size: The height and width in pixels, at least 1.
         channels: 1 or 3.
 
@@ -210,7 +210,8 @@ def decode_picture(picture: Image.Image, *, size: int, channels: int) -> NDArray
         (1, 8, 8)
     """
     name = str(getattr(picture, "filename", ""))
-    if name and getattr(picture, "tile", None) and os.path.isfile(name):  # noqa: PTH113 -- Path's own may raise
+    is_as_opened = bool(getattr(picture, "tile", None)) and picture.tell() == 0  # its file is read at the first frame
+    if name and is_as_opened and os.path.isfile(name):  # noqa: PTH113 -- Path's own may raise
         return decode_image(name, size=size, channels=channels)
     with _broken_named(name):
         shown = _reduced(picture, picture.format, size=size, mode=PIL_MODES[channels])

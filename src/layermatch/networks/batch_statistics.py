@@ -87,7 +87,8 @@ class _Statistics:
     def __init__(self, norm: Any) -> None:
         self.norm = norm
         self.momentum: float | None = None
-        #: Values that a statistic was taken over, images x positions; each rank's own unless synchronised.
+        #: Values that a statistic was taken over, images x positions; each rank's own unless synchronised. 0 where the
+        #: BatchNorm took no part in the pass.
         self.count = 0
         self.running = self.written = self.kept = (norm.running_mean, norm.running_var)
         norm.register_forward_pre_hook(self._see)
@@ -108,6 +109,7 @@ class _Statistics:
             mean, variance = self.running
             self.written = (torch.empty_like(mean), torch.empty_like(variance))
             self.kept = (torch.empty_like(mean), torch.empty_like(variance))
+        self.count = 0
         for tensor in self.written:
             tensor.zero_()  # 0 times what is left of a pass that was not finite would not be 0
         self.momentum, self.norm.momentum = self.norm.momentum, 1.0
@@ -115,9 +117,17 @@ class _Statistics:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Keep what was written, and move the running statistics as torch would have."""
+        """Keep what was written, and move the running statistics as torch would have.
+
+        A BatchNorm that took no part in the pass has written nothing: it keeps its running statistics, and other images
+        are normalised by these.
+        """
         self.norm.momentum = self.momentum
         self.swap(self.running)
+        if not self.count:
+            for kept, running in zip(self.kept, self.running, strict=True):
+                kept.copy_(running)
+            return
         # As in torch, no momentum means the plain average over all passes.
         factor = 1 / max(int(self.norm.num_batches_tracked), 1) if self.momentum is None else self.momentum
         for old, new in zip(self.running, self.written, strict=True):
@@ -125,4 +135,4 @@ class _Statistics:
         mean, variance = self.kept
         mean.copy_(self.written[0])
         # Running variances are unbiased, the one that normalises is not.
-        torch.mul(self.written[1], (self.count - 1) / max(self.count, 1), out=variance)
+        torch.mul(self.written[1], (self.count - 1) / self.count, out=variance)

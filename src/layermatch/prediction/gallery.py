@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -100,21 +100,30 @@ class Gallery:
             loader=PackageLoader("layermatch.prediction"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        groups = [
-            {
-                "title": printable(name_text(name)) if name else "without a label",
-                "count": group.count,
-                "mean": group.total / group.count,
-                "pictures": [self._drawn(shown, named=shown.prediction != name) for shown in group.pictures],
-            }
-            for name, group in self._groups.items()
-            if group.count
-        ]
         page = environment.get_template("gallery.html").render(
-            title=printable(self._title), groups=groups, per_class=self._most, count=self._place, side=_SIDE
+            title=printable(self._title),
+            groups=list(self._drawn_groups()),
+            per_class=self._most,
+            count=self._place,
+            side=_SIDE,
         )
         with replacing(self._path, check=lambda _: job.take(self._path)) as unfinished:
             unfinished.write_text(page, encoding="utf-8", errors="backslashreplace", newline="")
+
+    def _drawn_groups(self) -> Iterator[dict[str, object]]:
+        """Yield each class that has pictures; where classes are more than a page has room for, the last show none."""
+        room = _MOST
+        for name, group in self._groups.items():
+            if not group.count:
+                continue
+            pictures = group.pictures[:room]
+            room -= len(pictures)
+            yield {
+                "title": printable(name_text(name)) if name else "without a label",
+                "count": group.count,
+                "mean": group.total / group.count,
+                "pictures": [self._drawn(shown, named=shown.prediction != name) for shown in pictures],
+            }
 
     def _drawn(self, shown: _Shown, *, named: bool) -> dict[str, object]:
         prediction = printable(name_text(shown.prediction)) if named else ""

@@ -191,6 +191,10 @@ class Job:
         except (OSError, ValueError):
             return set()
 
+    def is_own(self, path: Path) -> bool:
+        """Return whether this job has begun to put a target in its place."""
+        return str(path.absolute()) in self._ours()
+
     def take(self, path: Path) -> None:
         """Note that a target is about to be put in its place: after a kill it is this job's."""
         replace_text(self.folder / _OURS, json.dumps(sorted({*self._ours(), str(path.absolute())})))

@@ -60,7 +60,8 @@ def list_input(given: Path, root: Path | None) -> Listing:
         given: A folder (all images below it, sorted by path), a manifest (``.csv``, ``.parquet``), a list of files
             (``.txt``, a path a line) or an image.
         root: The folder that paths are relative to; None is the folder itself, that of the manifest or of the image,
-            and for a list the working directory.
+            and for a list the working directory. A list may also name files below it as the working directory sees
+            them. An image is as the working directory sees it, and stays absolute where it is not below ``root``.
 
     Raises:
         UserError: There is no such thing, or a folder is not below ``root``; while it is gone through, a manifest or a
@@ -83,7 +84,7 @@ def list_input(given: Path, root: Path | None) -> Listing:
     if given.suffix.lower() in LISTS:
         return Listing(root or Path(), _with_text(_of_list(given, root or Path())), is_table=True)
     place = root or given.parent
-    return Listing(place, _with_text([Entry(_relative(str(given), place))]))
+    return Listing(place, _with_text([Entry(_relative(str(given.absolute()), place))]))
 
 
 def _below(folder: Path, root: Path | None) -> Listing:
@@ -134,8 +135,9 @@ def _relative(path: str, root: Path) -> str:
     if not os.path.isabs(path) and root == Path():  # noqa: PTH117 -- one for each image
         return os.path.normpath(path).replace(os.sep, "/")
     if not os.path.isabs(path):  # noqa: PTH117
-        inside = os.path.relpath(path, root)
-        # As it was typed where that is meant relative to the root, which is what a list is.
+        # Relative to the root, which is what a list is; or else to the working directory, where the file is there.
+        is_of_root = is_file(root / path) or not is_file(Path(path))
+        inside = ".." if is_of_root else os.path.relpath(path, root)
         return posixpath.normpath((path if inside.startswith("..") else inside).replace(os.sep, "/"))
     inside = os.path.relpath(path, root.absolute()).replace(os.sep, "/")
     return os.path.normpath(path) if inside == ".." or inside.startswith("../") else inside

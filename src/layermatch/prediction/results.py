@@ -22,8 +22,9 @@ from layermatch.prediction.job import Job, Record
 
 __all__ = ["ErrorList", "FeatureFile", "Result", "Table", "Writer", "check_table", "errors_path", "results_of"]
 
-#: Rows that are put into a Parquet file at a time.
-_ROW_GROUP = 2**15
+#: Rows that are put into a Parquet file at a time; fewer where they have more cells than this together, each of which
+#: is an object of Python until then.
+_ROW_GROUP, _MOST_CELLS = 2**15, 2**20
 
 #: Whose word a label is.
 OF_MANIFEST, OF_NETWORK = "manifest", "prediction"
@@ -186,10 +187,11 @@ class _ParquetRows:
         self._arrow = arrow
         self._writer = parquet.ParquetWriter(table.unfinished, self._schema)
         self._rows: list[list[Any]] = []
+        self._at_a_time = max(1, min(_ROW_GROUP, _MOST_CELLS // len(table.header)))
 
     def add(self, cells: list[Any]) -> None:
         self._rows.append(cells)
-        if len(self._rows) >= _ROW_GROUP:
+        if len(self._rows) >= self._at_a_time:
             self._flush()
 
     def _flush(self) -> None:
@@ -271,12 +273,14 @@ class ErrorList:
             self.count += 1
 
     def close(self, job: Job) -> None:
-        """Give the file its name, if it lists anything."""
+        """Give the file its name, if it lists anything; else there is none, not even that of an earlier attempt."""
         self._file.close()
         if self.count:
             place_file(self._unfinished, self._path, job)
-        else:
-            self.drop()
+            return
+        self.drop()
+        if job.is_own(self._path):
+            self._path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """Remove the unfinished file."""

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from layermatch.data.wording import name_text, printable
 from layermatch.errors import RunError, UserError
@@ -23,11 +24,9 @@ __all__ = ["UNCERTAIN", "FolderNames", "SortedPictures", "check_folder"]
 #: The folder of pictures without a label.
 UNCERTAIN = "_uncertain"
 
-#: The journal of what is in its folder already, in the folder of the work.
+#: The journal of what is in its folder already, in the folder of the work. A line says of a picture, by its place in
+#: the list, with what label and where it is put; and one with the place alone, that it is there.
 _JOURNAL = "sorted.txt"
-
-#: A line of it says where the next picture is put, or, with this word, that it is there.
-_DONE = "done"
 
 #: The name that a copy has until it is whole. Not one of :mod:`layermatch.files`: a copy takes no other file's place,
 #: and its own name may leave no room for more. One process alone writes to the folder, over what a kill left.
@@ -84,17 +83,44 @@ def _legal(name: str) -> str:
     return text or "_"
 
 
-def _read_journal(path: Path) -> tuple[int, Path | None]:
-    """Return how many pictures are in their places, and where the next one was being put."""
-    if not path.exists():
-        return 0, None
-    text = path.read_text(encoding="ascii")
-    if text and not text.endswith("\n"):  # the disk was full: what follows begins a line
-        with path.open("a", encoding="ascii") as journal:
-            journal.write("\n")
-    lines = text.splitlines()
-    begun = json.loads(lines[-1]) if text.endswith('"\n') else None
-    return lines.count(_DONE), None if begun is None else Path(begun)
+class _Noted(NamedTuple):
+    """What the journal says of a picture: its label, where it is put, and whether it came there."""
+
+    label: str
+    target: Path
+    is_done: bool
+
+
+def _lines_of(journal: Path) -> Iterator[list[Any]]:
+    """Yield every whole line of a journal; of one that was cut off nothing was made, or it is looked for.
+
+    Raises:
+        UserError: An earlier version wrote it, whose journal said how many pictures were in their places, not which:
+            after a file was repaired or changed these were others.
+    """
+    if not journal.exists():
+        return
+    with journal.open(encoding="ascii") as lines:
+        for line in lines:
+            if line.strip() and not line.startswith("["):
+                raise UserError(
+                    f"{journal} is of an earlier version, and is not gone on with: remove {journal.parent} and "
+                    "the pictures that were sorted, or give another output and another folder"
+                )
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
+def _read_journal(journal: Path) -> dict[int, _Noted]:
+    """Return what is known of each picture by its place in the list."""
+    noted: dict[int, _Noted] = {}
+    for place, *put in _lines_of(journal):
+        if put:
+            label, target = put
+            noted[place] = _Noted(label, Path(target), is_done=False)
+        elif place in noted:
+            noted[place] = noted[place]._replace(is_done=True)
+    return noted
 
 
 def check_folder(setting: str, folder: Path, *, job: Job, source: Path, targets: Sequence[Path]) -> None:
@@ -133,7 +159,7 @@ def _overlap(one: Path, other: Path) -> bool:
 def _others(folder: Path, job: Job, targets: Sequence[Path]) -> Iterator[Path]:
     """Yield what is in a folder, but for what a job has put or is going to put there."""
     journal = work_folder(job.output) / _JOURNAL
-    begun, ours = journal.exists(), _noted(journal)
+    begun, ours = journal.exists(), _targets_in(journal)
     own = {path.absolute() for path in (*targets, work_folder(job.output))}
     for place, folders, files in os.walk(folder):
         here = Path(place)
@@ -146,12 +172,9 @@ def _others(folder: Path, job: Job, targets: Sequence[Path]) -> Iterator[Path]:
                 yield path
 
 
-def _noted(journal: Path) -> set[str]:
+def _targets_in(journal: Path) -> set[str]:
     """Return every place that a journal names."""
-    if not journal.exists():
-        return set()
-    with journal.open(encoding="ascii") as lines:  # of a line that was cut off nothing was made
-        return {json.loads(line) for line in lines if line.startswith('"') and line.endswith('"\n')}
+    return {put[1] for _, *put in _lines_of(journal) if put}
 
 
 def _check_made(folder: Path, given: str) -> None:
@@ -174,7 +197,8 @@ def _check_made(folder: Path, given: str) -> None:
 class SortedPictures:
     """Copies or links of the pictures, each in the folder of its label.
 
-    A journal in the folder of the work says how many are there: after a kill the next one follows.
+    A journal in the folder of the work says which are there: after a kill the others follow, and a picture whose label
+    is another one by then leaves its folder.
 
     Args:
         folder: The folder of the class folders, see :func:`check_folder`.
@@ -190,9 +214,11 @@ class SortedPictures:
         self._names = FolderNames(class_names)
         self._next: dict[Path, int] = {}
         journal = work_folder(job.output) / _JOURNAL
-        self._behind, self._begun = _read_journal(journal)
+        self._noted = _read_journal(journal)
         self._journal = journal.open("a", encoding="ascii")
-        self.count = 0
+        if self._journal.tell():
+            self._journal.write("\n")  # the disk may have been full: what follows begins a line
+        self._place = 0
 
     def add(self, result: Result) -> None:
         """Copy or link a picture, unless it could not be read.
@@ -201,30 +227,39 @@ class SortedPictures:
             RunError: It is gone by now.
             UserError: This system makes no links.
         """
-        if result.reason:
-            return
-        self.count += 1
-        if self.count <= self._behind:
-            return
+        self._place += 1
         source = self._root / result.record.path
-        folder = self._folder / self._names.of(result.label)
+        folder = self._folder / self._names.of(result.label)  # of each, so that names are numbered as before a kill
+        before = self._noted.pop(self._place, None)
+        if (before is not None and self._stays(before, source, result)) or result.reason:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        self._put(source, folder)
-        self._note(_DONE)
-        self._begun = None
+        self._put(source, folder, result.label)
+        self._note(self._place)
 
-    def _note(self, line: str) -> None:
-        self._journal.write(f"{line}\n")
+    def _stays(self, before: _Noted, source: Path, result: Result) -> bool:
+        """Return whether a picture is where it was put before a kill; where it belongs elsewhere, it is taken away."""
+        # A copy that may have come to its place just before a kill is ours if it is that of its picture.
+        is_ours = before.is_done or self._is_there(source, before.target)
+        if not is_ours or not os.path.lexists(before.target):
+            return False
+        if result.reason or before.label != result.label:
+            before.target.unlink()
+            return False
+        if not before.is_done:
+            self._note(self._place)
+        return True
+
+    def _note(self, *what: int | str) -> None:
+        self._journal.write(json.dumps(what) + "\n")
         self._journal.flush()
 
-    def _put(self, source: Path, folder: Path) -> None:
-        if self._begun is not None and self._is_there(source, self._begun):
-            return  # the last one before a kill came to its place
+    def _put(self, source: Path, folder: Path, label: str) -> None:
         number = self._next.get(folder / source.name, 1)
         while True:
             target = folder / (source.name if number == 1 else f"{source.stem} ({number}){source.suffix}")
             number += 1
-            if not os.path.lexists(target) and self._make(source, target):
+            if not os.path.lexists(target) and self._make(source, target, label):
                 if number > 2:  # only of names that are there more than once
                     self._next[folder / source.name] = number
                 return
@@ -232,11 +267,13 @@ class SortedPictures:
     def _is_there(self, source: Path, target: Path) -> bool:
         if self._links:
             return target.is_symlink() and target.readlink() == source
-        return target.is_file() and not target.is_symlink() and filecmp.cmp(source, target, shallow=False)
+        if not source.is_file() or not target.is_file() or target.is_symlink():
+            return False
+        return filecmp.cmp(source, target, shallow=False)
 
-    def _make(self, source: Path, target: Path) -> bool:
+    def _make(self, source: Path, target: Path, label: str) -> bool:
         """Make a copy or a link; False where something of that name has come meanwhile."""
-        self._note(json.dumps(str(target)))
+        self._note(self._place, label, str(target))
         if self._links:
             try:
                 target.symlink_to(source)

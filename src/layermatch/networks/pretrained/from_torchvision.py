@@ -111,7 +111,13 @@ def wanted_of_enum(enum: Any, weights: object) -> Wanted:
         enum: The weights that torchvision has for the backbone.
         weights: The name of one of them; anything else stands for the best.
     """
+    from torchvision.models import GoogLeNet_Weights, Inception_V3_Weights
+
     preset = (enum[str(weights)] if weights in enum.__members__ else enum.DEFAULT).transforms()
+    if enum in (GoogLeNet_Weights, Inception_V3_Weights):
+        # Upon weights, torchvision makes these two with transform_input=True, which turns ImageNet's normalisation,
+        # that of the preset, into (p - 0.5) / 0.5. Here they are made without, and read that at once.
+        return Wanted((0.5,) * 3, (0.5,) * 3, int(preset.crop_size[0]))
     return Wanted(tuple(preset.mean), tuple(preset.std), int(preset.crop_size[0]))
 
 

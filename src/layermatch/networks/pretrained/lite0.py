@@ -73,7 +73,7 @@ def efficientnet_lite0(
     side = options.side or cfg.input_size[-1]
     extractor = timm.create_model(LITE0, num_classes=0, in_chans=in_channels)
     if origin is not None:
-        _put_by_place(extractor, origin.tensors, weights=weights)
+        _put_weights(extractor, origin.tensors, weights=weights)
     wanted = None if origin is None else wanted_of_cfg(cfg)
     return options.network(extractor, library="timm", wanted=wanted, origin=origin, side=side)
 
@@ -92,17 +92,21 @@ def find_lite0_weights() -> Path:
     return Path(spec.origin).parent / LITE0_FILE
 
 
-def _put_by_place(model: nn.Module, tensors: Mapping[str, Tensor], *, weights: object) -> None:
-    """Give a model weights whose names are others, but which are in the same order, as their shapes show."""
+def _put_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, weights: object) -> None:
+    """Give a model weights: by their names, or where these are others, in their order, as their shapes show."""
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    given = [value for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
-    state: dict[str, Tensor] = {}
-    for (name, value), found in zip(wanted.items(), given, strict=False):
-        state[name] = stem_for(found, value) if not state else found
+    given = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    if not wanted.keys() <= given.keys():
+        given = dict(zip(wanted, given.values(), strict=False))
+    if len(given) < len(wanted):
+        raise UserError(
+            f"weights={weights} does not fit EfficientNet-Lite0: {len(wanted) - len(given)} tensors are missing"
+        )
+    state = {name: given[name] for name in wanted}
+    stem = next(iter(wanted))
+    if state[stem].ndim == wanted[stem].ndim:
+        state[stem] = stem_for(state[stem], wanted[stem])
+    for name, value in wanted.items():
         if state[name].shape != value.shape:
             raise UserError(f"weights={weights} does not fit EfficientNet-Lite0: {name} has another shape in it")
-    if len(state) < len(wanted):
-        raise UserError(
-            f"weights={weights} does not fit EfficientNet-Lite0: {len(wanted) - len(state)} tensors are missing"
-        )
     model.load_state_dict(state, strict=False)
