@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from layermatch.label.examine import Task
+from layermatch.label.guard import reading_secret
 from layermatch.label.labels import Labels, lock_labels
 from layermatch.label.pictures import find_pictures
 from layermatch.label.thumbnails import Thumbnails
@@ -64,9 +65,13 @@ class Client:
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read()
 
+    def cookie(self) -> dict[str, str]:
+        """The header that lets read."""
+        return {"cookie": f"layermatch-label-{self.port}={reading_secret(TOKEN)}"}
+
     def get(self, path: str) -> tuple[int, Any]:
         """The status, and JSON."""
-        status, _, body = self.raw(path, headers={"cookie": f"layermatch-label-{self.port}={TOKEN}"})
+        status, _, body = self.raw(path, headers=self.cookie())
         return status, json.loads(body)
 
     def state(self) -> dict[str, Any]:

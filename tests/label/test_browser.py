@@ -41,9 +41,16 @@ class Server:
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> str:
+    def start(self, *, root: str = "pictures", port: int = 0) -> str:
         """The address of the page."""
-        words = ["data.root=pictures", "port=0", "open=false", "sample=20", "clusters=6", f"train={{{','.join(TINY)}}}"]
+        words = [
+            f"data.root={root}",
+            f"port={port}",
+            "open=false",
+            "sample=20",
+            "clusters=6",
+            f"train={{{','.join(TINY)}}}",
+        ]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "layermatch.label", *words], cwd=self.folder, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / "cache")},
@@ -359,6 +366,136 @@ def test_undo_takes_back_the_last_key_also_before_the_server_has_replied(
         route.continue_()
     wait_for_labels(page, 1)
     assert list(labels_of(tmp_path).values()) == ["red"]
+
+
+#: The colour of the picture in the cell of IMG_000.png, as it is drawn.
+COLOUR = """async () => {
+  const picture = document.querySelector(".cell[title='IMG_000.png'] img");
+  await picture.decode();
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  canvas.getContext("2d").drawImage(picture, 0, 0, 1, 1);
+  const [r, g, b] = canvas.getContext("2d").getImageData(0, 0, 1, 1).data;
+  return r > b ? "red" : "blue";
+}"""
+
+
+def test_another_folder_on_the_same_port_shows_its_own_pictures(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """The browser keeps pictures by their address."""
+    for folder in ("pictures", "others"):
+        write_pictures(tmp_path / folder)
+    shutil.copy(tmp_path / "others" / "IMG_002.png", tmp_path / "others" / "IMG_000.png")
+    address = server.start()
+    page = open_page(address)
+    page.wait_for_selector(".cell[title='IMG_000.png'] img")
+    assert page.evaluate(COLOUR) == "red"
+    server.kill()
+    page.goto(server.start(root="others", port=int(re.findall(r":(\d+)/", address)[0])))
+    page.wait_for_selector(".cell[title='IMG_000.png'] img")
+    assert page.evaluate(COLOUR) == "blue"
+
+
+def test_a_window_that_another_one_opened_takes_back_its_own_answers(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures" / "labels.csv").write_text("path,label,split\nIMG_000.png,red,train\n")
+    page = open_page(server.start())
+    page.focus(".cell[tabindex='0']")
+    page.keyboard.press("1")
+    wait_for_labels(page, 2)
+    with page.expect_popup() as opened:  # it begins with a copy of what the session of the first one holds
+        page.evaluate("() => { window.open('/'); }")
+    other = opened.value
+    other.wait_for_selector(".cell[tabindex='0'] img")
+    other.focus(".cell[tabindex='0']")
+    other.keyboard.press("u")
+    wait_for(other, "#status", "^Nothing is left to take back")
+    other.keyboard.press("1")  # it has the token all the same
+    wait_for_labels(other, 3)
+    page.reload()
+    page.wait_for_selector(".cell[tabindex='0'] img")
+    page.focus(".cell[tabindex='0']")
+    page.keyboard.press("u")
+    wait_for_labels(page, 2)
+    page.keyboard.press("u")
+    wait_for(page, "#status", "^Nothing is left to take back")
+
+
+def test_a_key_that_is_held_moves_on_and_answers_once(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures" / "labels.csv").write_text("path,label,split\nIMG_000.png,red,train\n")
+    page = open_page(server.start())
+    page.focus(".cell[tabindex='0']")
+    for key, selector, said in (
+        ("1", "#totals", "^2 labelled"),
+        ("x", "#totals", " 1 of no class"),
+        ("s", "#status", "^Skipped"),
+    ):
+        for _ in range(4):
+            page.keyboard.down(key)
+        page.keyboard.up(key)
+        wait_for(page, selector, said)
+    page.click("nav button[data-view=skipped]")
+    wait_for(page, "#said-view", "^1: ")
+    page.click("nav button[data-view=all]")
+    wait_for(page, "#said-view", "^12: ")
+    page.wait_for_timeout(500)
+    assert re.search(r"^2 labelled, 1 of no class", page.inner_text("#totals"))
+    page.focus(".cell[tabindex='0']")
+    for _ in range(4):
+        page.keyboard.down("ArrowRight")
+    page.keyboard.up("ArrowRight")
+    assert page.evaluate("document.activeElement.getAttribute('aria-posinset')") == "5"
+
+
+def test_pictures_of_one_class_are_not_confirmed_as_another_of_a_new_model(
+    server: Server, open_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """The models are made up: what the page is told of them is what counts."""
+    write_pictures(tmp_path / "pictures")
+    rows = [Row("IMG_009.png", "red"), Row("IMG_010.png", "green"), Row("IMG_011.png", "blue")]
+    write_manifest(tmp_path / "pictures" / "labels.csv", rows)
+    page = open_page(server.start())
+    classes, held = ["red", "green"], []
+    are_let_go = False
+
+    def tell(route: Any) -> None:
+        state = route.fetch().json()
+        state["proposals"] |= {"classes": classes, "version": 90 + len(classes)}
+        route.fulfill(json=state)
+
+    def guess(route: Any) -> None:
+        if "class=red" in route.request.url:
+            route.fulfill(json={"ids": [0, 3], "said": "red"})
+        else:
+            held.append(route)
+        if are_let_go:
+            let_go()
+
+    def let_go() -> None:
+        while held:
+            held.pop().fulfill(json={"ids": [1], "said": "blue"})
+
+    page.route("**/api/state", tell)
+    page.route("**/api/view?kind=guesses*", guess)
+    page.wait_for_selector("#guess-class option[value=red]", state="attached")
+    page.click("nav button[data-view=guesses]")
+    page.wait_for_selector("#confirm:has-text('Confirm all 2 as red')")
+    classes[:] = ["blue", "green", "grey"]
+    page.wait_for_selector("#guess-class option[value=blue]", state="attached")
+    while not held:
+        page.wait_for_timeout(50)
+    assert page.inner_text("#confirm") == "Confirm all 2 as red"
+    page.click("#confirm")
+    wait_for_labels(page, 5)
+    assert labels_of(tmp_path) == {row.path: row.label for row in rows} | {"IMG_000.png": "red", "IMG_003.png": "red"}
+    are_let_go = True
+    let_go()
+    page.wait_for_selector("#confirm:has-text('Confirm all 1 as blue')")
 
 
 #: The texts whose contrast is below 4.5 (WCAG 2.2, success criterion 1.4.3), with their contrast.

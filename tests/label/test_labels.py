@@ -69,6 +69,22 @@ def test_undo_goes_back_to_the_start_for_each_window_alone(tmp_path: Path) -> No
     assert {label for label, _ in said(manifest).values()} == {""}
 
 
+def test_of_all_windows_the_oldest_answers_are_forgotten_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layermatch.label.labels.MOST_REMEMBERED", 3)
+    labels = Labels(tmp_path / "labels.csv", PATHS)
+    labels.answer("one", {"a.jpg": Given("cat")})
+    labels.answer("two", {"b, c.jpg": Given("cat")})
+    labels.answer("one", {"a.jpg": Given("dog")})
+    labels.answer("two", {"b, c.jpg": Given("dog")})  # and the first one is forgotten
+    assert [labels.undo("one") is not None for _ in range(2)] == [True, False]
+    assert [labels.undo("two") is not None for _ in range(3)] == [True, True, False]
+    labels.answer("one", {"a.jpg": Given("emu")})
+    labels.answer("two", dict.fromkeys(PATHS, Given("owl")))  # more than that, and can be taken back all the same
+    assert labels.undo("one") is None
+    assert labels.undo("two") is not None
+    assert labels.given("a.jpg") == Given("emu")
+
+
 def test_an_answer_to_what_is_no_longer_shown_is_not_taken(tmp_path: Path) -> None:
     labels = Labels(tmp_path / "labels.csv", PATHS)
     shown = {path: labels.given(path) for path in PATHS[:2]}

@@ -32,6 +32,12 @@ def test_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_runs_of_any_table_that_was_labelled_here_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "second.csv", "second.runs/now/curves.png", "in/x.csv", "in/x.runs/y.png", "my.runs/b.png"):
+        touch(tmp_path / name)
+    assert find_pictures(tmp_path, leave_out=tmp_path / "labels.runs").paths == ("a.png", "my.runs/b.png")
+
+
 def test_links_lead_out_only_where_that_is_allowed(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "root-beside"
     inside = touch(root / "a" / "1.jpg")

@@ -163,6 +163,36 @@ def test_a_picture_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     assert typical(found[-1], np.ones(12, bool), np.zeros(12, bool)).tolist() == []
 
 
+def test_a_first_sample_of_broken_pictures_alone_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layermatch.label.examine._CHUNK", 5)
+    root = tmp_path / "pictures"
+    write_pictures(root, per_class=10)
+    names = sorted(path.name for path in root.iterdir())
+    first = np.random.default_rng(0).permutation(30)[:10]  # the order in which they are looked at
+    for number in first:
+        (root / names[number]).write_bytes(b"broken")
+    for _ in range(2):  # what was kept is used the second time
+        _, (nothing, rest) = look(root, tmp_path / "cache")
+        assert len(nothing.numbers) == 0
+        assert sorted(rest.numbers.tolist()) == sorted(set(range(30)) - set(first.tolist()))
+        assert (rest.distances > 0).any()
+    (folder,) = (tmp_path / "cache").iterdir()
+    for path in (folder / "first-30").iterdir():
+        path.unlink()
+    (folder / "first-30").rmdir()
+    assert look(root, tmp_path / "cache")[1][1].distances.tolist() == rest.distances.tolist()
+
+
+def test_a_chunk_of_broken_pictures_alone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layermatch.label.examine._CHUNK", 4)
+    root = tmp_path / "pictures"
+    write_pictures(root, per_class=3)
+    last = int(np.random.default_rng(0).permutation(9)[-1])
+    (root / f"IMG_{last:03d}.png").write_bytes(b"broken")
+    _, found = look(root, tmp_path / "cache")
+    assert sorted(found[-1].numbers.tolist()) == [number for number in range(9) if number != last]
+
+
 def test_a_changed_picture_is_looked_at_again(tmp_path: Path) -> None:
     root = tmp_path / "pictures"
     write_pictures(root, per_class=4)

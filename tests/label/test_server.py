@@ -38,17 +38,13 @@ def client(served: tuple[Client, Path]) -> Iterator[Client]:
         pass
 
 
-def cookie(client: Client) -> dict[str, str]:
-    return {"cookie": f"layermatch-label-{client.port}={TOKEN}"}
-
-
 # ------------------------------------------------------------------------------------------------------------ the guard
 
 
-def test_the_page_needs_the_token_and_leaves_it_in_a_cookie(client: Client) -> None:
+def test_the_page_needs_the_token_and_leaves_a_cookie(client: Client) -> None:
     status, headers, body = client.raw(f"/?token={TOKEN}")
     assert status == 200
-    assert headers["set-cookie"] == f"layermatch-label-{client.port}={TOKEN}; HttpOnly; SameSite=Strict; Path=/"
+    assert headers["set-cookie"] == f"{client.cookie()['cookie']}; HttpOnly; SameSite=Strict; Path=/"
     assert headers["cache-control"] == "no-store"
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -56,8 +52,25 @@ def test_the_page_needs_the_token_and_leaves_it_in_a_cookie(client: Client) -> N
     assert policy["frame-ancestors"] == "'none'"
     assert b"<script>" not in body
     assert b"style=" not in body
-    assert f'content="{TOKEN}"'.encode() in body
-    assert client.raw("/", headers=cookie(client))[0] == 200
+    assert client.raw("/", headers=client.cookie())[0] == 200
+
+
+def test_the_cookie_lets_read_and_does_not_tell_the_token(client: Client) -> None:
+    """Browsers send it to every server on 127.0.0.1, whatever its port."""
+    secret = client.cookie()["cookie"].partition("=")[2]
+    body = json.dumps({"session": client.state()["session"], "window": "w", "name": "blue"}).encode()
+    assert client.raw("/api/class", body=body, headers=client.cookie() | {"x-layermatch-token": secret})[0] == 403
+    assert client.raw(f"/api/state?token={secret}")[0] == 403
+    for path in ("/", "/static/page.js", "/api/state"):
+        _, headers, content = client.raw(path, headers=client.cookie())
+        assert TOKEN not in f"{headers}{content.decode()}"
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "x[y]=1", "a=b c", 'q="', "=", "", "\u00e4=1", 'a="b; c"'])
+def test_a_cookie_of_another_server_locks_nobody_out(other: str, client: Client) -> None:
+    own = client.cookie()["cookie"]
+    for cookies in (f"{other}; {own}", f"{own}; {other}"):
+        assert client.raw("/api/state", headers={"cookie": cookies})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -67,7 +80,8 @@ def test_the_page_needs_the_token_and_leaves_it_in_a_cookie(client: Client) -> N
 def test_nothing_is_read_without_the_token(path: str, given: str, client: Client) -> None:
 
     sign = "&" if "?" in path else "?"
-    headers = {"cookie": f"layermatch-label-{client.port}={quote(given)}; layermatch-label-1={TOKEN}"}
+    right = client.cookie()["cookie"].partition("=")[2]
+    headers = {"cookie": f"layermatch-label-{client.port}={quote(given)}; layermatch-label-1={right}"}
     status, _, body = client.raw(f"{path}{sign}token={quote(given)}", headers=headers)
     assert status == 403
     assert body == b"open the address that the server printed: it has the token\n"
@@ -78,25 +92,25 @@ def test_nothing_is_changed_without_the_token_in_the_header(client: Client) -> N
     body = json.dumps({"session": client.session, "window": "w", "name": "blue"}).encode()
     for name in ("label", "undo", "class", "train", "stop"):
         for headers in ({}, {"x-layermatch-token": "wrong"}):
-            status, _, _ = client.raw(f"/api/{name}?token={TOKEN}", body=body, headers=cookie(client) | headers)
+            status, _, _ = client.raw(f"/api/{name}?token={TOKEN}", body=body, headers=client.cookie() | headers)
             assert status == 403
     assert [each["name"] for each in client.state()["classes"]] == ["red", "green"]
     assert client.get("/api/class")[0] == 405
-    assert client.raw("/api/state", headers=cookie(client), method="DELETE")[0] == 405
+    assert client.raw("/api/state", headers=client.cookie(), method="DELETE")[0] == 405
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.example:{port}", ""]
 )
 def test_a_name_that_leads_here_is_refused(host: str, client: Client) -> None:
-    headers = cookie(client) | {"host": host.format(port=client.port)}
+    headers = client.cookie() | {"host": host.format(port=client.port)}
     assert client.raw(f"/?token={TOKEN}", headers=headers)[0] in {400, 421}
-    assert client.raw("/", headers=cookie(client) | {"host": f"localhost:{client.port}"})[0] == 200
+    assert client.raw("/", headers=client.cookie() | {"host": f"localhost:{client.port}"})[0] == 200
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}"])
 def test_another_site_is_refused(origin: str, client: Client) -> None:
-    headers = cookie(client) | {"x-layermatch-token": TOKEN, "origin": origin.format(port=client.port)}
+    headers = client.cookie() | {"x-layermatch-token": TOKEN, "origin": origin.format(port=client.port)}
     assert client.raw("/api/state", headers=headers)[0] == 403
     assert client.raw("/api/class", body=b"{}", headers=headers)[0] == 403
     own = headers | {"origin": f"http://127.0.0.1:{client.port}"}
@@ -104,7 +118,7 @@ def test_another_site_is_refused(origin: str, client: Client) -> None:
 
 
 def test_a_body_without_end_is_refused(client: Client) -> None:
-    headers = cookie(client) | {"x-layermatch-token": TOKEN, "content-length": "99999999999999999999999"}
+    headers = client.cookie() | {"x-layermatch-token": TOKEN, "content-length": "99999999999999999999999"}
     assert client.raw("/api/class", body=b"{}", headers=headers)[0] in {400, 413}
     assert client.raw("/api/class", body=b"", headers=headers | {"content-length": "17000000"})[0] == 413
 
@@ -112,20 +126,21 @@ def test_a_body_without_end_is_refused(client: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/picture/0", 200), ("/picture/0?size=large", 200), ("/picture/12", 404), ("/picture/-1", 404),
-        ("/picture/1e0", 404), ("/picture/..%2f..%2fetc%2fpasswd", 404), ("/picture/../labels.csv", 404),
-        ("/picture/99999999999999999999", 404),
+        ("/picture/0?session={session}", 200), ("/picture/0?size=large&session={session}", 200),
+        ("/picture/0", 410), ("/picture/0?session=another", 410), ("/picture/12?session={session}", 404),
+        ("/picture/-1?session={session}", 404), ("/picture/1e0", 404), ("/picture/..%2f..%2fetc%2fpasswd", 404),
+        ("/picture/../labels.csv", 404), ("/picture/99999999999999999999?session={session}", 404),
         ("/static/page.js", 200), ("/static/page.css", 200), ("/static/page.html", 404), ("/static/..%2fapp.py", 404),
         ("/static/../../app.py", 404), ("/IMG_000.png", 404), ("/labels.csv", 404), ("/api/items?ids=12", 404),
         ("/api/items?ids=", 404), ("/api/items?ids=-1", 404), ("/api/items?ids=%C2%B2", 404),
         ("/api/view?kind=none", 409),
         ("/api/view?kind=next&order=best", 409), ("/api/view?kind=next&order=random&count=nan", 409),
-        ("/api/view?kind=all&show=others", 409), ("/api/view?kind=guesses&least=2", 409), ("/picture/11", 404),
-        ("/favicon.ico", 204),
+        ("/api/view?kind=all&show=others", 409), ("/api/view?kind=guesses&least=2", 409),
+        ("/picture/11?session={session}", 404), ("/favicon.ico", 204),
     ],
 )  # fmt: skip
 def test_only_the_pictures_are_served(path: str, status: int, client: Client) -> None:
-    got, headers, body = client.raw(path, headers=cookie(client))
+    got, headers, body = client.raw(path.format(session=client.state()["session"]), headers=client.cookie())
     assert got == status
     assert headers["x-content-type-options"] == "nosniff"
     if "picture" in path and status == 200:
@@ -212,6 +227,19 @@ def test_many_are_confirmed_at_once_and_those_with_an_answer_stay(client: Client
     assert answer["state"]["labelled"] == 10
 
 
+@pytest.mark.parametrize("split", ["train", "test", "val"])
+def test_a_picture_that_was_put_aside_is_for_what_it_was_for(split: str, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    write_pictures(root)
+    write_manifest(root / "labels.csv", [Row("IMG_000.png", "red", split), Row("IMG_001.png", "", "ignored")])
+    with serving(root, tmp_path / "cache") as client:
+        client.post("label", ids=[0], label="", ignored=True, seen=[["red", split]])
+        items = client.label([0, 1], "red", [["", "ignored"]] * 2)[1]["items"]
+        assert [(item["label"], item["split"]) for item in items] == [("red", split), ("red", "train")]
+        assert client.post("undo")[1]["items"][0]["split"] == "ignored"
+        assert client.label([0], "", [["", "ignored"]])[1]["items"][0]["split"] == split
+
+
 def test_proposals_are_of_the_pixels_and_change_with_the_labels(client: Client) -> None:
     state = client.when_ready()
     assert state["proposals"]["known"] == 11  # one is broken
@@ -258,13 +286,14 @@ def test_a_file_that_changes_place_is_not_served(tmp_path: Path) -> None:
     write_pictures(root)
     (tmp_path / "secret.png").write_bytes((root / "IMG_000.png").read_bytes())
     with serving(root, tmp_path / "cache") as client:
-        assert client.raw("/picture/1", headers=cookie(client))[0] == 200
+        session = f"session={client.state()['session']}"
+        assert client.raw(f"/picture/1?{session}", headers=client.cookie())[0] == 200
         (root / "IMG_000.png").unlink()
         (root / "IMG_000.png").symlink_to(tmp_path / "secret.png")
         (root / "IMG_001.png").unlink()
         os.mkfifo(root / "IMG_001.png")
-        assert client.raw("/picture/0", headers=cookie(client))[0] == 404
-        assert client.raw("/picture/1", headers=cookie(client))[0] == 404
+        assert client.raw(f"/picture/0?{session}", headers=client.cookie())[0] == 404
+        assert client.raw(f"/picture/1?{session}", headers=client.cookie())[0] == 404
 
 
 def test_what_cannot_be_read_gets_no_label_and_is_left_out_of_training(tmp_path: Path) -> None:

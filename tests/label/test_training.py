@@ -19,6 +19,7 @@ from layermatch.data.labelling import Labelling
 from layermatch.data.manifest import Row, write_manifest
 from layermatch.label.labels import LabelsError
 from layermatch.label.training import Training, newest_checkpoint_of
+from layermatch.processes import birth_of
 from layermatch.settings import DataSettings
 
 ROWS = [Row("a.png", "cat"), Row("b.png", "dog"), Row("c.png")]
@@ -71,7 +72,8 @@ def test_images_to_validate_come_from_the_labels(tmp_path: Path) -> None:
     assert (len(drawn.labelled), len(drawn.validation)) == (9, 3)
 
 
-def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_new", [True, False])  # or of an earlier version: seconds since the epoch
+def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(is_new: bool, tmp_path: Path) -> None:
     runs = tmp_path / "labels.runs"
     runs.mkdir()
     sleeper = subprocess.Popen(
@@ -80,7 +82,7 @@ def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(tmp_path: Pat
     try:
         assert sleeper.stdout is not None
         sleeper.stdout.readline()
-        created = psutil.Process(sleeper.pid).create_time()
+        created = birth_of(sleeper.pid) if is_new else psutil.Process(sleeper.pid).create_time()
         (runs / "2026-01-02_03-04-05.json").write_text(json.dumps({"pid": sleeper.pid, "created": created}))
         (runs / "2026-01-01_03-04-05.json").write_text("{")
         training = Training(runs, root=tmp_path)
@@ -96,6 +98,27 @@ def test_a_run_that_a_server_left_behind_is_taken_over_and_stopped(tmp_path: Pat
     finally:
         sleeper.kill()
         sleeper.communicate()
+
+
+def test_a_run_that_cannot_be_noted_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could stop it, and no other could be started."""
+    children = []
+
+    def fail(path: Path, _: str) -> None:
+        children.extend(psutil.Process().children())
+        raise OSError(28, "No space left on device", str(path))
+
+    training = Training(tmp_path / "labels.runs", root=tmp_path)
+    before = psutil.Process().children()
+    monkeypatch.setattr("layermatch.label.training.replace_text", fail)
+    for _ in range(2):
+        with pytest.raises(LabelsError, match=r"^training cannot be started: No space left on device$"):
+            training.start(ROWS)
+        assert not training.is_running
+        assert training.status() == {"kind": "none"}
+    started = set(children) - set(before)
+    assert len(started) == 2
+    assert not any(child.is_running() for child in started)
 
 
 def test_another_process_of_the_same_number_is_left_alone(tmp_path: Path) -> None:

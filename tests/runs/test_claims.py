@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from layermatch.errors import UserError
+from layermatch.processes import birth_of
 from layermatch.runs import claims
 from layermatch.runs.claims import Claim, ended_in, holder_of, take
 from layermatch.runs.layout import CLAIMS, find_runs
@@ -81,9 +84,28 @@ def test_the_job_of_a_process_that_has_died_is_taken_over(tmp_path: Path) -> Non
 
 def test_another_process_that_has_the_number_of_the_dead_one_is_not_it(tmp_path: Path) -> None:
     mine = claims._place()
-    path = written(tmp_path, "0", 1, place=mine, born=time.time() - 1e6)
-    ended(take(tmp_path / "0"))
-    assert path.exists()
+    for job, born in (("0", time.time() - 1e6), ("1", birth_of(1)), ("2", f"{birth_of(os.getpid())}x")):
+        path = written(tmp_path, job, 1, place=mine, born=born)
+        ended(take(tmp_path / job))
+        assert path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system notes when a process began")
+@pytest.mark.parametrize("step", [-2.0, 2.0, 3600.0])
+def test_a_clock_that_is_set_changes_no_process(step: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time at which Linux says that it started moves with the clock, and so do the times of its processes."""
+    claim = take(tmp_path / "0")
+    before = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before + step)
+    assert psutil.Process().create_time() > 0
+    assert take(tmp_path / "0") is None
+    ended(claim)
+
+
+def test_a_claim_of_an_earlier_version_is_understood(tmp_path: Path) -> None:
+    """It has seconds since the epoch."""
+    written(tmp_path, "0", 1, place=claims._place(), born=psutil.Process().create_time())
+    assert take(tmp_path / "0") is None
 
 
 @pytest.mark.parametrize("content", ["whole", "cut off"])

@@ -53,7 +53,7 @@ def make_app(session: Session, *, token: str, port: int) -> ASGIApp:
         ],
         exception_handlers={LabelsError: _refused, HTTPException: _http_error},
     )
-    app.state.session, app.state.token = session, token
+    app.state.session = session
     return Guard(app, token=token, port=port)
 
 
@@ -78,9 +78,9 @@ def _static(name: str) -> str:
     return (files("layermatch.label") / "static" / name).read_text(encoding="utf-8")
 
 
-def _page(request: Request) -> Response:
-    """Return the page; its only variable part is the token, which is letters and digits."""
-    return Response(_static("page.html").replace("{{ token }}", request.app.state.token), media_type="text/html")
+def _page(_: Request) -> Response:
+    """Return the page. The token is not in it: whoever has the cookie may read this."""
+    return Response(_static("page.html"), media_type="text/html")
 
 
 def _file(request: Request) -> Response:
@@ -95,8 +95,13 @@ def _nothing(_: Request) -> Response:
 
 
 def _picture(request: Request) -> Response:
-    """Return a copy of a picture, by its number: no path ever comes from a request."""
-    session, number = _session(request), _known(_session(request), [request.path_params["number"]])[0]
+    """Return a copy of a picture, by its number: no path ever comes from a request.
+
+    Browsers keep it for a while under its address, so that names the session, as numbers are of one session.
+    """
+    session = _session(request)
+    _check_session(session, request.query_params.get("session"))
+    number = _known(session, [request.path_params["number"]])[0]
     side = SIDES[1] if request.query_params.get("size") == "large" else SIDES[0]
     file = session.pictures.file_of(number)
     if file is None:
@@ -127,6 +132,12 @@ def _items(request: Request) -> Response:
     return JSONResponse({"items": session.items(_known(session, numbers, most=MOST_ITEMS))})
 
 
+def _check_session(session: Session, name: object) -> None:
+    """Refuse what a page of an earlier server asks: its numbers mean other pictures now."""
+    if name != session.name:
+        raise HTTPException(410, "the server has started again: load the page again")
+
+
 def _known(session: Session, numbers: object, *, most: int | None = None) -> list[int]:
     """Return the numbers of pictures, as they were given."""
     total = len(session.pictures.paths)
@@ -151,8 +162,7 @@ def _changing(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
             raise HTTPException(400, "give JSON") from error
         if not isinstance(asked, dict):
             raise HTTPException(400, "give a JSON object")
-        if asked.get("session") != session.name:
-            raise HTTPException(410, "the server has started again: load the page again")
+        _check_session(session, asked.get("session"))
         return JSONResponse(await run_in_threadpool(answer, session, asked))
 
     return respond

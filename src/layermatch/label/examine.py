@@ -31,7 +31,7 @@ from layermatch.files import replacing, unfinished_in, unfinished_of
 __all__ = ["Task", "examine", "main"]
 
 #: To be changed with what is found.
-_FORMAT = 1
+_FORMAT = 2
 #: Pictures between two lines, and in one file.
 _CHUNK = 250
 #: Each sample is so many times as large as the one before.
@@ -167,7 +167,10 @@ class _Reader:
         return self._eye
 
     def read(self, size: int) -> Looked:
-        """Return what was seen of the first pictures; the first sample says along which axes features are kept."""
+        """Return what was seen of the first pictures; the first sample says along which axes features are kept.
+
+        Of a sample of which no picture can be read nothing is kept: the next one says it.
+        """
         parts: list[Looked] = []
         fresh: dict[int, Path] = {}
         for begin in range(0, size, _CHUNK):
@@ -184,10 +187,11 @@ class _Reader:
                 self._said = end
                 self.say({"looked": end, "total": len(self.order)})
         if fresh:
-            self._find_axes(np.concatenate([parts[place].features[parts[place].is_read] for place in fresh]))
+            self._find_axes([parts[place] for place in fresh])
         for place, path in fresh.items():
             parts[place] = self._reduced(parts[place])
-            _save(path, parts[place]._asdict())
+            if self._axes is not None:
+                _save(path, parts[place]._asdict())
         return Looked(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
     def _seen(self, numbers: NDArray[np.int32]) -> Looked:
@@ -210,15 +214,15 @@ class _Reader:
             return np.zeros(0, np.float32), np.zeros(len(self.eye.classes), np.float32)
         return features[0], probabilities[0]
 
-    def _find_axes(self, features: Float) -> None:
+    def _find_axes(self, parts: Sequence[Looked]) -> None:
         from sklearn.decomposition import PCA
 
-        numbers = min(_NUMBERS, *features.shape)
-        if numbers == 0:  # nothing could be read
-            self._axes = (np.zeros(features.shape[1], np.float32), np.zeros((0, features.shape[1]), np.float32))
-        else:
-            pca = PCA(numbers, random_state=self.task.seed).fit(features)
-            self._axes = (pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+        readable = [part.features[part.is_read] for part in parts if part.is_read.any()]
+        if not readable:  # nor is there anything to keep: the next sample may say along which axes
+            return
+        features = np.concatenate(readable)
+        pca = PCA(min(_NUMBERS, *features.shape), random_state=self.task.seed).fit(features)
+        self._axes = (pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
         _save(self.folder / "axes.npz", dict(zip(("mean", "components"), self._axes, strict=True)))
 
     def _reduced(self, part: Looked) -> Looked:

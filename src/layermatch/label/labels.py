@@ -8,6 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,11 +54,13 @@ class Step(NamedTuple):
         said: The answer in words.
         before: What was said of each picture, by its path.
         after: What is said of it since.
+        number: Its place among the answers of all windows.
     """
 
     said: str
     before: Mapping[str, Given]
     after: Mapping[str, Given]
+    number: int = 0
 
 
 class _State(NamedTuple):
@@ -138,6 +141,8 @@ class Labels:
         self._paths = paths
         self._lock = threading.RLock()
         self._history: dict[str, list[Step]] = defaultdict(list)
+        self._numbers = count()
+        self._put_aside: dict[str, str] = {}
         self._classes: list[str] = []
         self._read()
         kept = self._kept_classes()
@@ -164,6 +169,11 @@ class Labels:
         """Return what is said of a picture."""
         row = self._rows[self._place[path]]
         return Given(row.label, row.split)
+
+    def split_of(self, path: str) -> str:
+        """Return what a picture is for, or was before it was put aside, as far as that was seen; else ``train``."""
+        split = self.given(path).split
+        return self._put_aside.get(path, TRAIN) if split == IGNORED else split
 
     def all_given(self) -> list[Given]:
         """Return what is said of each picture, in their order."""
@@ -249,7 +259,9 @@ class Labels:
             if changed:
                 self._write(changed)
                 said = _in_words(changed)
-                self._remember(window, Step(said, {path: before[path] for path in changed}, changed))
+                self._remember(
+                    window, Step(said, {path: before[path] for path in changed}, changed, next(self._numbers))
+                )
             return others
 
     def undo(self, window: str) -> Step | None:
@@ -305,8 +317,9 @@ class Labels:
     def _remember(self, window: str, step: Step) -> None:
         self._history[window].append(step)
         total = sum(len(each.after) for steps in self._history.values() for each in steps)
-        while total > MOST_REMEMBERED and len(self._history[window]) > 1:
-            total -= len(self._history[window].pop(0).after)
+        while total > max(MOST_REMEMBERED, len(step.after)):  # the newest answer can be taken back, however large
+            oldest = min((steps for steps in self._history.values() if steps), key=lambda steps: steps[0].number)
+            total -= len(oldest.pop(0).after)
 
     def _write(self, changed: Mapping[str, Given]) -> None:
         """Write the file with some rows changed; only then are they changed here."""
@@ -330,6 +343,8 @@ class Labels:
         self._tally.subtract(self.given(path) for path in rows)
         self._tally.update(changed.values())
         for path, row in rows.items():
+            if row.split == IGNORED:
+                self._put_aside[path] = self.split_of(path)
             self._rows[self._place[path]] = row
             if row.label:
                 self._know(row.label)

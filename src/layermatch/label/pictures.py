@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class Pictures:
 def find_pictures(root: Path, *, links: bool = False, leave_out: Path | None = None) -> Pictures:
     """List the pictures below a folder, by the endings of their names. No file is opened.
 
-    Names that start with a dot and the folders of file servers are left out. Links are followed, except back to a
-    folder that they lie in, and out of ``root`` only where ``links`` says so.
+    Names that start with a dot, the folders of file servers and the runs of any table that was labelled here are left
+    out. Links are followed, except back to a folder that they lie in, and out of ``root`` only where ``links`` says so.
 
     Args:
         root: The folder in which to look, at any depth.
@@ -93,20 +93,22 @@ class _Walk:
         identity = (status.st_dev, status.st_ino)
         if identity in ancestors:
             return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                reason = self._reason(entry)
-                if entry.name.startswith(".") and not reason:
-                    continue  # nobody has to hear of what systems hide
-                if reason:
-                    self.left_out[reason] += 1
-                elif entry.is_dir():
-                    if entry.path != self.leave_out:
-                        self.into(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
-                elif self._is_picture(entry.name):
-                    self.found.append(prefix + entry.name)
-                else:
-                    self.left_out[OTHER] += 1
+        with os.scandir(folder) as found:
+            entries = list(found)
+        names = {entry.name for entry in entries}
+        for entry in entries:
+            reason = self._reason(entry)
+            if entry.name.startswith(".") and not reason:
+                continue  # nobody has to hear of what systems hide
+            if reason:
+                self.left_out[reason] += 1
+            elif entry.is_dir():
+                if entry.path != self.leave_out and not _are_runs(entry.name, names):
+                    self.into(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
+            elif self._is_picture(entry.name):
+                self.found.append(prefix + entry.name)
+            else:
+                self.left_out[OTHER] += 1
 
     def _reason(self, entry: os.DirEntry[str]) -> str:
         """Return why an entry is not shown, whatever is in it; empty for the others."""
@@ -120,6 +122,11 @@ class _Walk:
 
     def _is_picture(self, name: str) -> bool:
         return os.path.splitext(name)[1].lower() in self.endings  # noqa: PTH122 -- 100,000 Paths take a second
+
+
+def _are_runs(name: str, beside: Set[str]) -> bool:
+    """Return whether a folder has the runs of a table beside it, whose figures are no pictures: the sources' rule."""
+    return name.endswith(".runs") and f"{name.removesuffix('.runs')}.csv" in beside
 
 
 def _is_text(name: str) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from layermatch.data.decoding import ImageFileError
 from layermatch.label.examine import Task
 from layermatch.label.examiner import Examiner
-from layermatch.label.labels import IGNORED, TRAIN, Given, Labels, LabelsError
+from layermatch.label.labels import IGNORED, Given, Labels, LabelsError
 from layermatch.label.pictures import Pictures
 from layermatch.label.proposals import confident, doubted, shown, thoughts, typical, uncertain
 from layermatch.label.thumbnails import SIDES, Thumbnails
@@ -268,11 +268,8 @@ class Session:
         if seen is None:
             is_open = [not each.label and each.split != IGNORED for each in now]
             paths = [path for path, is_meant in zip(paths, is_open, strict=True) if is_meant]
-            now = seen = [each for each, is_meant in zip(now, is_open, strict=True) if is_meant]
-        given = {
-            path: Given("", IGNORED) if is_ignored else Given(label, TRAIN if each.split == IGNORED else each.split)
-            for path, each in zip(paths, now, strict=True)
-        }
+            seen = [each for each, is_meant in zip(now, is_open, strict=True) if is_meant]
+        given = {path: Given("", IGNORED) if is_ignored else Given(label, self.labels.split_of(path)) for path in paths}
         left = set(self.labels.answer(window, given, seen=dict(zip(paths, seen, strict=True))))
         return [number for number in numbers if self.pictures.paths[number] in left]
 

@@ -100,7 +100,7 @@ class _Start:
 
     run_dir: Path
     pid: int
-    created: float
+    created: str | float
 
     def process(self) -> psutil.Process | None:
         """Return the process, if it is still there."""
@@ -155,19 +155,16 @@ class Training:
                 labels = run_dir.with_suffix(".csv")
                 write_manifest(labels, rows)
                 with run_dir.with_suffix(".log").open("wb") as log:
-                    self._child = subprocess.Popen(  # noqa: S603 -- this package's own module
+                    child = subprocess.Popen(  # noqa: S603 -- this package's own module
                         [sys.executable, "-m", "layermatch.run", *self.words(run_dir, max_steps)],
                         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                     )  # fmt: skip
-                created = birth_of(self._child.pid)
-                replace_text(
-                    run_dir.with_suffix(".json"), json.dumps({"pid": self._child.pid, "created": created}) + "\n"
-                )
+                start = _noted(run_dir, child)
             except UserError as error:
                 raise LabelsError(str(error)) from error
             except OSError as error:
                 raise LabelsError(f"training cannot be started: {error.strerror or error}") from error
-            self._start, self._metrics, self._is_stopping = _Start(run_dir, self._child.pid, created), None, False
+            self._child, self._start, self._metrics, self._is_stopping = child, start, None, False
             self._is_awaited, self._left_out = True, left_out
 
     def words(self, run_dir: Path, max_steps: int | None) -> list[str]:
@@ -290,8 +287,23 @@ class Training:
             for path in sorted(self.folder.glob("*.json"), reverse=True):
                 with suppress(OSError, ValueError, LookupError, TypeError):
                     said = json.loads(path.read_text(encoding="utf-8"))
-                    return _Start(path.with_suffix(""), int(said["pid"]), float(said["created"]))
+                    created = said["created"]
+                    created = created if isinstance(created, str) else float(created)  # of an earlier version
+                    return _Start(path.with_suffix(""), int(said["pid"]), created)
         return None
+
+
+def _noted(run_dir: Path, child: subprocess.Popen[bytes]) -> _Start:
+    """Write down which process a run is, for a later server; where that fails, nothing is left running."""
+    start = _Start(run_dir, child.pid, birth_of(child.pid))
+    note = json.dumps({"pid": start.pid, "created": start.created})
+    try:
+        replace_text(run_dir.with_suffix(".json"), f"{note}\n")
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
+    return start
 
 
 def _value(value: object) -> str:

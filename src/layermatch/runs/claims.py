@@ -22,7 +22,7 @@ from pathlib import Path
 
 from layermatch.errors import UserError
 from layermatch.files import replace_text
-from layermatch.processes import birth_of, living
+from layermatch.processes import birth_of, boot_id, living
 from layermatch.runs.layout import CLAIMS
 
 __all__ = ["FINISHED", "RUNNING", "SILENT", "Claim", "Holder", "ended_in", "holder_of", "take"]
@@ -48,7 +48,7 @@ class Holder:
         machine: The name of the machine.
         place: What tells machines and containers apart whose names are alike.
         pid: The number of the process there.
-        born: When that process began, in seconds since the epoch.
+        born: When that process began, as :func:`~layermatch.processes.birth_of` said.
         state: ``running``, ``finished``, ``failed`` or ``stopped``.
         status: The status that a run of its own would have ended with.
         why: The reason why the job was not finished; empty otherwise.
@@ -59,7 +59,7 @@ class Holder:
     machine: str = ""
     place: str = ""
     pid: int = 0
-    born: float = 0.0
+    born: str | float = ""
     state: str = RUNNING
     status: int = 0
     why: str = ""
@@ -214,9 +214,7 @@ def _text(*, state: str = RUNNING, status: int = 0, why: str = "") -> str:
 @cache
 def _place() -> str:
     """Return what is the same for two processes where each sees the number of the other."""
-    found = [socket.gethostname()]
-    with suppress(OSError):
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    found = [socket.gethostname(), *filter(None, [boot_id()])]
     with suppress(OSError):
         found.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(found)

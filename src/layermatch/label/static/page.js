@@ -2,18 +2,22 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const token = document.querySelector('meta[name="layermatch-token"]').content;
 const GAP = 10; // pixels between two cells
 const ROWS_BEYOND = 2; // rows that are there though they cannot be seen
 const MOST_ITEMS = 200; // pictures of one request
 const MOST_ANSWERED = 2000; // pictures of one answer; a confirmation is for any number
 const MOST_KNOWN = 4000; // pictures of which is known what is said of them
 
-// The address had the token: the cookie has it now, and nobody should see it over a shoulder.
+// The address had the token: it is kept for this server's pages alone, and nobody should see it over a shoulder. A cookie
+// would go to every server of this machine, and the one that there is lets read only.
+const given = new URLSearchParams(location.search).get("token");
+if (given) localStorage.setItem("token", given);
+const token = localStorage.getItem("token") || "";
 if (location.search) history.replaceState(null, "", location.pathname);
 
-// Undo is for this window: a name that outlives a reload.
-const windowName = sessionStorage.getItem("window") || crypto.randomUUID();
+// Undo is for this window: a name that outlives a reload. A window that another one opened begins with a copy of its names.
+const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+const windowName = (isReload && sessionStorage.getItem("window")) || crypto.randomUUID();
 sessionStorage.setItem("window", windowName);
 
 let server = null; // the newest state
@@ -23,6 +27,7 @@ let current = 0; // place of the picture that has the focus, among ids
 let anchor = 0; // where a selection with Shift began
 let columns = 1;
 let cell = 136;
+let guessed = ""; // the class that the model takes these pictures for
 let version = -1; // of the proposals that are shown
 let hasBegun = false; // whether a view was loaded
 let asking = 0; // number of the newest request for a view
@@ -129,7 +134,8 @@ function showClasses(classes, before) {
     return button;
   }));
   $("classes-title").textContent = classes.length ? "This is a …" : "Add two classes to begin";
-  fill($("show"), [["all", "all"], ["unlabelled", "without a label"], ["labelled", "with a label"], ["ignored", "of no class"], ...classes.map((each) => [`class:${each.name}`, `label ${each.name}`])]);
+  const isOther = fill($("show"), [["all", "all"], ["unlabelled", "without a label"], ["labelled", "with a label"], ["ignored", "of no class"], ...classes.map((each) => [`class:${each.name}`, `label ${each.name}`])]);
+  if (isOther && hasBegun && view === "all") load();
 }
 
 function showProposals(proposals) {
@@ -142,10 +148,11 @@ function showProposals(proposals) {
   const uncertain = $("order").querySelector('[value="uncertain"]');
   uncertain.disabled = !proposals.classes.length;
   uncertain.textContent = proposals.classes.length ? "most uncertain" : "most uncertain (needs a model)";
-  fill($("guess-class"), proposals.classes.map((name) => [name, name]));
+  const isOther = fill($("guess-class"), proposals.classes.map((name) => [name, name]));
   const isNew = proposals.version !== version && proposals.is_ready;
   $("more").classList.toggle("news", isNew && ids.length > 0);
-  if (isNew && hasBegun && !ids.length && view !== "all" && answered === asking) load(); // one at a time: it may take long
+  if (isOther && hasBegun && view === "guesses") load(); // the pictures are of a class that this model does not know
+  else if (isNew && hasBegun && !ids.length && view !== "all" && answered === asking) load(); // one at a time: it may take long
   else if (isNew && hasBegun && $("more").dataset.said !== String(proposals.version)) {
     $("more").dataset.said = String(proposals.version);
     say(`New proposals are ready: ${number(proposals.known)} pictures looked at.`);
@@ -180,13 +187,15 @@ function element(name, properties) {
   return Object.assign(document.createElement(name), properties);
 }
 
+// Gives a choice its options; true where what was chosen is none of them any more.
 function fill(select, options) {
   const wanted = JSON.stringify(options);
-  if (select.dataset.options === wanted) return;
+  if (select.dataset.options === wanted) return false;
   const value = select.value;
   select.dataset.options = wanted;
   select.replaceChildren(...options.map(([key, text]) => element("option", { value: key, textContent: text })));
   if (options.some(([key]) => key === value)) select.value = value;
+  return select.value !== value;
 }
 
 function asked() {
@@ -208,6 +217,7 @@ function asked() {
 async function load({ focus = false } = {}) {
   const mine = ++asking;
   const known = server.proposals.version; // it may be another one when the answer comes
+  const name = $("guess-class").value; // as well
   for (const button of document.querySelectorAll("nav button")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== view;
   let found;
@@ -221,6 +231,7 @@ async function load({ focus = false } = {}) {
   }
   if (mine !== asking) return; // another one was asked for since
   version = known;
+  guessed = name;
   hasBegun = true;
   ids = view === "next" ? found.ids.filter((id) => !skipped.has(id)) : found.ids;
   selected.clear();
@@ -239,10 +250,9 @@ async function load({ focus = false } = {}) {
 }
 
 function confirmText() {
-  const name = $("guess-class").value;
   $("confirm").hidden = view !== "guesses" || !ids.length;
   const count = selected.size || ids.length;
-  $("confirm").textContent = `Confirm ${selected.size ? "the" : "all"} ${number(count)} as ${name}`;
+  $("confirm").textContent = `Confirm ${selected.size ? "the" : "all"} ${number(count)} as ${guessed}`;
 }
 
 // --------------------------------------------------------------------------------------------------------------- grid
@@ -287,7 +297,8 @@ function make(place) {
   each.setAttribute("aria-setsize", String(ids.length));
   const picture = element("img", { alt: "", decoding: "async", draggable: false });
   picture.addEventListener("error", () => { each.classList.add("broken"); paint(place); });
-  picture.src = `/picture/${ids[place]}`;
+  // The browser keeps pictures by their addresses, and a number is of one session.
+  picture.src = `/picture/${ids[place]}?session=${server.session}`;
   each.append(picture, element("span", { className: "tag", ariaHidden: "true" }));
   each.addEventListener("click", (event) => choose(place, event));
   each.addEventListener("dblclick", look);
@@ -420,6 +431,17 @@ function toggle(place) {
   repaint();
 }
 
+function selectAll() {
+  ids.forEach((id) => selected.add(id));
+  repaint();
+  say(`${number(selected.size)} pictures are selected.`);
+}
+
+function selectNone() {
+  selected.clear();
+  repaint();
+}
+
 // The next picture that has no answer yet; where all have one, the one after this.
 function advance() {
   if (view === "all" || view === "doubts") return go(current + 1);
@@ -475,7 +497,9 @@ async function answer(label, ignored) {
       take(done.state, { isOwn: true });
       const others = done.left.map((id) => items.get(id)).filter(Boolean).map((item) => `${item.path} is ${words(item) || "without a label"}`);
       const what = ignored ? "no class" : label || "label removed";
-      say(others.length ? `Changed elsewhere, so left as it is: ${others.slice(0, 3).join("; ")}` : `${what}: ${which}. ${number(server.labelled)} labelled.`);
+      const parts = new Set(meant.filter((id, place) => !ignored && old[place].split === "ignored").map((id) => (items.get(id) || {}).split));
+      const again = parts.size ? ` Put aside no more: for ${[...parts].filter(Boolean).join(" and ")}.` : "";
+      say(others.length ? `Changed elsewhere, so left as it is: ${others.slice(0, 3).join("; ")}` : `${what}: ${which}. ${number(server.labelled)} labelled.${again}`);
     } catch (error) {
       if (old) meant.forEach((id, place) => items.set(id, old[place]));
       forget(step);
@@ -492,7 +516,7 @@ async function answer(label, ignored) {
 
 // All of the view, or what is selected of it; the server leaves out what has an answer by now.
 async function confirmAll() {
-  const label = $("guess-class").value;
+  const label = guessed;
   const meant = selected.size ? [...selected] : ids;
   const step = { isTaken: false };
   steps.push(step);
@@ -573,7 +597,7 @@ function look() {
 
 function showLarge() {
   const item = items.get(ids[current]);
-  const source = `/picture/${ids[current]}?size=large`;
+  const source = `/picture/${ids[current]}?size=large&session=${server.session}`;
   if ($("large-picture").getAttribute("src") !== source) $("large-picture").src = source;
   const text = cells.has(current) ? cells.get(current).getAttribute("aria-label") : "";
   $("large-picture").alt = item ? item.path : "";
@@ -587,32 +611,30 @@ const DO = {
 };
 const LETTERS = { x: "none", s: "skip", u: "undo", Delete: "clear", Backspace: "clear", Enter: "look" };
 
-function onKey(event) {
-  const { key, ctrlKey, metaKey, altKey, shiftKey } = event;
+// What a key does; nothing where it is none of ours.
+function actionOf({ key, ctrlKey, metaKey, altKey, shiftKey }, moves) {
   const command = ctrlKey || metaKey;
+  const inLarge = $("large").open;
+  if (inLarge && (key === "Enter" || key === " ")) return undefined; // on its button: it closes
+  if (command && key.toLowerCase() === "z") return undo;
+  if (command && key.toLowerCase() === "a") return selectAll;
+  if (command || altKey) return undefined;
+  if (key in moves) return () => go(moves[key], { extend: shiftKey });
+  if (key === " ") return () => toggle(current);
+  if (key === "?") return () => $("help").showModal();
+  if (key === "Escape" && !inLarge) return selectNone;
+  if (key in LETTERS) return DO[LETTERS[key]];
+  const found = server && server.classes.find((each) => each.key && each.key === key);
+  return found && (() => answer(found.name, false));
+}
+
+function onKey(event) {
   const page = Math.max(1, Math.floor($("grid").clientHeight / (cell + GAP))) * columns;
   const moves = { ArrowRight: current + 1, ArrowLeft: current - 1, ArrowDown: current + columns, ArrowUp: current - columns, Home: 0, End: ids.length - 1, PageDown: current + page, PageUp: current - page };
-  const inLarge = $("large").open;
-  if (inLarge && (key === "Enter" || key === " ")) return; // on its button: it closes
-  if (command && key.toLowerCase() === "z") undo();
-  else if (command && key.toLowerCase() === "a") {
-    ids.forEach((id) => selected.add(id));
-    repaint();
-    say(`${number(selected.size)} pictures are selected.`);
-  } else if (command || altKey) return;
-  else if (key in moves) go(moves[key], { extend: shiftKey });
-  else if (key === " ") toggle(current);
-  else if (key === "?") $("help").showModal();
-  else if (key === "Escape" && !inLarge) {
-    selected.clear();
-    repaint();
-  } else if (key in LETTERS) DO[LETTERS[key]]();
-  else {
-    const found = server && server.classes.find((each) => each.key && each.key === key);
-    if (!found) return;
-    answer(found.name, false);
-  }
+  const act = actionOf(event, moves);
+  if (!act) return;
   event.preventDefault();
+  if (!event.repeat || event.key in moves) act(); // a key that is held moves on, and answers once
 }
 
 $("grid").addEventListener("keydown", onKey);
@@ -621,7 +643,7 @@ $("large").addEventListener("close", () => { if (cells.has(current)) cells.get(c
 document.addEventListener("keydown", (event) => {
   if (event.altKey && event.key === "n" && view === "next") {
     event.preventDefault();
-    load({ focus: true });
+    if (!event.repeat) load({ focus: true });
   }
 });
 
