@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layermatch import loggers
 from layermatch.figures import read_metrics
 from layermatch.loggers import MetricsCsv
 from layermatch.runs.metrics_file import MetricsFile
@@ -58,3 +59,15 @@ def test_a_name_that_is_no_text_is_written_as_an_escape(tmp_path: Path) -> None:
     logger = MetricsCsv(tmp_path)
     log(logger, range(1, 3), **{"caf\udce9": 1.0})
     assert logger.path.read_bytes().splitlines()[0] == rb"step,loss,caf\udce9"
+
+
+def test_tensorboard_has_no_step_twice_where_a_run_goes_on(tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first_step, steps in ((0, (50, 100, 150)), (100, (150, 200))):
+        _, logger = loggers.tensorboard(run_dir=tmp_path, first_step=first_step)
+        for step in steps:
+            logger.log_metrics({"loss": float(first_step)}, step=step)
+        logger.finalize("success")
+    shown = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    assert [(event.step, event.value) for event in shown.Scalars("loss")] == [(50, 0), (100, 0), (150, 100), (200, 100)]

@@ -127,7 +127,9 @@ def tensorboard(*, run_dir: Path, first_step: int) -> list[Logger]:
         UserError: TensorBoard is not installed.
     """
     try:
-        logger = TensorBoardDashboard(run_dir, name="", version="tensorboard")
+        # What a resumed run makes again is not shown twice; metrics.csv drops the same rows.
+        purged = first_step + 1 if first_step else None
+        logger = TensorBoardDashboard(run_dir, name="", version="tensorboard", purge_step=purged)
     except ModuleNotFoundError as error:
         raise UserError("logger=tensorboard needs TensorBoard: pip install 'layermatch[tensorboard]'") from error
     return [*csv(run_dir=run_dir, first_step=first_step), logger]

@@ -6,16 +6,21 @@ directory, so that the search goes on after any end, and several processes, on s
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from layermatch.cli import explain
 from layermatch.console import Reporter, table
 from layermatch.errors import UserError, check_choice, check_number
 from layermatch.metrics import VAL_ACCURACY_EMA
@@ -35,6 +40,9 @@ __all__ = ["JOURNAL", "search"]
 
 #: The file of a sweep's directory in which Optuna keeps its trials, and the name that the search has there.
 JOURNAL, NAME = "optuna.journal", "layermatch"
+
+#: The lock in that directory which a process holds while it counts the trials and proposes more.
+PROPOSING = "optuna.proposing.lock"
 
 SAMPLERS = ("tpe", "random")
 
@@ -85,9 +93,14 @@ def search(
     sweep_dir = expand("run_dir", str(OmegaConf.select(config, "hydra.sweep.dir")), "a directory")
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = _open(sweep_dir, fixed, sought)
-    _Search(study, sweep_dir, launch, fixed=[word.input_line or "" for word in fixed], sought=sought).run(
-        n_trials=n_trials, n_jobs=n_jobs, make_sampler=lambda number: _sampler(sampler, seed + 7919 * number)
-    )
+    _Search(
+        study,
+        sweep_dir,
+        launch,
+        compose=lambda words: loader.load_sweep_config(config, list(words)),
+        fixed=[word.input_line or "" for word in fixed],
+        sought=sought,
+    ).run(n_trials=n_trials, n_jobs=n_jobs, make_sampler=lambda number: _sampler(sampler, seed + 7919 * number))
 
 
 def _quiet_optuna() -> None:
@@ -184,10 +197,11 @@ class _Search:
         sweep_dir: Path,
         launch: Launch,
         *,
+        compose: Callable[[Sequence[str]], object],
         fixed: Sequence[str],
         sought: Mapping[str, BaseDistribution],
     ) -> None:
-        self.study, self.sweep_dir, self.launch = study, sweep_dir, launch
+        self.study, self.sweep_dir, self.launch, self.compose = study, sweep_dir, launch, compose
         self.fixed, self.sought = list(fixed), sought
         self._tried: set[int] = set()
 
@@ -195,10 +209,11 @@ class _Search:
         """Run what is left over, then what is missing."""
         while True:
             batch = self._left_over()[:n_jobs]
-            missing = n_trials - len(self.study.get_trials(deepcopy=False))
-            while missing > 0 and len(batch) < n_jobs:
-                batch.append(self._propose(make_sampler))
-                missing -= 1
+            with FileLock(self.sweep_dir / PROPOSING):  # or two processes that count together would propose too many
+                missing = n_trials - len(self.study.get_trials(deepcopy=False))
+                while missing > 0 and len(batch) < n_jobs:
+                    batch.append(self._propose(make_sampler))
+                    missing -= 1
             if not batch:
                 break
             if not self._run(batch):
@@ -231,13 +246,29 @@ class _Search:
 
     def _run(self, batch: Sequence[tuple[int, dict[str, Any]]]) -> bool:
         """Run jobs, and tell Optuna what came out; False where the search is asked to stop."""
-        for first, jobs in _neighbours(batch):
-            words = [[*self.fixed, *(f"{name}={value}" for name, value in values.items())] for values in jobs]
-            self._tried |= set(range(first, first + len(jobs)))
+        self._tried |= {number for number, _ in batch}
+        composed = [job for job in batch if self._is_composed(*job)]
+        for first, jobs in _neighbours(composed):
+            words = [self._words(values) for values in jobs]
             self.launch(words, first)
             states = [self._tell(number) for number in range(first, first + len(jobs))]
             if STOPPED in states:
                 return False
+        return True
+
+    def _words(self, values: Mapping[str, Any]) -> list[str]:
+        return [*self.fixed, *(f"{name}={value}" for name, value in values.items())]
+
+    def _is_composed(self, number: int, values: Mapping[str, Any]) -> bool:
+        """Say whether a job has a configuration; one that has none is told of as failed, and ends no other."""
+        from optuna.trial import TrialState
+
+        try:
+            self.compose(self._words(values))
+        except (HydraException, OmegaConfBaseException, UserError) as error:
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            sys.stderr.write(f"error: {self.sweep_dir / str(number)}: {explain(error)}\n")
+            return False
         return True
 
     def _tell(self, number: int) -> str:

@@ -42,6 +42,7 @@ from layermatch.runs.identity import differing
 from layermatch.runs.layout import CLAIMS, RESULTS, outputs_in
 from layermatch.runs.reading import read_results
 from layermatch.runs.settings import flatten
+from layermatch.search import JOURNAL
 
 __all__ = ["SWEEP_VARIABLE", "BeforeSweep", "Sweep", "goes_on", "is_started_elsewhere", "run_in_own_process"]
 
@@ -273,10 +274,13 @@ class Sweep:
             sys.exit(stopped.status)
         if failed:
             names = ", ".join(str(job.run_dir) for job in failed)
-            sys.stderr.write(
-                f"error: {len(failed)} of {len(jobs)} jobs failed: {names}: to try them again, give the same "
-                f"command and ckpt_path=auto\n"
+            is_search = (failed[0].run_dir.parent / JOURNAL).is_file()
+            again = (
+                "the search has them as failed, and does not try them again"
+                if is_search
+                else "to try them again, give the same command and ckpt_path=auto"
             )
+            sys.stderr.write(f"error: {len(failed)} of {len(jobs)} jobs failed: {names}: {again}\n")
             statuses = {job.status for job in failed}
             sys.exit(statuses.pop() if len(statuses) == 1 else 1)
         if broken:

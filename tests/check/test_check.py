@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from tests import processes
 from tests.check.planted import picture, plant, write_sound
 
 from layermatch.check.__main__ import check
-from layermatch.check.findings import Finding, Inspection
+from layermatch.check.findings import Finding, Inspection, inspect
+from layermatch.check.looking import TINT, Looks
+from layermatch.check.reading import Content
 from layermatch.cli import config_dir, plain
+from layermatch.data.images import ArrayImages
 from layermatch.data.labelling import Labelling
 from layermatch.data.manifest import Row, write_manifest
+from layermatch.data.sets import ImageSet
 from layermatch.errors import UserError
 from layermatch.settings import DataSettings
 
@@ -83,6 +90,75 @@ def test_the_json_file_has_the_same(faulty: tuple[Path, Inspection]) -> None:
     assert written["classes"]["test"] == {"ant": 5, "bee": 3, "cow": 3}
     assert written["sizes"]["labelled"]["short_side"] == {"min": 64, "median": 64.0, "max": 80}
     assert {"train/ant/0.png", "test/ant/same pixels.bmp"} in [set(one["paths"]) for one in written["same"]]
+
+
+def inspected(parts: dict[str, list[int]], looks: dict[str, Looks]) -> Inspection:
+    """Inspect made-up looks; the parts have the class of each image, -1 where it is unknown."""
+    sets = {
+        part: ImageSet(ArrayImages(np.zeros((len(labels), 3, 8, 8), np.uint8)), np.array(labels, np.int64))
+        for part, labels in parts.items()
+    }
+    names = {part: tuple(f"{part}:{row}" for row in range(len(labels))) for part, labels in parts.items()}
+    return inspect(Content(("ant", "bee"), sets, names), looks, distance=4)
+
+
+def looks_of(digests: list[int], hashes: list[int]) -> Looks:
+    return Looks(
+        sizes=np.full((len(digests), 2), 8, np.int32),
+        digests=tuple(digest.to_bytes(16, "big") for digest in digests),
+        hashes=np.array(hashes, np.uint64),
+        tints=np.zeros((len(digests), TINT, TINT, 3), np.uint8),
+        reasons={},
+    )
+
+
+def test_a_copy_without_a_label_hides_no_contradiction() -> None:
+    looks = {"labelled": looks_of([2], [0]), "unlabelled": looks_of([1], [0]), "test": looks_of([1, 1, 1], [0] * 3)}
+    found = inspected({"labelled": [0], "unlabelled": [-1], "test": [0, 1, 0]}, looks)
+    (wrong,) = of_kind(found, "contradicting labels")
+    assert wrong.text == "1 image has the pixels of one of another class"
+    assert wrong.examples == ("test:0 (ant) = test:1 (bee)",)
+
+
+def test_all_copies_that_look_like_a_learnt_picture_leak() -> None:
+    looks = {
+        "labelled": looks_of([1, 2], [0, 2**60 - 1]), "unlabelled": looks_of([3], [255 << 20]),
+        "test": looks_of([4, 4, 4, 5], [1, 1, 1, 255 << 20 | 1]),
+    }  # fmt: skip
+    leaks = of_kind(inspected({"labelled": [0, 1], "unlabelled": [-1], "test": [0] * 4}, looks), "leak into test")
+    assert [leak.text.partition(" (")[0] for leak in leaks] == [
+        "3 test images look like a labelled one", "1 test image looks like an unlabelled one",
+    ]  # fmt: skip
+
+
+def test_frames_of_a_camera_are_as_many_pairs_as_frames() -> None:
+    flips = [0, *(1 << one for one in range(64)), *(1 << a | 1 << b for a in range(64) for b in range(a))]
+    looks = {
+        "labelled": looks_of(list(range(900)), flips[:900]),
+        "test": looks_of([*range(900, 1000)], flips[900:1000]),
+    }
+    found = inspected({"labelled": [0] * 900, "test": [0] * 100}, looks)
+    assert len(found.pairs) == 899 + 100 + 99
+    assert {pair.first.row for pair in found.pairs} == {0}
+    (leak,) = of_kind(found, "leak into test")
+    assert leak.text.startswith("100 test images look like a labelled one")
+
+
+def test_a_picture_of_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number, name in enumerate(["a", "b", "a", "b"]):
+            content = io.BytesIO()
+            picture(number).save(content, "PNG")
+            image = content.getvalue()[: 60 if number == 2 else None]
+            for ending, written in (("png", image), ("cls", name.encode())):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(written)
+                tar.addfile(member, io.BytesIO(written))
+    found = checked(tmp_path, "data=shards", f"data.root={tmp_path}", "data.image_size=64")
+    (bad,) = of_kind(found, "unreadable")
+    assert bad.text.startswith("1 file cannot be read")
+    assert "0.tar/2.png cannot be decoded: " in bad.examples[0]
+    assert int(found.looks["labelled"].is_whole.sum()) == 3
 
 
 class Page(HTMLParser):

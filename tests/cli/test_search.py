@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.cli.test_sweeps import TINY, status_of
 from tests.cli.test_wrong_input import refused
+
+from layermatch.runs.claims import FAILED, take
+from layermatch.search import _open, _Search
 
 optuna = pytest.importorskip("optuna")
 
@@ -70,7 +77,46 @@ def test_jobs_that_fail_are_named_and_end_no_other(
     printed = capsys.readouterr()
     assert f"│ failed       │ {', '.join(map(str, failed))} " in printed.out
     assert f"error: {len(failed)} of 4 jobs failed: sw/{failed[0]}" in printed.err
+    assert printed.err.rstrip().endswith(": the search has them as failed, and does not try them again")
     assert "Traceback" not in printed.err
+
+
+def test_a_job_that_cannot_be_composed_has_failed_and_ends_no_other(
+    cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli(*WORDS, "algorithm=supervised,linear_probe", "hydra.sweeper.n_trials=2")
+    assert [trial.state.name for trial in study().trials] == ["FAIL", "FAIL"]
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == ["sw/0", "sw/1"]
+    assert all("pseudo_labels.threshold" in line for line in lines)
+    assert re.search(r"failed +│ 0, 1 ", printed.out)
+
+
+def test_processes_that_share_a_search_propose_no_more_than_asked(tmp_path: Path) -> None:
+    sought = {"optimizer.lr": optuna.distributions.FloatDistribution(0.003, 0.3)}
+
+    def launch(jobs: Sequence[Sequence[str]], first: int) -> None:
+        for number in range(first, first + len(jobs)):
+            claim = take(tmp_path / str(number))
+            if claim is not None:
+                claim.release(FAILED)
+
+    def sampler(number: int) -> optuna.samplers.BaseSampler:
+        time.sleep(0.1)  # so that the other one counts meanwhile
+        return optuna.samplers.RandomSampler(seed=number)
+
+    def share(barrier: threading.Barrier) -> None:
+        one = _Search(_open(tmp_path, [], sought), tmp_path, launch, compose=list, fixed=[], sought=sought)
+        barrier.wait()
+        one.run(n_trials=3, n_jobs=3, make_sampler=sampler)
+
+    _open(tmp_path, [], sought)
+    barrier = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        for ended in [pool.submit(share, barrier) for _ in range(2)]:
+            ended.result()
+    assert len(_open(tmp_path, [], sought).trials) == 3
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,55 @@ def test_a_mistake_is_one_line(tmp_path: Path, content: str, options: dict[str, 
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_an_image_that_two_files_may_be_is_not_guessed(tmp_path: Path) -> None:
-    with_files(tmp_path / "pictures", "a/1.jpg", "b/1.jpg")
-    with pytest.raises(UserError, match="1 of its 1 images are not found"):
-        exported(tmp_path, [task("/data/upload/3/1.jpg", annotation(choice("cat")))])
+@pytest.mark.parametrize(
+    ("files", "name", "said"),
+    [
+        (("a/1.jpg", "b/1.jpg"), "/data/upload/3/1.jpg", "a/1.jpg and b/1.jpg"),
+        (("1.jpg", "dogs/1.jpg"), "/data/local-files/?d=cats/1.jpg", "1.jpg and dogs/1.jpg"),
+        (("a/1.jpg", "a/1.png"), "s3://b/a/1", "a/1.jpg and a/1.png"),
+    ],
+)
+def test_an_image_that_two_files_may_be_is_not_guessed(
+    files: tuple[str, ...], name: str, said: str, tmp_path: Path
+) -> None:
+    with_files(tmp_path / "pictures", *files)
+    with pytest.raises(UserError, match=f"1 of its 1 images may be one or .*: several files are called so, {said}$"):
+        exported(tmp_path, [task(name, annotation(choice("cat")))])
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("dog", "dog")])
+def test_two_images_of_an_export_are_never_one_file(labels: tuple[str, str], tmp_path: Path) -> None:
+    with_files(tmp_path / "pictures", "dogs/1.jpg")
+    tasks = [
+        task(f"{folder}/1.jpg", annotation(choice(label)))
+        for folder, label in zip(("cats", "dogs"), labels, strict=True)
+    ]
+    with pytest.raises(
+        UserError, match=r"cats/1\.jpg and dogs/1\.jpg are two images in it, and one file below .*, dogs/"
+    ):
+        exported(tmp_path, tasks)
+
+
+def test_a_path_of_one_part_is_in_the_folder_itself_and_no_copy_of_a_system_counts(tmp_path: Path) -> None:
+    with_files(tmp_path / "pictures", "1.jpg", "1.jpg.json", "a/1.jpg", "a/2.jpg", ".thumbs/2.jpg", "@eaDir/2.jpg")
+    tasks = [task(name, annotation(choice("cat"))) for name in ("1.jpg", "2.jpg")]
+    assert exported(tmp_path, tasks).rows == (Row("1.jpg", "cat"), Row("a/2.jpg", "cat"))
+
+
+@pytest.mark.parametrize("classes", [("Quercus.alba", "Rosa.alba"), ("Quercus.alba", "Acer.rubrum"), ("a.jpg", "b")])
+def test_a_class_that_looks_like_a_file_is_a_class(classes: tuple[str, str], tmp_path: Path) -> None:
+    with_files(tmp_path / "pictures", "1.jpg", "2.jpg")
+    items = [
+        {"choice": classes[0], "image": "/data/upload/1/0a1b2c3d-1.jpg", "id": 1},
+        {"choice": classes[1], "image": "2.jpg", "id": 2},
+    ]
+    rows = (Row("1.jpg", classes[0]), Row("2.jpg", classes[1]))
+    assert exported(tmp_path, items).rows == rows
+    lines = ["choice,image,id", *(",".join(map(str, item.values())) for item in items)]
+    assert exported(tmp_path, "\n".join(lines), name="export.csv").rows == rows
+
+
+def test_an_export_without_choices_is_refused(tmp_path: Path) -> None:
+    with_files(tmp_path / "pictures", "1.jpg")
+    with pytest.raises(UserError, match=r"none of its columns has choices$"):
+        exported(tmp_path, [{"image": "1.jpg", "id": 1}])

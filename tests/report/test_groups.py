@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.report.made_runs import make_run
@@ -97,6 +99,42 @@ def test_a_repetition_is_no_second_sample(tmp_path: Path) -> None:
     assert seeds(group) == [3]
     assert runs[0].problems == []
     assert runs[1].problems == [f"setting and seed are those of {runs[0].name}: not counted again"]
+
+
+def on(path: Path, *, pool: str) -> Path:
+    """Say which files the images of a run are drawn from."""
+    split = json.loads((path / "split.json").read_text())
+    (path / "split.json").write_text(json.dumps(split | {"pool": pool}))
+    return path
+
+
+def test_one_setting_on_two_data_sets_is_two_groups(tmp_path: Path) -> None:
+    def made(name: str, root: str, pool: str, *, is_finished: bool = True, **more: Any) -> Path:
+        path = make_run(tmp_path / name, "data=folder", f"data.root={root}", is_finished=is_finished, **more)
+        return on(path, pool=pool)
+
+    flowers, birds = groups_of(
+        made("a", "flowers", "9:a", seed=0, accuracy=0.9, classes=("rose", "lily")),
+        made("b", "birds", "9:b", seed=0, accuracy=0.5, classes=("owl", "jay")),
+        made("c", "flowers", "9:a", seed=1, accuracy=0.92, classes=("rose", "lily")),
+        made("d", "birds", "9:b", seed=2, accuracy=0.4, classes=("owl", "jay")),
+        made("e", "birds", "9:b", seed=3, is_finished=False),
+    )
+    assert [flowers.name, birds.name] == ["layermatch, root=flowers", "layermatch, root=birds"]
+    assert flowers.figures("test", "accuracy_ema") == {Draw(0): 0.9, Draw(1): 0.92}
+    assert birds.figures("test", "accuracy_ema") == {Draw(0): 0.5, Draw(2): 0.4}
+    assert [run.seed for run in birds.unfinished] == [3]
+
+
+def test_other_files_of_the_same_classes_are_another_data_set_and_unknown_ones_are_not(tmp_path: Path) -> None:
+    one, other = groups_of(
+        make_run(tmp_path / "a", seed=0),
+        on(make_run(tmp_path / "b", seed=1), pool="9:a"),
+        on(make_run(tmp_path / "c", seed=1), pool="8:b"),
+        on(make_run(tmp_path / "d", seed=2), pool="9:a"),
+    )
+    assert (seeds(one), seeds(other)) == ([0, 1, 2], [1])
+    assert [one.name, other.name] == ["layermatch #1", "layermatch #2"]
 
 
 def test_unfinished_runs_do_not_count_and_unreadable_ones_are_in_no_group(tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def test_a_page_and_a_markdown_file_and_again(report: Report, tmp_path: Path) ->
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_the_first_run_given_is_the_baseline(report: Report, tmp_path: Path) -> None:
+    make_run(tmp_path / "m" / "0", "algorithm=fixmatch")
+    make_run(tmp_path / "m" / "1")
+    assert "Difference to layermatch, paired by seed" in report("m/1", "--multirun", "m")
+
+
 def test_nothing_finished_is_no_mistake(report: Report, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "there is nothing of a run in it" in report("empty", "--out", "here.htm")

@@ -84,6 +84,7 @@ BROKEN = {
     "configuration that is no text": (lambda p: (p / "config.yaml").write_bytes(b"\xff\xfe\x00a"), "config.yaml"),
     "many aliases": (text("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"), "it holds an alias"),
     "deep YAML": (text("config.yaml", "[" * 5000), "config.yaml cannot be read"),
+    "deep lists in YAML": (text("config.yaml", "- " * 50_000), "config.yaml cannot be read: it is nested too deeply"),
     "YAML that builds objects": (text("config.yaml", "a: !!python/object/apply:os.getcwd []"), "config.yaml cannot"),
     "no seed": (config(seed=None), "config.yaml gives no seed"),
     "seed that is none": (config(seed=True), "config.yaml gives no seed"),
@@ -101,7 +102,11 @@ BROKEN = {
     "metrics of something else": (text("metrics.csv", "a,b\n1,2\n"), "metrics.csv cannot be read"),
     "metrics with a half line": (cut("metrics.csv", -20), "ends in the middle of a line"),
     "metrics that end early": (
-        lambda p: ((p / "metrics.csv").unlink(), write_metrics(p, rows_of(0.9, steps=(10, 20)))),
+        lambda p: (
+            config(trainer={"log_every": 10})(p),
+            (p / "metrics.csv").unlink(),
+            write_metrics(p, rows_of(0.9, steps=(10, 20))),
+        ),
         "metrics.csv ends at step 20, the run at 30",
     ),
     "NaN": (
@@ -151,6 +156,16 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
     assert not run.is_finished
     (path / LOCK).touch()
     assert read_run(path).problems == ["still running: at step 30 of 50"]
+
+
+@pytest.mark.parametrize(("end", "is_whole"), [(1220, True), (1249, True), (1250, False)])
+def test_curves_may_end_less_than_a_log_interval_before_the_run(tmp_path: Path, end: int, *, is_whole: bool) -> None:
+    path = make_run(tmp_path / "run", steps=(1150, 1200))
+    config(trainer={"max_steps": end, "log_every": 50})(path)
+    results(steps=end)(path)
+    run = read_run(path)
+    assert run.problems == ([] if is_whole else ["metrics.csv ends at step 1200, the run at 1250: no curves of it"])
+    assert bool(run.curves) is is_whole
 
 
 def test_an_empty_folder_is_listed(tmp_path: Path) -> None:

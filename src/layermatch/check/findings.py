@@ -28,6 +28,9 @@ _SAME_TINT = 10.0
 #: A hash that so many different pictures share says nothing of them: they are as plain as a wall.
 _SHARED_BY = 200
 
+#: The pairs whose small copies are compared together: some tens of megabytes.
+_PAIRS_AT_ONCE = 1 << 16
+
 #: Of a pair of classes, the larger may have so many times the images of the smaller before it is said.
 _BALANCED = 3.0
 
@@ -94,7 +97,8 @@ class Inspection:
         content: The data set.
         looks: What was seen of each part.
         counts: Images of each class by part, in the order of the classes; the last number is of unknown class.
-        pairs: Pairs that show the same, those that leak first; of several equal ones each with the first.
+        pairs: Pairs that show the same, those that leak first; of several equal ones each with the first, and each that
+            only looks like others with the first of each part.
         findings: Problems first.
         advice: What to do about labels, in sentences.
         distance: The bits by which hashes of one picture may differ.
@@ -212,13 +216,18 @@ def _everywhere(looks: Mapping[str, Looks]) -> list[Where]:
     return [Where(part, row) for part, seen in looks.items() for row in np.flatnonzero(seen.is_whole).tolist()]
 
 
-def _equal_pairs(looks: Mapping[str, Looks]) -> list[Pair]:
-    """Find images whose decoded pixels are equal, each with the first such one, and with the first of another part."""
+def _equal_groups(looks: Mapping[str, Looks]) -> Iterable[list[Where]]:
+    """Return the images whose decoded pixels are equal, by these, in the order of their first ones."""
     groups: dict[bytes, list[Where]] = defaultdict(list)
     for where in _everywhere(looks):
         groups[looks[where.part].digests[where.row]].append(where)
+    return groups.values()
+
+
+def _equal_pairs(looks: Mapping[str, Looks]) -> list[Pair]:
+    """Find images whose decoded pixels are equal, each with the first such one, and with the first of another part."""
     pairs = []
-    for group in groups.values():
+    for group in _equal_groups(looks):
         for number, where in enumerate(group[1:], start=1):
             pairs.append(Pair(group[0], where, None))
             other = next(
@@ -230,30 +239,53 @@ def _equal_pairs(looks: Mapping[str, Looks]) -> list[Pair]:
 
 
 def _near_pairs(looks: Mapping[str, Looks], distance: int) -> tuple[list[Pair], int]:
-    """Find pairs of different pixels that show the same, and count the pictures that are too plain to say so."""
-    seen: dict[bytes, Where] = {}
-    for where in _everywhere(looks):  # of equal ones, one of each part
-        seen.setdefault(looks[where.part].digests[where.row] + where.part.encode(), where)
-    places = list(seen.values())
+    """Find images of different pixels that show the same, and count the pictures that are too plain to say so.
+
+    Each image is with the first one of each part that it looks like: all pairs of the frames of a camera that stands
+    still would be half their square.
+    """
+    # Of equal ones, one of each part is compared, for all of them.
+    groups: dict[tuple[bytes, str], list[Where]] = defaultdict(list)
+    for where in _everywhere(looks):
+        groups[looks[where.part].digests[where.row], where.part].append(where)
+    equal = list(groups.values())
+    places = [group[0] for group in equal]
     hashes = np.array([looks[where.part].hashes[where.row] for where in places], np.uint64)
     _, inverse, shared_by = np.unique(hashes, return_inverse=True, return_counts=True)
     telling = np.flatnonzero(shared_by[inverse] <= _SHARED_BY)
+    near = telling[near_pairs(hashes[telling], distance=distance)]
+    near = _first_of_each_part(near[_show_the_same(looks, places, near)], looks, places)
     pairs = []
-    for row, other in telling[near_pairs(hashes[telling], distance=distance)].tolist():
-        first, second = sorted((places[row], places[other]), key=lambda where: _order(looks, where))
-        is_equal = looks[first.part].digests[first.row] == looks[second.part].digests[second.row]
-        if not is_equal and _tint_difference(looks, first, second) < _SAME_TINT:
-            pairs.append(Pair(first, second, int(np.bitwise_count(hashes[row] ^ hashes[other]))))
+    for row, other in near.tolist():
+        bits = int(np.bitwise_count(hashes[row] ^ hashes[other]))
+        pairs += [Pair(places[row], where, bits) for where in equal[other]]
     return pairs, len(places) - len(telling)
 
 
-def _order(looks: Mapping[str, Looks], where: Where) -> tuple[int, int]:
-    return list(looks).index(where.part), where.row
+def _show_the_same(looks: Mapping[str, Looks], places: Sequence[Where], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say of each pair ``(P, 2)`` of places whether its pixels differ, but hardly so in a small copy: ``(P,)``."""
+    numbers: dict[bytes, int] = {}
+    digests = np.array(
+        [numbers.setdefault(looks[where.part].digests[where.row], len(numbers)) for where in places], np.int64
+    )
+    tints = np.array([looks[where.part].tints[where.row] for where in places], np.uint8)
+    same = np.empty(len(pairs), np.bool_)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        one, other = pairs[start : start + _PAIRS_AT_ONCE].T
+        difference = np.abs(tints[one].astype(np.int16) - tints[other]).mean(axis=(1, 2, 3))
+        same[start : start + _PAIRS_AT_ONCE] = (digests[one] != digests[other]) & (difference < _SAME_TINT)
+    return same
 
 
-def _tint_difference(looks: Mapping[str, Looks], first: Where, second: Where) -> float:
-    one, other = (looks[where.part].tints[where.row].astype(np.int16) for where in (first, second))
-    return float(np.abs(one - other).mean())
+def _first_of_each_part(
+    pairs: NDArray[np.int64], looks: Mapping[str, Looks], places: Sequence[Where]
+) -> NDArray[np.int64]:
+    """Keep of the sorted pairs ``(P, 2)`` with the same second place the first one of each part."""
+    order = {part: number for number, part in enumerate(looks)}
+    parts = np.array([order[where.part] for where in places], np.int64)
+    first, second = pairs.T
+    _, kept = np.unique(second * len(order) + parts[first], return_index=True)
+    return pairs[kept]
 
 
 def _same(found: Inspection) -> Iterable[Finding]:
@@ -265,7 +297,8 @@ def _same(found: Inspection) -> Iterable[Finding]:
         for (first, second), pairs in by_parts.items():
             count = len({pair.second for pair in pairs})
             has, looks = ("has", "looks") if count == 1 else ("have", "look")
-            other = f"another {second}" if first == second else f"a {first}"
+            article = "an" if first[0] in "aeiou" else "a"
+            other = f"another {second}" if first == second else f"{article} {first}"
             text = f"{count:,} {second} image{'s' * (count > 1)} " + (
                 f"{has} the pixels of {other} one"
                 if is_exact
@@ -279,11 +312,10 @@ def _same(found: Inspection) -> Iterable[Finding]:
 
 
 def _contradictions(found: Inspection) -> Iterable[Finding]:
-    pairs = [
-        pair for pair in found.pairs
-        if pair.distance is None and found.label(pair.first) != found.label(pair.second)
-        and found.label(pair.first) and found.label(pair.second)
-    ]  # fmt: skip
+    pairs = []
+    for group in _equal_groups(found.looks):
+        known = [where for where in group if found.label(where)]
+        pairs += [Pair(known[0], where, None) for where in known[1:] if found.label(where) != found.label(known[0])]
     if pairs:
         one = len(pairs) == 1
         text = f"{len(pairs):,} image{'' if one else 's'} {'has' if one else 'have'} the pixels of one of another class"

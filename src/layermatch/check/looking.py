@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from layermatch.data.file_images import FileImages
 from layermatch.data.images import Images
 from layermatch.data.loader import BatchLoader, loader_errors
 from layermatch.data.passes import progress
-from layermatch.errors import UserError
+from layermatch.errors import RunError, UserError
 
 __all__ = ["TINT", "Looks", "hash_function", "look_at"]
 
@@ -132,8 +132,25 @@ class _Chunks(Dataset[Any]):
                 except ImageFileError as error:
                     yield error.reason
             return
-        for pixels in self.images.read(np.array(rows, np.int64)):
-            yield Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
+        for pixels in self._read(rows):
+            if isinstance(pixels, str):
+                yield pixels
+            else:
+                yield Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
+
+    def _read(self, rows: Sequence[int]) -> Iterable[NDArray[np.uint8] | str]:
+        """Read pictures at once, or one by one where one of them cannot be read: a shard refuses all for it."""
+        try:
+            return self.images.read(np.array(rows, np.int64))
+        except (RunError, ImageFileError):
+            return map(self._read_one, rows)
+
+    def _read_one(self, row: int) -> NDArray[np.uint8] | str:
+        try:
+            pixels: NDArray[np.uint8] = self.images.read(np.array([row], np.int64))[0]
+        except (RunError, ImageFileError) as error:
+            return str(error)
+        return pixels
 
 
 def _look(picture: Image.Image, phash: Callable[[Image.Image], Any]) -> _Look:

@@ -14,13 +14,16 @@ import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
+from layermatch.data.decoding import image_endings
 from layermatch.data.manifest import Row
+from layermatch.data.system_folders import SYSTEM_FOLDERS
 from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError, check_choice
 
@@ -35,6 +38,8 @@ _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _OF_LABEL_STUDIO = frozenset({
     "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "annotations_id",
 })  # fmt: skip
+#: The endings of pictures, listed once.
+_endings = cache(image_endings)
 _NAMES_OF_SPLITS = {"val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -63,6 +68,7 @@ def read_export(path: Path, *, root: Path, kind: str = "auto", field: str | None
 
     An image is looked for below ``root`` by the path that the export has, then by its last parts, and then by its name
     alone where only one file is called so; of Label Studio's uploads also without the eight digits before the name.
+    Folders of the system, and those whose name begins with a dot, are left out.
 
     Args:
         path: The exported file; of FiftyOne also its folder.
@@ -71,7 +77,8 @@ def read_export(path: Path, *, root: Path, kind: str = "auto", field: str | None
         field: The name of the choices to take, where Label Studio's tasks have several; None takes the only ones.
 
     Raises:
-        UserError: The file cannot be read or is no such export, images have several labels, or are not there.
+        UserError: The file cannot be read or is no such export, images have several labels or are not there, or it is
+            not sure which files they are.
 
     Example:
         >>> read_export(Path("no/such/export.json"), root=Path("pictures"))
@@ -189,10 +196,12 @@ def _minimal(tasks: Sequence[Mapping[str, Any]], field: str | None) -> Iterator[
     if not tasks:
         return
     names = dict.fromkeys(name for task in tasks for name in task)
-    images = [name for name in names if any(_is_address(task.get(name)) for task in tasks)]
+    images = [name for name in names if _are_addresses([task.get(name) for task in tasks])]
     if not images:
         raise UserError("none of its columns has the addresses of images")
     others = {name for name in names if name not in _OF_LABEL_STUDIO and name not in images}
+    if not others:
+        raise UserError("none of its columns has choices")
     control = _only_field(others, field)
     for task in tasks:
         yield _Task(_path_of(str(task[images[0]])), _choices(task.get(control or "")))
@@ -213,8 +222,16 @@ def _image_of(data: Mapping[str, Any]) -> str:
     raise UserError("one of its tasks has no address of an image")
 
 
+def _are_addresses(values: Sequence[object]) -> bool:
+    """Say whether a column has the addresses of images, in each row that has anything: a class may look like one."""
+    given = [value for value in values if value is not None and value != ""]
+    return bool(given) and all(map(_is_address, given))
+
+
 def _is_address(value: object) -> bool:
-    return isinstance(value, str) and bool(re.search(r"(^/data/|://|\.\w{3,5}$)", value))
+    if not isinstance(value, str):
+        return False
+    return value.startswith("/data/") or "://" in value or os.path.splitext(value.lower())[1] in _endings()  # noqa: PTH122
 
 
 def _path_of(address: str) -> str:
@@ -287,26 +304,47 @@ def _as_rows(path: Path, tasks: Sequence[_Task], root: Path) -> Export:
             f"{len(several):,} images have several classes, the first is {printable(several[0].name)}: here each image "
             "has one",
         )
-    find = _Finder(root)
+    files = _files_of(path, dict.fromkeys(task.name for task in tasks), root)
     answers: dict[str, set[str]] = defaultdict(set)
     splits: dict[str, str] = {}
-    gone = []
     for task in tasks:
-        file = find(task.name)
-        if file is None:
-            gone.append(task.name)
-            continue
+        file = files[task.name]
         answers[file] |= {composed(label.strip()) for label in task.labels}
         splits[file] = task.split
-    if gone:
-        raise _refusal(
-            path,
-            f"{len(gone):,} of its {len(tasks):,} images are not found below {printable(str(root))}, the first is "
-            f"{printable(gone[0])}: give root=DIR, the folder that they are in",
-        )
     rows = [Row(file, "" if len(names) != 1 else next(iter(names)), splits[file]) for file, names in answers.items()]
     disagreements = sum(len(names) > 1 for names in answers.values())
     return Export(tuple(sorted(rows, key=lambda row: row.path)), disagreements)
+
+
+def _files_of(path: Path, names: Collection[str], root: Path) -> dict[str, str]:
+    """Return the file of each name in an export; refuse an export with names that are not those of one file each."""
+    find = _Finder(root)
+    found = {name: find(name) for name in names}
+    gone = [name for name, files in found.items() if not files]
+    if gone:
+        raise _refusal(
+            path,
+            f"{len(gone):,} of its {len(names):,} images are not found below {printable(str(root))}, the first is "
+            f"{printable(gone[0])}: give root=DIR, the folder that they are in",
+        )
+    unsure = [name for name, files in found.items() if len(files) > 1]
+    if unsure:
+        files = " and ".join(map(printable, found[unsure[0]][:2]))
+        raise _refusal(
+            path,
+            f"{len(unsure):,} of its {len(names):,} images may be one or another file, the first is "
+            f"{printable(unsure[0])}: several files are called so, {files}",
+        )
+    name_of: dict[str, str] = {}
+    for name, (file, *_) in found.items():
+        other = name_of.setdefault(file, name)
+        if other != name:
+            raise _refusal(
+                path,
+                f"{printable(other)} and {printable(name)} are two images in it, and one file below "
+                f"{printable(str(root))}, {printable(file)}: give root=DIR, the folder that both are in",
+            )
+    return {name: files[0] for name, files in found.items()}
 
 
 class _Finder:
@@ -318,29 +356,33 @@ class _Finder:
 
     def __init__(self, root: Path) -> None:
         self._files: set[str] = set()
-        #: Path without its ending, and name with and without one -> the files that are called so.
+        #: Name -> the files that have it.
+        self._named: dict[str, list[str]] = defaultdict(list)
+        #: Path and name without its ending -> the files that are called so.
         self._called: dict[str, list[str]] = defaultdict(list)
-        for folder, _, names in os.walk(root):
-            for name in names:
+        for folder, below, names in os.walk(root):
+            below[:] = sorted(name for name in below if not name.startswith(".") and name not in SYSTEM_FOLDERS)
+            for name in sorted(names):
                 self._add(os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/"))  # noqa: PTH118
 
     def _add(self, file: str) -> None:
         self._files.add(file)
-        name = file.rpartition("/")[2]
+        self._named[file.rpartition("/")[2]].append(file)
         stem = os.path.splitext(file)[0]  # noqa: PTH122
-        for called in {name, stem, stem.rpartition("/")[2], stem.removeprefix("data/")}:
+        for called in {stem, stem.rpartition("/")[2], stem.removeprefix("data/")}:
             self._called[called].append(file)
 
-    def __call__(self, name: str) -> str | None:
-        """Return the file relative to the folder; None where there is none, or nobody knows which."""
+    def __call__(self, name: str) -> Sequence[str]:
+        """Return the file relative to the folder; none where there is none, and all where nobody knows which."""
         parts = name.replace("\\", "/").strip("/").split("/")
         last = _UPLOAD_PREFIX.sub("", parts[-1])
         candidates = ["/".join([*parts[start:-1], end]) for end in (parts[-1], last) for start in range(len(parts))]
         for candidate in candidates:
-            if candidate in self._files:
-                return candidate
-        for called in dict.fromkeys(candidates):
-            found = self._called.get(called, [])
-            if len(found) == 1:
-                return found[0]
-        return None
+            # A name alone says which file of the folder itself it is only where the export has no more of the path.
+            if candidate in self._files and ("/" in candidate or len(parts) == 1):
+                return [candidate]
+        for called in candidates:
+            found = self._named.get(called) or self._called.get(called)
+            if found:
+                return found
+        return []

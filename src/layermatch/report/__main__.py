@@ -68,7 +68,10 @@ def _run_dirs(given: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
         found += inside
     if not found:
         raise UserError("no run is given: give RUN_DIR or --multirun DIR")
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def _chosen(paths: list[Path], conditions: Sequence[str]) -> list[Path]:

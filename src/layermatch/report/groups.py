@@ -19,7 +19,7 @@ NAMED_DIFFERENCES = 4
 
 @dataclass
 class Group:
-    """The runs of one setting.
+    """The runs of one setting on one data set.
 
     Args:
         name: The algorithm, and what tells it from other settings with the same algorithm.
@@ -65,16 +65,20 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs that are repetitions of each other, in the order in which the settings first come.
 
     A run whose setting and draw another finished run has too is no second sample: the later one given is left out,
-    which is noted in its problems. A run whose settings cannot be read is in no group.
+    which is noted in its problems. A run whose settings cannot be read is in no group. Where a data set lies is no part
+    of a setting; so runs of other classes, or drawn from other files, are a group of their own.
 
     Args:
         runs: The runs, as they were read.
     """
-    groups: dict[str, Group] = {}
+    found: list[Group] = []
     for run in runs:
         if not run.settings:
             continue
-        group = groups.setdefault(run.fingerprint, Group(""))
+        group = next((group for group in found if _is_of(run, group)), None)
+        if group is None:
+            group = Group("")
+            found.append(group)
         twin = next((other for other in group.runs if other.draw == run.draw), None)
         if not run.is_finished:
             group.unfinished.append(run)
@@ -82,13 +86,23 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             run.problems.append(f"setting and seed are those of {twin.name}: not counted again")
         else:
             group.runs.append(run)
-    for group in groups.values():
+    for group in found:
         group.runs.sort(key=lambda run: run.draw or Draw(0))
-    found = [group for group in groups.values() if group.runs or group.unfinished]
     by_seed = all(len({run.seed for run in group.runs}) == len(group.runs) for group in found)
     for group, name in zip(found, _names(found), strict=True):
         group.name, group.by_seed = name, by_seed
     return found
+
+
+def _is_of(run: Run, group: Group) -> bool:
+    """Say whether a run has the setting and the data set of a group; what is not known of the data may be the same."""
+    others = [*group.runs, *group.unfinished]
+    return all(
+        run.fingerprint == other.fingerprint
+        and (run.classes == other.classes or not run.classes or not other.classes)
+        and (run.pool == other.pool or not run.pool or not other.pool)
+        for other in others
+    )
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
@@ -110,11 +124,18 @@ def _names(groups: Sequence[Group]) -> list[str]:
         peers = [peer for peer, other in zip(groups, algorithms, strict=True) if other == algorithm]
         settings = group.example.settings
         parts = [f"{_short(key, settings)}={settings[key]}" for key in differing(peers) if key in settings]
+        twins = [peer for peer in peers if peer.example.fingerprint == group.example.fingerprint]
+        if len({_root(twin) for twin in twins}) > 1:  # one setting on several data sets
+            parts.insert(0, f"root={_root(group)}")
         if len(parts) > NAMED_DIFFERENCES:
             parts[NAMED_DIFFERENCES:] = [f"{len(parts) - NAMED_DIFFERENCES} more"]
         names.append(", ".join([algorithm, *parts]))
     taken = Counter(names)
     return [name if taken[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, 1)]
+
+
+def _root(group: Group) -> str:
+    return group.example.shown_settings.get("data.root", "?")
 
 
 def _short(key: str, settings: dict[str, str]) -> str:

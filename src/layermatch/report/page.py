@@ -27,7 +27,7 @@ from layermatch.report.charts import (
     draw_matrix,
     images,
 )
-from layermatch.report.curves import mean_curve
+from layermatch.report.curves import MAX_POINTS, mean_curve
 from layermatch.report.groups import Group
 from layermatch.report.runs import Run
 from layermatch.report.tables import (
@@ -220,8 +220,8 @@ def _letter(place: int) -> str:
 
 def _curve_notes(groups: Sequence[Group]) -> list[str]:
     notes = ["Lines are means over seeds, bands are ± one standard deviation; n is at each name."]
-    curves = [mean_curve([curve]) for group in groups for run in group.shown for curve in run.curves.values()]
-    merged = max((curve.merged for curve in curves if curve is not None), default=1)
+    lengths = [len(curve.steps) for group in groups for run in group.shown for curve in run.curves.values()]
+    merged = -(-max(lengths, default=0) // MAX_POINTS)
     if merged > 1:
         notes.append(f"Up to {merged} neighbouring log lines are averaged into one point.")
     unfinished = [group.name for group in groups if not group.runs]

@@ -74,6 +74,7 @@ class Run:
         own_metrics: The metrics that the run's method adds to the catalogue.
         plan: What the run said that it would do: a text for each name.
         labelled: The indices of the labelled images; empty where unknown.
+        pool: The number and digest of the names of all training files; empty where they are no files, or unknown.
         classes: The names of the classes; empty where unknown.
         confusion: The test counts ``(K, K)``, rows are true classes; None where unknown.
         mistakes: The mistakes, the most confident ones first.
@@ -92,6 +93,7 @@ class Run:
     own_metrics: tuple[Metric, ...] = ()
     plan: dict[str, str] = field(default_factory=dict)
     labelled: frozenset[int] = frozenset()
+    pool: str = ""
     classes: tuple[str, ...] = ()
     confusion: NDArray[np.float64] | None = None
     mistakes: tuple[Mistake, ...] = ()
@@ -222,6 +224,7 @@ class _Reader:
         if not isinstance(labelled, list) or not all(isinstance(index, int) for index in labelled):
             raise ValueError("it lists no labelled images")
         self.run.labelled = frozenset(labelled)
+        self.run.pool = str(split.get("pool", ""))
 
     def _read_plan(self, path: Path) -> None:
         self.run.plan = read_plan(path)
@@ -251,9 +254,14 @@ class _Reader:
         elif steps is not None and end.isdecimal() and steps < int(end):
             run.state = RunState("stopped", state.quiet)
             run.problems.insert(0, f"results.json is of step {steps:.0f}, but the run went on, and not up to {end} yet")
-        elif steps is not None and run.curves and run.last_step < steps:
+        elif steps is not None and run.curves and steps - run.last_step >= self._log_every():
             run.problems.append(f"metrics.csv ends at step {run.last_step}, the run at {steps:.0f}: no curves of it")
             run.curves = {}
+
+    def _log_every(self) -> int:
+        """Return the steps between two log lines: fewer than these may follow the last line of a whole run."""
+        given = self.run.shown_settings.get("trainer.log_every", "1")
+        return int(given) if given.isdecimal() else 1
 
 
 def _mistake(row: Mapping[str, str | None]) -> Mistake | None:

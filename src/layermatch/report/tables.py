@@ -126,12 +126,16 @@ def on_terminal(table: Table) -> RichTable:
 
 
 def markdown_text(text: str) -> str:
-    """Write untrusted text such that it has no meaning in Markdown or HTML.
+    r"""Write untrusted text such that it has no meaning in Markdown or HTML.
 
     Args:
         text: A text of one line.
+
+    Example:
+        >>> print(markdown_text("algorithm._target_, ~1~"))
+        algorithm.\_target\_, \~1\~
     """
-    for special in "\\|*`[]":
+    for special in "\\|*_~`[]":
         text = text.replace(special, f"\\{special}")
     return html.escape(text, quote=False)
 
