@@ -170,8 +170,8 @@ def test_a_sweep_is_reported_on_while_it_runs(tmp_path: Path) -> None:
     status, _ = finish(process)
     assert (done.returncode, table.returncode, status) == (0, 0, 75), done.stderr + table.stderr
     page = (tmp_path / "report.md").read_text()
-    assert "| sw/0 | layermatch, max_steps=6 | 0 | finished | 6 |" in page
-    assert "| sw/1 | layermatch, max_steps=100000 | 0 | running |" in page
+    assert r"| sw/0 | layermatch, max\_steps=6 | 0 | finished | 6 |" in page
+    assert r"| sw/1 | layermatch, max\_steps=100000 | 0 | running |" in page
     states = {row.split()[0]: row for row in table.stdout.splitlines() if "layermatch" in row}
     assert " finished " in states["0"]
     assert " running " in states["1"]

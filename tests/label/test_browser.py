@@ -297,7 +297,8 @@ def test_the_page_is_one_for_keyboard_and_reader(
 def test_a_slow_server_is_asked_for_proposals_once(server: Server, tmp_path: Path) -> None:
     """Asked again while it looks for them, the page would throw away each answer, and never show one."""
     write_pictures(tmp_path / "pictures", per_class=4)
-    address, asked = server.start(), []
+    address = server.start()
+    asked: list[str] = []
 
     def answer(route: Any) -> None:
         asked.append(route.request.url)
@@ -307,10 +308,17 @@ def test_a_slow_server_is_asked_for_proposals_once(server: Server, tmp_path: Pat
             time.sleep(8)  # longer than between two questions for the state
             route.continue_()
 
+    def state(route: Any) -> None:
+        said = route.fetch().json()
+        if not asked:  # the server may be ready before the browser is
+            said["proposals"] |= {"version": -1, "is_ready": False}
+        route.fulfill(json=said)
+
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)
+        page.route("**/api/state", state)
         page.route("**/api/view*", answer)
         page.goto(address)
         page.wait_for_selector(".cell[tabindex='0'] img")

@@ -44,6 +44,7 @@ class CurriculumThresholds(Policy):
         UserError: A value is not legal.
 
     Example:
+        >>> import torch
         >>> policy = CurriculumThresholds(threshold=0.9)
         >>> policy.prepare(Problem(2, 8, 4, 10, (3, 32, 32), 100))
         >>> policy(Predictions(torch.tensor([[0.97, 0.03], [0.5, 0.5]]), torch.tensor([3, 7]))).weight
