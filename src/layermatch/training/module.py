@@ -477,6 +477,8 @@ class SemiSupervisedModule(LightningModule):
     def _share_statistics(self) -> None:
         # BatchNorm's running statistics are of each rank's own images. Rank 0's are saved and evaluated; a network that
         # teaches by other ranks' would learn otherwise after a resume or an evaluation. Counts are alike on all ranks.
+        if world_size() == 1:
+            return
         moving = [value for name, value in self.network.named_buffers() if name not in self.network.resting]
         broadcast_from_zero_([value for value in moving if value.is_floating_point()])
 
