@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layermatch.check.advice import EVALUATED, Asked, advice, refusal
 from layermatch.check.looking import Looks
-from layermatch.check.near import near_pairs
+from layermatch.check.near import first_near
 from layermatch.check.reading import Content
 from layermatch.data.sources.base import UNKNOWN, shorten
 from layermatch.data.wording import look_alikes_text, printable
@@ -253,8 +253,7 @@ def _near_pairs(looks: Mapping[str, Looks], distance: int) -> tuple[list[Pair], 
     hashes = np.array([looks[where.part].hashes[where.row] for where in places], np.uint64)
     _, inverse, shared_by = np.unique(hashes, return_inverse=True, return_counts=True)
     telling = np.flatnonzero(shared_by[inverse] <= _SHARED_BY)
-    near = telling[near_pairs(hashes[telling], distance=distance)]
-    near = _first_of_each_part(near[_show_the_same(looks, places, near)], looks, places)
+    near = telling[_first_near(looks, [places[row] for row in telling], hashes[telling], distance)]
     pairs = []
     for row, other in near.tolist():
         bits = int(np.bitwise_count(hashes[row] ^ hashes[other]))
@@ -262,30 +261,30 @@ def _near_pairs(looks: Mapping[str, Looks], distance: int) -> tuple[list[Pair], 
     return pairs, len(places) - len(telling)
 
 
-def _show_the_same(looks: Mapping[str, Looks], places: Sequence[Where], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Say of each pair ``(P, 2)`` of places whether its pixels differ, but hardly so in a small copy: ``(P,)``."""
+def _first_near(
+    looks: Mapping[str, Looks], places: Sequence[Where], hashes: NDArray[np.uint64], distance: int
+) -> NDArray[np.int64]:
+    """Return each place with the first one of each part that shows the same: ``(P, 2)``.
+
+    Their pixels differ, their hashes hardly do, and neither do small copies of them.
+    """
+    order = {part: number for number, part in enumerate(looks)}
+    parts = np.array([order[where.part] for where in places], np.int64)
     numbers: dict[bytes, int] = {}
     digests = np.array(
         [numbers.setdefault(looks[where.part].digests[where.row], len(numbers)) for where in places], np.int64
     )
     tints = np.array([looks[where.part].tints[where.row] for where in places], np.uint8)
-    same = np.empty(len(pairs), np.bool_)
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        one, other = pairs[start : start + _PAIRS_AT_ONCE].T
-        difference = np.abs(tints[one].astype(np.int16) - tints[other]).mean(axis=(1, 2, 3))
-        same[start : start + _PAIRS_AT_ONCE] = (digests[one] != digests[other]) & (difference < _SAME_TINT)
-    return same
 
+    def is_same(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        same = np.empty(len(pairs), np.bool_)
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            one, other = pairs[start : start + _PAIRS_AT_ONCE].T
+            difference = np.abs(tints[one].astype(np.int16) - tints[other]).mean(axis=(1, 2, 3))
+            same[start : start + _PAIRS_AT_ONCE] = (digests[one] != digests[other]) & (difference < _SAME_TINT)
+        return same
 
-def _first_of_each_part(
-    pairs: NDArray[np.int64], looks: Mapping[str, Looks], places: Sequence[Where]
-) -> NDArray[np.int64]:
-    """Keep of the sorted pairs ``(P, 2)`` with the same second place the first one of each part."""
-    order = {part: number for number, part in enumerate(looks)}
-    parts = np.array([order[where.part] for where in places], np.int64)
-    first, second = pairs.T
-    _, kept = np.unique(second * len(order) + parts[first], return_index=True)
-    return pairs[kept]
+    return first_near(hashes, parts, distance=distance, is_same=is_same)
 
 
 def _same(found: Inspection) -> Iterable[Finding]:
