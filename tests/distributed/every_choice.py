@@ -61,6 +61,7 @@ def train(choice: str, *, devices: int, batch_size: int, out: Path) -> None:
     trainer.fit(module, datamodule=parts.data)
     found = {"before": before, "state": module.state_dict(), "latest": module.latest, "drew": any(drew)}
     torch.save(found, out / f"{choice}-{trainer.world_size}-{trainer.global_rank}.pt")
+    trainer.strategy.barrier()  # who waits for the first process finds what each has written
 
 
 if __name__ == "__main__":

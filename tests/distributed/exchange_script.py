@@ -25,3 +25,4 @@ if __name__ == "__main__":
         )  # fmt: skip
         trainer.fit(algorithm, datamodule=data)
         torch.save(algorithm.network.state_dict(), out / f"{exchange}-{trainer.global_rank}.pt")
+        trainer.strategy.barrier()  # who waits for the first process finds what each has written

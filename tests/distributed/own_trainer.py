@@ -27,3 +27,4 @@ if __name__ == "__main__":
     trainer.test(module, datamodule=data, verbose=False)
     counted = int(module.evaluation.test_confusion.sum())
     (out / f"{trainer.global_rank}.json").write_text(json.dumps({"seen": seen, "counted": counted}))
+    trainer.strategy.barrier()  # who waits for the first process finds what each has written

@@ -57,6 +57,7 @@ def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
         "predictions": predictions.table._asdict(),
     }
     torch.save(found, out / f"{rule}-{trainer.world_size}-{trainer.global_rank}.pt")
+    trainer.strategy.barrier()  # who waits for the first process finds what each has written
 
 
 if __name__ == "__main__":
