@@ -224,6 +224,7 @@ FIGURES: Mapping[str, Callable[[Content], Figure]] = {
     "digits": draw_each_seed,
     "forwards": draw_curves,
     "statistics": draw_curves,
+    "statistics_mu7": draw_curves,
     "statistics_fashion_mnist": draw_curves,
     "layers": draw_differences,
     "why": draw_why,
