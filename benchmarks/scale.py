@@ -21,12 +21,15 @@ from typing import Any
 MEASURED = Path(__file__).with_name("stream.json")
 
 #: Bytes that each image of the pool takes on every GPU, by what is chosen: (fixed, for each class). The tests compare
-#: them with what the parts really keep.
+#: them with what the methods really keep.
 STATE: dict[str, tuple[int, int]] = {
     "fixed, soft, freematch, softmatch, ...": (0, 0),
-    "flexmatch": (8, 0),
-    "ema_outputs": (8, 4),
+    "flexmatch, sequencematch, jepamatch": (8, 0),
+    "algorithm=finessl": (8, 0),
+    "algorithm=dho": (0, 4),
+    "algorithm=vpet": (0, 4),
     "algorithm=r2d2": (1, 4),
+    "ema_outputs": (8, 4),
 }
 
 GPUS = (1, 8, 64, 256, 1024)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks import scale
+from tests.methods.composed import composed, names
+from torch import nn
 
+from layermatch.build import build_method
+from layermatch.layerwise.avg_clustering import READINGS
+from layermatch.networks import Network
 from layermatch.parts import Problem
-from layermatch.parts.label_table import LabelTable
-from layermatch.parts.output_average import OutputAverage
-from layermatch.policies import CurriculumThresholds
+from layermatch.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FIGURES = scale.Measured(
@@ -26,26 +30,53 @@ SETTING = scale.Setting(
 )  # fmt: skip
 
 
-def state_of(name: str, images: int, classes: int) -> int:
-    problem = Problem(classes, 8, 4, images, (3, 8, 8), 10, pool_labels=torch.full((images,), -1))
-    if name == "flexmatch":
-        part: torch.nn.Module = CurriculumThresholds()
-        part.prepare(problem)
-    elif name == "ema_outputs":
-        part = OutputAverage()
-        part.prepare(problem)
-    else:
-        part = LabelTable(problem.pool_labels, num_classes=classes, rate=1.0)
-    return sum(buffer.numel() * buffer.element_size() for buffer in part.buffers())
+#: Rows of the table -> what has that table, as command lines.
+CHOICES = {
+    "flexmatch, sequencematch, jepamatch": ["algorithm=flexmatch", "algorithm=sequencematch", "algorithm=jepamatch"],
+    "algorithm=finessl": ["algorithm=finessl"],
+    "algorithm=dho": ["algorithm=dho"],
+    "algorithm=vpet": ["algorithm=vpet"],
+    "algorithm=r2d2": ["algorithm=r2d2"],
+    "ema_outputs": ["pseudo_labels=ema_outputs", "layerwise.avg_clustering=ema_outputs"],
+}
 
 
-@pytest.mark.parametrize("name", ["flexmatch", "ema_outputs", "algorithm=r2d2"])
-def test_tables_take_what_the_parts_keep(name: str) -> None:
+@cache
+def state_of(choice: str, images: int, classes: int) -> int:
+    """The bytes that a method keeps, prepared for a pool."""
+    words = (choice,) if choice.startswith("algorithm=") else ("algorithm=layermatch", choice)
+    method = build_method(Settings.parse(composed(*words)))
+    network = Network(nn.Identity(), num_features=8, num_classes=classes)
+    problem = Problem(
+        classes, 8, 4, images, (3, 8, 8), 10, label_counts=(1,) * classes, pool_labels=torch.full((images,), -1)
+    )
+    for name, head in method.heads(problem).items():
+        network.add_head(name, head)
+    method.prepare(network, problem)
+    return sum(buffer.numel() * buffer.element_size() for buffer in method.buffers())
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_tables_take_what_the_methods_keep(name: str) -> None:
     fixed, of_class = scale.STATE[name]
-    for classes in (3, 10):
-        assert state_of(name, 70, classes) - state_of(name, 20, classes) == 50 * (fixed + of_class * classes)
+    for choice in CHOICES[name]:
+        for classes in (3, 10):
+            of_images = state_of(choice, 70, classes) - state_of(choice, 20, classes)
+            assert of_images == 50 * (fixed + of_class * classes)
     assert scale.state_bytes(replace(SETTING, images=1e6, classes=10), name) == 1e6 * (fixed + of_class * 10)
     assert scale.most_images(replace(SETTING, gpu_gb=1, classes=10), name) == 1e9 / (fixed + of_class * 10)
+
+
+@pytest.mark.slow
+def test_the_table_of_what_grows_with_the_pool_has_every_method_and_policy() -> None:
+    """What is in no row keeps nothing of an image."""
+    named = {choice for choices in CHOICES.values() for choice in choices}
+    assert set(scale.STATE) - set(CHOICES) == {"fixed, soft, freematch, softmatch, ..."}
+    every = [f"algorithm={name}" for name in names("algorithm")]
+    every += [f"pseudo_labels={name}" for name in names("pseudo_labels")]
+    every += [f"layerwise.avg_clustering={name}" for name in READINGS]
+    grows = {choice for choice in every if state_of(choice, 9000, 3) > state_of(choice, 8000, 3)}
+    assert grows == named | {"pseudo_labels=flexmatch"}
 
 
 def test_the_first_bottleneck_is_the_slowest_resource() -> None:

@@ -88,10 +88,21 @@ def test_a_row_is_the_median_over_the_runs_and_one_that_fails_is_the_slowest() -
     ours = rows["fast fixmatch", 0.5]
     # 20 s, 10 s, and never.
     assert (ours["runs"], ours["reached"], ours["seconds"], ours["lowest"], ours["highest"]) == (3, 2, 20, 10, 20)
-    assert (ours["processor_seconds"], ours["steps"], ours["times_as_fast"], ours["test_accuracy"]) == (40, 20, 4, 0.8)
+    assert (ours["processor_seconds"], ours["steps"], ours["test_accuracy"]) == (40, 20, 0.8)
+    assert ours["times_as_fast"] == {"published": None, "conventional": 4}
+    assert ours["seeds"] == [0, 1, 2]
     hard = rows["fast fixmatch", 0.85]
-    assert (hard["reached"], hard["seconds"], hard["steps"], hard["times_as_fast"]) == (1, None, None, None)
+    assert (hard["reached"], hard["seconds"], hard["steps"]) == (1, None, None)
+    assert hard["times_as_fast"] == {"published": None, "conventional": None}
     assert (hard["lowest"], hard["highest"]) == (30, 30)
+
+
+def test_a_recipe_is_compared_with_the_published_one_of_its_algorithm_and_with_the_conventional_code() -> None:
+    runs = {"conventional fixmatch": 20, "published fixmatch": 5, "published layermatch": 8, "fast layermatch": 2}
+    content = content_of(*(a_run(variant, 0, [0.9], speed=speed) for variant, speed in runs.items()))
+    times = {row["variant"]: row["times_as_fast"] for row in rows_of(content, targets=[0.5])}
+    assert times["fast layermatch"] == {"published": 4, "conventional": 10}
+    assert times["published fixmatch"] == {"published": 1, "conventional": 4}
 
 
 def test_the_last_measurement_of_a_variant_counts() -> None:
@@ -99,6 +110,19 @@ def test_the_last_measurement_of_a_variant_counts() -> None:
     new = a_run("fast fixmatch", 1, [0.9], speed=5, measurement="1", finished="2026-01-02T00:00:00")
     (row,) = rows_of(content_of(new, old), targets=[0.5])
     assert (row["runs"], row["seconds"]) == (1, 50)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_late_mu_is_larger_at_the_end_alone(setting: str) -> None:
+    more = [] if setting == "digits" else ["data.root=x"]
+    variants = variants_of(setting, recipes=["fast"], put_in=["mu-late"], more=more)
+    (before, after) = (compose_settings(overrides)["data"] for _, _, overrides in variants)
+    assert (before["mu"] < 14, after["mu"]) == (True, 14)
+    *_, (until, mu) = after["ramp"]["mu"]
+    assert (until, mu <= before["mu"]) == (0.6, True)
+    # What comes before is the recipe's own.
+    assert after["ramp"]["mu"] == (before["ramp"]["mu"] or [[0.6, before["mu"]]])
+    assert after | {"mu": 0, "ramp": 0} == before | {"mu": 0, "ramp": 0}
 
 
 def test_parts_are_left_out_and_put_in_one_at_a_time() -> None:
@@ -179,6 +203,8 @@ def test_the_command_measures_goes_on_and_makes_tables(tmp_path: Path, capsys: p
         assert run["seconds"] == sorted(run["seconds"])
         assert all(0 <= accuracy <= 1 for accuracy in run["accuracy"])
         assert 0 <= run["test_accuracy"] <= 1
+        assert run["code"].startswith("layermatch ")
+    assert "Goals of the fast recipe: at least 5 x published and 20 x conventional." in shown
     main([*QUICK, "--json", str(path), "--leave-out", "schedule", "--put-in", "clipping"])
     assert capsys.readouterr().out.count("there already") == 2
     more = json.loads(path.read_text())
@@ -196,13 +222,33 @@ def test_the_command_measures_goes_on_and_makes_tables(tmp_path: Path, capsys: p
     assert text.count("| digits | 10 | 70 % | conventional fixmatch |") == 1
     assert text.count("| digits | 10 | 70 % | fast fixmatch | without schedule |") == 1
     assert "shortened runs, which measure nothing" in text
+    assert all(f", with {run['code']}" in text for run in content["runs"].values())
+    asked = "\n    python -m layermatch.bench accuracy --labels 10 --seeds 0 --recipes conventional fast --algorithms "
+    assert text.count(asked) == 2  # the first command, and the one that put something in
+    assert str(tmp_path) not in text
 
 
 def test_tables_say_how_much_a_part_is_worth() -> None:
     row = next(line for line in tables.parts_table(some_runs()).splitlines() if "| 70 % |" in line)
     assert row == "| digits | 10 | 70 % | fast fixmatch | without mu-ramp | 60.0 | 30.0 | 60.0 | 3.00 | 2 of 3 | 80.0 |"
-    assert "Measured on a processor, 2 cores, 1 thread, torch 2; load" in tables.accuracy_table(some_runs())
+    whole = tables.accuracy_table(some_runs())
+    assert "| fast fixmatch | 20.0 | 10.0 | 20.0 | 40.0 | 20 | 2 of 3 | - | 4.0 | 80.0 | 0 to 2 |\n" in whole
+    assert "\nGoals of the fast recipe: at least 5 x published and 20 x conventional.\n" in whole
+    assert "Measured on a processor, 2 cores, 1 thread, torch 2; load" in whole
     assert tables.accuracy_table(content_of()) == "Not measured yet.\n"
+
+
+def test_the_table_names_the_code_the_commands_and_the_seeds_of_the_runs_that_count() -> None:
+    noted = {"code": "layermatch 1", "command": "python -m layermatch.bench accuracy --seeds 3 7"}
+    old = a_run("fast fixmatch", 0, [0.9], code="layermatch 0", command="python -m layermatch.bench accuracy --seeds 0")
+    new = {"measurement": "1", "finished": "2026-01-02T00:00:00", **noted}
+    table = tables.accuracy_table(content_of(old, *(a_run("fast fixmatch", seed, [0.9], **new) for seed in (7, 3))))
+    assert table.endswith(f", with layermatch 1.\n\n    {noted['command']}\n")
+    assert table.count("| 3, 7 |\n") == 3
+    assert "layermatch 0" not in table
+    assert "Goals" not in table  # there is nothing that it is compared with
+    before = tables.accuracy_table(content_of(a_run("fast fixmatch", 0, [0.9])))
+    assert before.endswith(", with a version that is not noted.\n")  # a file of earlier versions
 
 
 @pytest.mark.parametrize(

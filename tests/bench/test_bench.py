@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from layermatch.bench import augment, data, policies, step
+from layermatch.bench import augment, data, policies, states, step
 from layermatch.bench.__main__ import main
-from layermatch.bench.report import Section
+from layermatch.bench.report import Figure, Section
 from layermatch.cli import config_dir
 from layermatch.networks import wrn_small
+from layermatch.parts import Problem
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,28 @@ def test_step_measures_every_variant() -> None:
     assert values["small share outside the network, joint"] == pytest.approx(share)
 
 
+def test_targets_are_those_of_the_device_and_of_the_published_batch() -> None:
+    card = torch.device("cuda")  # asked for its kind alone
+    published = {device: step.targets_of(step.choose_effort(device, quick=True), device) for device in (CPU, card)}
+    assert published[CPU] == step.Targets()  # a quarter of the batch
+    assert (published[card].conventional, published[card].outside) == (">= 3", "<= 5")
+    whole = step.targets_of(step.choose_effort(CPU, quick=False), CPU)
+    assert (whole.whole, whole.shared, whole.conventional, whole.outside) == ("<= 1.15", "<= 1.15", ">= 5", "")
+
+
+def test_the_targets_of_a_gpu_stand_beside_what_they_are_for() -> None:
+    case, section = step.Case("small", wrn_small, 16), Section("step", {})
+    pairs = [(f"whole step, {forward}", f"pure compute, {forward}") for forward in step.FORWARDS]
+    values = {name: value for pair in pairs for name, value in zip(pair, (10.0, 9.6), strict=True)}
+    figures = {name: Figure(name, "ms", (value,)) for name, value in (values | {step.CONVENTIONAL: 31.0}).items()}
+    step._add_ratios(section, case, figures, targets=step.TARGETS["cuda"])
+    step._add_shares(section, case, figures, targets=step.TARGETS["cuda"])
+    aims = {ratio.name: (ratio.target, ratio.value) for ratio in section.ratios if ratio.target}
+    assert aims == {f"small steps/s against the conventional recipe, {each}": (">= 3", 3.1) for each in step.FORWARDS}
+    shares = {figure.name: (figure.target, figure.value) for figure in section.figures}
+    assert shares == {f"small share outside the network, {each}": ("<= 5", pytest.approx(4)) for each in step.FORWARDS}
+
+
 def test_the_whole_form_has_the_published_batch() -> None:
     effort = step.choose_effort(CPU, quick=False)
     assert (effort.batch_size, effort.mu) == (64, 7)
@@ -79,9 +102,34 @@ def test_policies_measures_every_choice_of_the_configuration() -> None:
     section = policies.measure(device=CPU, quick=True, make_network=partial(wrn_small, width=1))
     check(section)
     expected = {f"pseudo_labels={path.stem}" for path in (config_dir() / "pseudo_labels").glob("*.yaml")}
+    expected |= {f"algorithm={name}" for name in states.METHODS}
+    expected |= {f"layerwise.avg_clustering={name}" for name in ("ema_classifier", "ema_outputs", "ema_centroids")}
     assert names(section) == (expected - {"pseudo_labels=none"}) | {"pure compute of a step"}
     assert len(section.ratios) == len(expected) - 1
     assert {ratio.target for ratio in section.ratios} == {""}  # of the whole form: at most 2 percent
+
+
+#: The parts in which methods and Avg-Clustering keep what they have seen.
+PARTS = {
+    "ClassQueue", "EmaCentroids", "LabelTable", "LabelledBank", "LatestLabels", "MemoryBank", "OutputAverage",
+    "PeriodicShares", "QueueMean",
+}  # fmt: skip
+
+
+def test_the_work_of_every_bank_table_and_queue_moves_it() -> None:
+    torch.manual_seed(0)
+    problem = Problem(3, 8, 12, 40, (3, 8, 8), 10, label_counts=(4, 4, 4), pool_labels=torch.full((40,), -1))
+    works = states.works_of_states(problem, num_labelled=4, num_unlabelled=32, device=CPU)
+    found = set()
+    for work in works.values():
+        _, method, _ = work.args
+        parts = {type(part).__name__: part for part in method.modules() if type(part).__name__ in PARTS}
+        before = {name: [buffer.clone() for buffer in part.buffers()] for name, part in parts.items()}
+        work()
+        for name, part in parts.items():
+            assert not all(map(torch.equal, before[name], part.buffers())), name
+        found |= set(parts)
+    assert found == PARTS
 
 
 def test_data_measures_every_storage() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bench.test_accuracy import a_run, content_of
 
 from layermatch.bench import collect, tables
 from layermatch.bench.accuracy import ACCURACY_FORMAT
@@ -19,7 +22,9 @@ CARD = {"gpu": "a card"}
 
 
 def bench_result(network: str, whole: float) -> dict[str, Any]:
+    share = f"{network} share outside the network, joint"
     figures = [
+        {"name": share, "unit": "%", "value": 4.5, "target": "<= 5", "measured": [4.5]},
         {"name": f"{network} whole step, joint", "unit": "ms", "value": whole, "measured": [whole]},
         {"name": f"{network} memory: whole step, joint", "unit": "MiB", "value": 2048.0, "measured": [2048.0]},
     ]
@@ -50,7 +55,7 @@ def test_all_parts_are_put_together_and_what_failed_is_told(folder: Path, capsys
     assert [part["outcome"] for part in result["parts"]] == [
         "passed", "passed", "time was up after 150 s", "failed with status 3"
     ]  # fmt: skip
-    assert len(result["sections"]["step"]["figures"]) == 4
+    assert len(result["sections"]["step"]["figures"]) == 6
     assert result["machine"] == CARD
     assert result["accuracy"]["runs"] == {}
 
@@ -62,11 +67,53 @@ def test_its_table_has_both_networks(folder: Path) -> None:
     collect.main([str(folder)])
     tables.main([str(folder / "gpu.json"), "--page", str(page)])
     text = page.read_text()
-    assert "| whole step, `joint` (ms) | 31.50 | 155.00 |\n" in text
-    assert "| peak memory, whole step, `joint` (MiB) | 2,048.00 | 2,048.00 |\n" in text
-    assert "| whole step / pure compute, `joint` |  |  |\n" in text  # not measured: no figure
+    assert "| whole step, `joint` (ms) | 31.50 | 155.00 | - |\n" in text
+    assert "| share of the step outside the network, `joint` (%) | 4.50 | 4.50 | <= 5 |\n" in text
+    assert "| peak memory, whole step, `joint` (MiB) | 2,048.00 | 2,048.00 | - |\n" in text
+    assert "| whole step / pure compute, `joint` |  |  | - |\n" in text  # not measured: no figure
     assert text.endswith("Measured on a card.\n<!-- The table of GPU ends. -->\nmore\n")
     assert "Not yet" not in text
+
+
+def ratios_result(subject: str, ratios: dict[str, float], target: str = "") -> dict[str, Any]:
+    named = [{"name": name, "value": value, "target": target} for name, value in ratios.items()]
+    section = {"settings": {}, "ratios": named, "figures": []}
+    return {"format": FORMAT, "machine": CARD, "sections": {subject: section}}
+
+
+def test_its_table_has_every_part_that_was_measured(folder: Path) -> None:
+    policies = {f"pseudo_labels={number} / pure compute": number / 1000 for number in range(7)}
+    (folder / "policies.json").write_text(json.dumps(ratios_result("policies", policies, "<= 0.02")))
+    (folder / "data.json").write_text(json.dumps(ratios_result("data", {"reading a batch, ram / copying": 1.3})))
+    runs = [a_run("fast fixmatch", 0, [0.55, 0.65]), a_run("fast layermatch", 0, [0.65, 0.75])]
+    runs = [run | {"setting": "cifar10_jpeg", "labels": 250} for run in runs]
+    (folder / "accuracy.json").write_text(json.dumps(content_of(*runs)))
+    text = tables.gpu_table(collect.collected(folder))
+    assert "| pseudo_labels=6 / pure compute | 0.006 | <= 0.02 |\n" in text
+    assert "pseudo_labels=1 " not in text
+    assert "Of 7 policies and states of methods, the dearest 5.\n" in text
+    assert "| reading a batch, ram / copying | 1.3 | - |\n" in text
+    for recipe, seconds in (("fast fixmatch", "20.0"), ("fast layermatch", "10.0")):
+        assert f"| cifar10_jpeg | 250 | 60 % | {recipe} | {seconds} |" in text
+    assert "| cifar10_jpeg | 250 | 80 % | fast layermatch | never |" in text
+
+
+def test_the_script_measures_the_targets_that_its_table_has() -> None:
+    assert f"--targets {' '.join(map(str, tables.GPU_TARGETS))} " in SCRIPT.read_text()
+
+
+@pytest.mark.slow
+def test_one_part_runs_on_any_machine(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "TIMES": "4"}
+    command = ["bash", SCRIPT, "--short", "--only", "policies", str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((out / "gpu.json").read_text())
+    assert [(part["name"], part["outcome"]) for part in result["parts"]] == [("policies", "passed")]
+    assert result["machine"]["gpu"] is None
+    assert all(ratio["value"] > 0 for ratio in result["sections"]["policies"]["ratios"])
+    assert "| pseudo_labels=" in tables.gpu_table(result)
 
 
 def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:

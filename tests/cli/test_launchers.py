@@ -129,6 +129,24 @@ def test_a_job_of_submitit_is_queued_again_at_its_signal(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_sweep_under_submitit_goes_on_past_a_job_that_fails_and_skips_one_that_is_finished(
+    cli: Cli, in_empty_folder: Path
+) -> None:
+    sw, words = in_empty_folder / "sw", ("-m", "run_dir=sw", "trainer.max_steps=1", *TINY)
+    cli(*words, "optimizer.lr=0.02")  # in this process, which is cheaper: who started a job makes no difference
+    before = {path: path.stat().st_mtime_ns for path in (sw / "0").rglob("*")}
+    process = start(
+        in_empty_folder, *words, "optimizer.lr=0.02,-1,0.03", "hydra/launcher=submitit_local", "ckpt_path=auto"
+    )
+    status, errors = finish(process)
+    assert status == 2, errors
+    assert errors.splitlines()[-1].startswith("error: 1 of 3 jobs failed: sw/1: to try them again")
+    assert {name: state for name, (state, _) in states(sw).items()} == {"0": "finished", "1": "failed", "2": "finished"}
+    assert {path: path.stat().st_mtime_ns for path in (sw / "0").rglob("*")} == before
+    assert steps(sw / "2") == 1
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_jobs_of_a_sweep(tmp_path: Path) -> None:
     sw = tmp_path / "sw"
     words = ("-m", "run_dir=sw", "seed=0,1,2", "ckpt_path=auto", "trainer.max_steps=30", *EVERY)

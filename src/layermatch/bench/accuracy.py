@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -36,11 +37,24 @@ from layermatch.files import replace_text
 from layermatch.paths import argument_path
 from layermatch.runs.identity import shared_by_seeds
 from layermatch.settings import Settings
+from layermatch.study.code_version import code_version
 
-__all__ = ["ACCURACY_FORMAT", "accuracy", "read_accuracy", "rows_of"]
+__all__ = [
+    "ACCURACY_FORMAT",
+    "GOALS",
+    "accuracy",
+    "cells",
+    "counted_runs",
+    "goals_in_words",
+    "read_accuracy",
+    "rows_of",
+]
 
 #: The mark of a file of this measurement, so that nothing else is overwritten, and it by nothing else.
 ACCURACY_FORMAT = "layermatch accuracy 1"
+
+#: What the fast recipe aims at: how many times less time than these recipes take.
+GOALS = {"published": 5, "conventional": 20}
 
 #: Evaluations of a run, where nobody says how often.
 EVALUATIONS = 30
@@ -93,6 +107,7 @@ def accuracy(arguments: Sequence[str], reporter: Reporter, device_of: Any) -> No
         UserError: An argument is not legal. Nothing has been measured then.
     """
     given = _parser().parse_args(arguments)
+    command = _command(given)
     _check(given)
     kept = read_accuracy(given.json)
     if not given.show:
@@ -101,9 +116,25 @@ def accuracy(arguments: Sequence[str], reporter: Reporter, device_of: Any) -> No
             torch.set_num_threads(given.threads)
         numbers = given.labels or SETTINGS[given.setting].labels
         cases = [case for labels in numbers for case in _cases(given, labels, device)]
-        _measure(cases, kept, given.json, device=device, quick=given.quick, reporter=reporter)
+        noted = {"command": command, "quick": given.quick}
+        _measure(cases, kept, given.json, device=device, noted=noted, reporter=reporter)
     _show(kept, reporter, targets=given.targets)
     reporter.show(f"{'read from' if given.show else 'written to'} {given.json}")
+
+
+def _command(given: Any) -> str:
+    """Return what was asked for, without the places of this machine."""
+    usual = vars(_parser().parse_args([]))
+    words = ["python", "-m", "layermatch.bench", "accuracy"]
+    for name, value in vars(given).items():
+        if name == "json" or value == usual[name]:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "root":
+            words.append("DIR")
+        elif value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
+    return shlex.join("data.root=DIR" if word.startswith("data.root=") else word for word in words)
 
 
 def _check(given: Any) -> None:
@@ -147,7 +178,13 @@ def _evenly(overrides: tuple[str, ...]) -> int:
 
 
 def _measure(
-    cases: Sequence[Case], kept: dict[str, Any], path: Path, *, device: torch.device, quick: bool, reporter: Reporter
+    cases: Sequence[Case],
+    kept: dict[str, Any],
+    path: Path,
+    *,
+    device: torch.device,
+    noted: Mapping[str, Any],
+    reporter: Reporter,
 ) -> None:
     """Make the runs that are missing, each in a process of its own but for short ones, and write each at once."""
     about = machine(device=device)
@@ -162,15 +199,16 @@ def _measure(
         reporter.show(f"{number} of {len(cases)}, {case.name} ...")
         load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
         measure = measure_conventional if case.recipe == "conventional" else measure_ours
-        if quick:
+        code = str(code_version())
+        if noted["quick"]:
             curve = measure(case.overrides, device)
         else:
             with OwnProcess() as other:
                 curve = other.call(measure, case.overrides, device)
         kept["runs"][key] = {
             **asdict(case), "overrides": list(case.overrides), "variant": case.variant, "measurement": measurement,
-            "load at start": load,
-            "quick": quick, "machine": about, "finished": datetime.now(UTC).isoformat(timespec="seconds"), **curve,
+            "load at start": load, **noted, "code": code, "machine": about,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"), **curve,
         }  # fmt: skip
         replace_text(path, json.dumps(kept, indent=1) + "\n")
 
@@ -220,27 +258,42 @@ def rows_of(content: Mapping[str, Any], *, targets: Sequence[float] | None = Non
         Rows with ``setting``, ``labels``, ``target``, ``variant``, ``runs``, ``reached`` (how many runs stay at the
         target), and over all runs the medians ``seconds``, ``processor_seconds`` and ``steps``, which are None where
         the middle run does not reach it; ``lowest`` and ``highest`` seconds of those that do; ``test_accuracy``, the
-        median at the end; and ``times_as_fast`` as the conventional code.
+        median at the end; ``seeds``; and ``times_as_fast`` as each of :data:`GOALS`, None where one has no seconds: as
+        the published recipe with the same algorithm, and as the conventional code, which has one.
+    """
+    rows: list[dict[str, Any]] = []
+    for (setting, labels, variant), runs in counted_runs(content).items():
+        for target in targets or SETTINGS[setting].targets:
+            about = {"setting": setting, "labels": labels, "target": target, "variant": variant}
+            rows.append(about | _over(runs, target))
+    seconds = {(*_place(row), row["variant"]): row["seconds"] for row in rows}
+    for row in rows:
+        algorithm = row["variant"].partition(",")[0].split()[1]
+        others = {"published": f"published {algorithm}", "conventional": f"conventional {CONVENTIONAL_ALGORITHM}"}
+        theirs = {recipe: seconds.get((*_place(row), other)) for recipe, other in others.items()}
+        row["times_as_fast"] = {
+            recipe: each / row["seconds"] if each and row["seconds"] else None for recipe, each in theirs.items()
+        }
+    return sorted(rows, key=_place)
+
+
+def counted_runs(content: Mapping[str, Any]) -> dict[tuple[str, int, str], list[Mapping[str, Any]]]:
+    """Return the runs that count, by data set, number of labels and variant; see :func:`rows_of`.
+
+    Args:
+        content: What :func:`read_accuracy` gives.
     """
     groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
     for run in content["runs"].values():
         groups.setdefault((run["setting"], run["labels"], run["variant"]), []).append(run)
-    rows: list[dict[str, Any]] = []
-    for (setting, labels, variant), all_runs in groups.items():
-        last = max(all_runs, key=lambda run: run["finished"])["measurement"]
-        runs = [run for run in all_runs if run["measurement"] == last]
-        for target in targets or SETTINGS[setting].targets:
-            about = {"setting": setting, "labels": labels, "target": target, "variant": variant}
-            rows.append(about | _over(runs, target))
-    conventional = {
-        (row["setting"], row["labels"], row["target"]): row["seconds"]
-        for row in rows
-        if row["variant"].startswith("conventional")
-    }
-    for row in rows:
-        theirs = conventional.get((row["setting"], row["labels"], row["target"]))
-        row["times_as_fast"] = theirs / row["seconds"] if theirs and row["seconds"] else None
-    return sorted(rows, key=lambda row: (row["setting"], row["labels"], row["target"]))
+    for key, runs in groups.items():
+        last = max(runs, key=lambda run: run["finished"])["measurement"]
+        groups[key] = [run for run in runs if run["measurement"] == last]
+    return groups
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int, float]:
+    return row["setting"], row["labels"], row["target"]
 
 
 def _over(runs: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
@@ -255,6 +308,7 @@ def _over(runs: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
     tested = [run["test_accuracy"] for run in runs if run["test_accuracy"] is not None]
     return {
         "runs": len(runs),
+        "seeds": sorted(run["seed"] for run in runs),
         "reached": len(seconds),
         **{
             name: value if value < math.inf else None
@@ -268,11 +322,18 @@ def _over(runs: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
 
 def _show(content: Mapping[str, Any], reporter: Reporter, *, targets: Sequence[float] | None) -> None:
     rows = rows_of(content, targets=targets)
-    header = ("recipe", "s", "lowest", "highest", "processor s", "steps", "reached", "x conventional", "test %")
-    for setting, labels, target in dict.fromkeys((row["setting"], row["labels"], row["target"]) for row in rows):
+    header = ("recipe", "s", "lowest", "highest", "processor s", "steps", "reached", *(f"x {other}" for other in GOALS),
+              "test %")  # fmt: skip
+    for place in dict.fromkeys(map(_place, rows)):
+        setting, labels, target = place
         title = f"{setting}, {labels} labels: until validation accuracy stays at {100 * target:g} %"
-        its = [row for row in rows if (row["setting"], row["labels"], row["target"]) == (setting, labels, target)]
-        reporter.show(table(title, [cells(row) for row in its], header=header))
+        reporter.show(table(title, [cells(row) for row in rows if _place(row) == place], header=header))
+    reporter.show(goals_in_words())
+
+
+def goals_in_words() -> str:
+    """Return what the fast recipe aims at, as a sentence."""
+    return f"Goals of the fast recipe: at least {' and '.join(f'{goal} x {other}' for other, goal in GOALS.items())}."
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -285,7 +346,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     first, *others = seconds
     return (
         row["variant"], "never" if row["seconds"] is None else first, *others, _number(row["steps"], digits=0),
-        f"{row['reached']} of {row['runs']}", _number(row["times_as_fast"]),
+        f"{row['reached']} of {row['runs']}", *(_number(row["times_as_fast"][recipe]) for recipe in GOALS),
         "-" if row["test_accuracy"] is None else f"{100 * row['test_accuracy']:.1f}",
     )  # fmt: skip
 

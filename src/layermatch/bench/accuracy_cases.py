@@ -71,16 +71,25 @@ LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, ...]]] = {
     "short-run": lambda published: (f"trainer.max_steps={published['trainer']['max_steps']}",),
 }
 
-#: What the fast recipe could have and has not -> what the command line says to have it.
-PUT_IN: Mapping[str, tuple[str, ...]] = {
-    "batch-ramp": ("data.ramp.batch_size=[[0.3,0.5]]",),
-    "side-ramp": ("data.ramp.side=[[0.4,0.75]]",),
-    "mu-late": ("data.mu=14",),
-    "shared-forward": ("algorithm.forward=shared",),
-    "skip-masked": ("algorithm.forward=split", "algorithm.skip_masked=true"),
-    "compile": ("compile=true",),
-    "larger-rate": ("optimizer.lr=0.12",),
-    "clipping": ("algorithm.clip_norm=1",),
+
+def _with_mu_late(fast: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a mu of 14 behind the recipe's ramp; without one, in the part where the others' ramps have ended."""
+    data = fast["data"]
+    ramp = () if (data["ramp"] or {}).get("mu") else (f"data.ramp.mu=[[0.6,{data['mu']}]]",)
+    return (*ramp, "data.mu=14")
+
+
+#: What the fast recipe could have and has not -> what the command line says to have it, of which the recipe's own
+#: settings are given.
+PUT_IN: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, ...]]] = {
+    "batch-ramp": lambda _: ("data.ramp.batch_size=[[0.3,0.5]]",),
+    "side-ramp": lambda _: ("data.ramp.side=[[0.4,0.75]]",),
+    "mu-late": _with_mu_late,
+    "shared-forward": lambda _: ("algorithm.forward=shared",),
+    "skip-masked": lambda _: ("algorithm.forward=split", "algorithm.skip_masked=true"),
+    "compile": lambda _: ("compile=true",),
+    "larger-rate": lambda _: ("optimizer.lr=0.12",),
+    "clipping": lambda _: ("algorithm.clip_norm=1",),
 }
 
 
@@ -151,7 +160,7 @@ def variants_of(
     changes = [(f"without {name}", LEFT_OUT[name](theirs)) for name in left_out]
     for name in put_in:
         has_some = name in LEFT_OUT and compose_settings((*fast, *LEFT_OUT[name](theirs))) != its
-        changes += [] if has_some else [(f"with {name}", PUT_IN[name])]
+        changes += [] if has_some else [(f"with {name}", PUT_IN[name](its))]
     for words, overrides in changes:
         changed = (*fast, *overrides)
         if compose_settings(changed) != its:

@@ -32,6 +32,7 @@ class Figure:
         name: What the figure is of.
         unit: ``ms``, ``s``, ``MiB`` or ``%``.
         measured: One or more measurements in that unit.
+        target: What the project aims at, in that unit; empty where nothing is promised for what was measured.
 
     Example:
         >>> Figure("a step", "ms", (1.0, 5.0, 2.0)).value
@@ -41,6 +42,7 @@ class Figure:
     name: str
     unit: str
     measured: tuple[float, ...]
+    target: str = ""
 
     @property
     def value(self) -> float:
@@ -173,7 +175,13 @@ def _plain(section: Section) -> dict[str, Any]:
         for ratio in section.ratios
     ]
     figures = [
-        {"name": figure.name, "value": figure.value, "unit": figure.unit, "measured": list(figure.measured)}
+        {
+            "name": figure.name,
+            "value": figure.value,
+            "unit": figure.unit,
+            "target": figure.target,
+            "measured": list(figure.measured),
+        }
         for figure in section.figures
     ]
     return {"settings": section.settings, "ratios": ratios, "figures": figures}
@@ -192,9 +200,10 @@ def show(sections: Sequence[Section], *, about: dict[str, Any], reporter: Report
     ]
     reporter.show(table("Ratios", ratios, header=("", "ratio", "value", "target")))
     for section in sections:
-        rows = [(figure.name, *_numbers(figure), figure.unit) for figure in section.figures]
+        rows = [(figure.name, *_numbers(figure), figure.unit, figure.target or "-") for figure in section.figures]
         settings = ", ".join(f"{name} {value}" for name, value in section.settings.items())
-        reporter.show(table(f"{section.name}: {settings}", rows, header=("", "median", "lowest", "highest", "unit")))
+        header = ("", "median", "lowest", "highest", "unit", "target")
+        reporter.show(table(f"{section.name}: {settings}", rows, header=header))
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     rest = {name: str(value) for name, value in about.items() if name != "versions"}
     reporter.show(table("Machine", rest | {"versions": versions}))

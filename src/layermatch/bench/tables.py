@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from layermatch.arguments import OneLineParser, start_command
-from layermatch.bench.accuracy import ACCURACY_FORMAT, cells, rows_of
+from layermatch.bench.accuracy import ACCURACY_FORMAT, GOALS, cells, counted_runs, goals_in_words, rows_of
 from layermatch.bench.collect import GPU_FORMAT
 from layermatch.errors import UserError
 from layermatch.files import replace_text
@@ -35,17 +35,27 @@ GPU_ROWS = {
 }
 NETWORKS = ("WRN-28-2", "WRN-37-2")
 
+#: The accuracies that ``benchmarks/gpu.sh`` gives its short runs as targets.
+GPU_TARGETS = (0.5, 0.6, 0.7, 0.8)
 
-def accuracy_table(content: Mapping[str, Any]) -> str:
+#: How many of a GPU's policies and states its table has: the dearest.
+DEAREST = 5
+
+
+def accuracy_table(content: Mapping[str, Any], *, targets: Sequence[float] | None = None) -> str:
     """Return the recipes side by side, as Markdown.
 
     Args:
         content: What :func:`~layermatch.bench.accuracy.read_accuracy` gives.
+        targets: The accuracies; None takes those of each data set.
     """
     head = ("data", "labels", "stays at", "recipe", "s", "lowest", "highest", "processor s", "steps", "reached",
-            "x conventional", "test %")  # fmt: skip
-    rows = [(*_place(row), *cells(row)) for row in rows_of(content) if _is_whole(row)]
-    return _markdown(head, rows) + _measured_on(content)
+            *(f"x {other}" for other in GOALS), "test %", "seeds")  # fmt: skip
+    whole = [row for row in rows_of(content, targets=targets) if _is_whole(row)]
+    rows = [(*_place(row), *cells(row), _seeds(row["seeds"])) for row in whole]
+    is_compared = any(times for row in whole for times in row["times_as_fast"].values())
+    goals = f"\n{goals_in_words()}\n" if is_compared else ""
+    return _markdown(head, rows) + goals + _measured_on(content)
 
 
 def parts_table(content: Mapping[str, Any]) -> str:
@@ -63,7 +73,7 @@ def parts_table(content: Mapping[str, Any]) -> str:
             continue
         seconds, base = row["seconds"], whole.get((*_place(row), recipe))
         times = f"{seconds / base:.2f}" if seconds and base else "-"
-        made.append((*_place(row), recipe, change, *cells(row)[1:4], times, cells(row)[6], cells(row)[8]))
+        made.append((*_place(row), recipe, change, *cells(row)[1:4], times, cells(row)[6], cells(row)[-1]))
     head = ("data", "labels", "stays at", "recipe", "change", "s", "lowest", "highest", "x the recipe's s", "reached",
             "test %")  # fmt: skip
     return _markdown(head, made)
@@ -77,16 +87,26 @@ def _is_whole(row: Mapping[str, Any]) -> bool:
     return "," not in row["variant"]
 
 
+def _seeds(seeds: Sequence[int]) -> str:
+    """Return seeds in words; those that follow each other by the first and the last one."""
+    is_row = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]} to {seeds[-1]}" if is_row else ", ".join(map(str, seeds))
+
+
 def _measured_on(content: Mapping[str, Any]) -> str:
-    """Return a line that says on what, and how busy it was."""
-    runs = list(content["runs"].values())
+    """Return on what the runs that count were measured, how busy it was, by which code and which commands."""
+    runs = [run for each in counted_runs(content).values() for run in each]
     if not runs:
         return ""
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
     loads = [run["load at start"] for run in runs if run["load at start"] is not None]
     load = f"; load at the start of a run {min(loads)} to {max(loads)}" if loads else ""
     quick = "; **shortened runs, which measure nothing**" if any(run["quick"] for run in runs) else ""
-    return f"\nMeasured on {'; '.join(machines)}{load}{quick}.\n"
+    code = "; ".join(dict.fromkeys(run.get("code", "a version that is not noted") for run in runs))
+    commands = "".join(
+        f"    {command}\n" for command in dict.fromkeys(run["command"] for run in runs if "command" in run)
+    )
+    return f"\nMeasured on {'; '.join(machines)}{load}{quick}, with {code}.\n" + (commands and f"\n{commands}")
 
 
 def _machine(about: Mapping[str, Any]) -> str:
@@ -97,23 +117,46 @@ def _machine(about: Mapping[str, Any]) -> str:
 
 
 def gpu_table(content: Mapping[str, Any]) -> str:
-    """Return the figures of a GPU for both networks, as Markdown.
+    """Return the figures of a GPU for both networks, its other ratios and the time to accuracies, as Markdown.
 
     Args:
         content: What ``benchmarks/gpu.sh`` leaves in ``gpu.json``.
     """
     step = content["sections"].get("step", {"figures": [], "ratios": []})
     values = {each["name"]: each["value"] for each in (*step["figures"], *step["ratios"])}
+    targets = {each["name"]: each.get("target", "") for each in (*step["figures"], *step["ratios"])}
     rows = []
     for title, name in GPU_ROWS.items():
-        found = [values.get(f"{network} {name}") for network in NETWORKS]
-        rows.append((title, *("" if value is None else f"{value:,.2f}" for value in found)))
+        names = [f"{network} {name}" for network in NETWORKS]
+        found = ["" if values.get(each) is None else f"{values[each]:,.2f}" for each in names]
+        rows.append((title, *found, next(filter(None, map(targets.get, names)), "-")))
     augment = {each["name"]: each["value"] for each in content["sections"].get("augment", {}).get("figures", ())}
     views = [augment.get(f"ours, {size}x{size}") for size in (32, 96)]
-    rows.append(("views of 448 images, normalised (ms)", *("" if ms is None else f"{ms:,.2f}" for ms in views)))
-    rows += [(f"part of `gpu.sh`: {part['name']}", part["outcome"], "") for part in content["parts"]]
+    rows.append(("views of 448 images, normalised (ms)", *("" if ms is None else f"{ms:,.2f}" for ms in views), "-"))
+    rows += [(f"part of `gpu.sh`: {part['name']}", part["outcome"], "", "") for part in content["parts"]]
     device = content["machine"]["gpu"] or "no GPU"
-    return _markdown(("figure", "WRN-28-2, 32x32", "WRN-37-2, 96x96"), rows) + f"\nMeasured on {device}.\n"
+    figures = _markdown(("figure", "WRN-28-2, 32x32", "WRN-37-2, 96x96", "target"), rows)
+    parts = [figures, f"Measured on {device}.\n", *_more_of_gpu(content)]
+    return "\n".join(parts)
+
+
+def _more_of_gpu(content: Mapping[str, Any]) -> Iterator[str]:
+    """Give the tables of the other parts that were measured."""
+    sections = content["sections"]
+    ratios = [*_dearest(sections), *sections.get("data", {}).get("ratios", ())]
+    rows = [(each["name"], f"{each['value']:.3g}", each["target"] or "-") for each in ratios]
+    if rows:
+        yield _markdown(("ratio", "value", "target"), rows)
+    if "policies" in sections:
+        count = len(sections["policies"]["ratios"])
+        yield f"Of {count} policies and states of methods, the dearest {min(count, DEAREST)}.\n"
+    if content["accuracy"] and content["accuracy"]["runs"]:
+        yield accuracy_table(content["accuracy"], targets=GPU_TARGETS)
+
+
+def _dearest(sections: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    ratios = sections.get("policies", {}).get("ratios", ())
+    return sorted(ratios, key=lambda ratio: -ratio["value"])[:DEAREST]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
