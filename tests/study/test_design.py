@@ -12,6 +12,7 @@ from layermatch.cli import config_dir
 from layermatch.errors import UserError
 from layermatch.functional import scale_for
 from layermatch.networks import wrn_small
+from layermatch.networks.pretrained import efficientnet_lite0
 from layermatch.study.design import METRICS, Setting, Study
 
 FOLDER = config_dir() / "study"
@@ -52,13 +53,27 @@ def test_every_study_file_is_legal(name: str) -> None:
 
 def test_the_family_is_every_algorithm_with_its_own_rule_and_with_layermatch() -> None:
     study = Study.parse("family", section_of("family"), files_of=files_of)
-    own = [setting for setting in study.settings if setting.choice["layerwise"] == "null"]
+    crossed = [setting for setting in study.settings if setting.choice]
+    own = [setting for setting in crossed if setting.choice["layerwise"] == "null"]
     assert [setting.name for setting in own] == ALGORITHMS
     assert [setting.words for setting in own] == [(f"algorithm={name}",) for name in ALGORITHMS]
-    others = [setting for setting in study.settings if setting not in own]
+    others = [setting for setting in crossed if setting not in own]
     assert [setting.words for setting in others] == [(f"algorithm={n}", "layerwise=layermatch") for n in ALGORITHMS]
     assert [study.reference_of(setting) for setting in others] == own
     assert {study.reference_of(setting) for setting in own} == {None}
+
+
+def test_the_family_has_every_policy() -> None:
+    """By an algorithm of its own, or by a setting; but for no policy, and for the one of errors on purpose."""
+    study = Study.parse("family", section_of("family"), files_of=files_of)
+    chosen = set()
+    for key, _, name in (word.partition("=") for setting in study.settings for word in setting.words):
+        if key == "pseudo_labels":
+            chosen.add(name)
+        elif key == "algorithm":
+            defaults = yaml.safe_load((config_dir() / "algorithm" / f"{name}.yaml").read_text())["defaults"]
+            chosen |= {each["override /pseudo_labels"] for each in defaults if "override /pseudo_labels" in each}
+    assert chosen | {"none", "noisy"} == set(files_of("pseudo_labels"))
 
 
 def test_a_new_file_is_in_the_family() -> None:
@@ -151,6 +166,40 @@ def test_the_study_of_layers_lets_pseudo_labels_reach_the_layers_that_it_names()
         scales = yaml.safe_load(setting.words[0].partition("=")[2]) if setting.words else {}
         for name, parts in LAYERS.items():
             found = {scale_for(parameter, scales) for part in parts for parameter, _ in groups[part]}
+            assert found == {1.0 if name in asked[setting.name] else 0.0}, (setting.name, name)
+
+
+#: The layers of EfficientNet-Lite0 that learn there, in their order; what follows the last stage goes with it.
+LAST_LAYERS = {
+    "stage 5": ["blocks.4"], "stage 6": ["blocks.5"], "stage 7": ["blocks.6", "conv_head", "bn2"],
+    "the classifier": ["classifier"],
+}  # fmt: skip
+
+
+def test_the_study_of_a_pretrained_network_names_every_layer_that_learns() -> None:
+    pytest.importorskip("timm", reason="the extra pretrained is not installed")
+    study = Study.parse("layers_pretrained", section_of("layers_pretrained"), files_of=files_of)
+    given = dict(word.split("=", 1) for word in study.common)
+    tune, num_last = given["model.tune"], int(given["model.num_last"])
+    network = efficientnet_lite0(num_classes=10, weights=None, tune=tune, num_last=num_last)
+    groups = {
+        group: [parameter for parameter, tensor in named if tensor.requires_grad]
+        for group, named in network.layer_groups().items()
+    }
+    assert [group for names in LAST_LAYERS.values() for group in names] == [name for name in groups if groups[name]]
+    order = list(LAST_LAYERS)
+    asked = {"every layer (FixMatch)": order, **{name: [name] for name in order}}
+    asked |= {"stages 5 and 6": order[:2], "stages 5 to 7 (Grad-ReLU)": order[:3]}
+    asked |= {f"{order[first]} to the classifier": order[first:] for first in (1, 2)}
+    alone, *settings = study.settings
+    assert alone.words == ("algorithm=supervised",)
+    assert {setting.name for setting in settings} == set(asked)
+    for setting in settings:
+        algorithm, *rest = setting.words
+        assert algorithm == "algorithm=fixmatch"
+        scales = yaml.safe_load(rest[0].partition("=")[2]) if rest else {}
+        for name, parts in LAST_LAYERS.items():
+            found = {scale_for(parameter, scales) for part in parts for parameter in groups[part]}
             assert found == {1.0 if name in asked[setting.name] else 0.0}, (setting.name, name)
 
 

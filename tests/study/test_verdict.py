@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from layermatch.report.compare import compare
-from layermatch.study.verdict import FEWEST, Outcome, verdict_on
+from layermatch.study.rows import Row
+from layermatch.study.verdict import FEWEST, Outcome, better_of, verdict_on
 
 #: The quantile of Student's t distribution for 95 %, by degrees of freedom, from a printed table.
 T = {4: 2.77645, 9: 2.26216}
@@ -79,3 +80,28 @@ def test_the_sentence_says_what_and_by_how_much() -> None:
     )
     few = compare({(0, 1): 0.9}, BEFORE)
     assert f"Fewer than {FEWEST} pairs say nothing" in verdict_on(few).sentence("a", "b")
+
+
+def row_of(name: str, figures: dict[int, float]) -> Row:
+    return Row(name, 40, figures, {}, None, None, "", None)
+
+
+def test_the_baseline_is_the_better_one_in_the_runs_that_all_have() -> None:
+    probe = row_of("linear_probe", {0: 0.50, 1: 0.52, 2: 0.54, 3: 0.10})
+    trained = row_of("supervised", {0: 0.48, 1: 0.53, 2: 0.52})  # higher in all its runs, not in the common ones
+    method = row_of("fixmatch", {1: 0.55, 2: 0.55, 0: 0.55, 3: 0.90, 4: 0.90})
+    name, found = better_of(method, [trained, probe])
+    assert name == "linear_probe"
+    assert found == compare({0: 0.55, 1: 0.55, 2: 0.55}, probe.by_draw)
+    assert (found.n, found.wins) == (3, 3)
+    # On the last two of these runs the other is the better one.
+    assert better_of(row_of("fixmatch", {1: 0.55}), [trained, probe])[0] == "supervised"
+    assert better_of(row_of("fixmatch", {4: 0.55}), [trained, probe]) is None
+    # Folds share what they learn from: the interval is the wider one.
+    wide = better_of(method, [trained, probe], overlap=1 / 4)[1]
+    assert wide.interval[0] < found.interval[0]
+
+
+def test_equal_baselines_are_the_first_one() -> None:
+    same = {0: 0.5, 1: 0.6}
+    assert better_of(row_of("a", same), [row_of("b", same), row_of("c", same)])[0] == "b"

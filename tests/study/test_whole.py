@@ -16,8 +16,9 @@ import pytest
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 #: One method, two seeds, a network and batches as small as can be.
 WORDS = [
-    "study=smoke", "~study.settings.layermatch", "~study.settings.supervised", "trainer.max_steps=6", "eval_every=2", "checkpoint.every_n_steps=1",
-    "trainer.precision=32-true", "model.width=1", "data.batch_size=4", "data.mu=1", "data.num_val=20",
+    "study=smoke", "~study.settings.layermatch", "~study.settings.supervised", "trainer.max_steps=6", "eval_every=2",
+    "checkpoint.every_n_steps=1", "trainer.precision=32-true", "model.width=1", "data.batch_size=4", "data.mu=1",
+    "data.num_val=20",
 ]  # fmt: skip
 COMMAND = [sys.executable, "-m", "layermatch.study", *WORDS]
 PATIENCE = 1200

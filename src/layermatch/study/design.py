@@ -217,6 +217,7 @@ class Study:
         illegal: What becomes of settings that no run can have: ``refuse`` or ``leave_out``.
         folds: The number of parts of the labelled images, of which each run holds one out; None holds out none.
         curves: The names of metrics whose curves are kept with the tables.
+        is_pretrained: Whether all runs start from the same weights that were learnt elsewhere.
     """
 
     name: str
@@ -231,6 +232,17 @@ class Study:
     illegal: str
     folds: int | None = None
     curves: tuple[str, ...] = ()
+    is_pretrained: bool = False
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether it is said of each method with a pool whether the pool helps."""
+        return self.folds is not None or self.is_pretrained
+
+    @property
+    def overlap(self) -> float:
+        """The images that a run holds out for each one that it learns from: runs of a seed share the others."""
+        return 0.0 if self.folds is None else 1 / (self.folds - 1)
 
     @staticmethod
     def parse(

@@ -89,7 +89,7 @@ def as_json(found: Found) -> str:
         "notes": list(found.notes),
         "left_out": dict(found.left_out),
         "failed": dict(found.failed),
-        "verdict_rule": None if found.study.folds is None else RULE,
+        "verdict_rule": RULE if found.study.has_verdicts else None,
         "verdicts": verdict_lines(found),
         "rows": [_plain_row(row, labels) for labels, rows in rows_of(found).items() for row in rows],
         "cells": [_plain_cell(finding) for finding in found.findings],

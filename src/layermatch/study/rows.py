@@ -191,7 +191,7 @@ def _row(study: Study, setting: Setting, findings: Sequence[Finding], values: Ma
     number = counts.pop() if len(counts) == 1 else None
     comparison = None
     if reference is not None:
-        comparison = compare(values[setting.name], values[reference.name], level=LEVEL, overlap=_overlap(study.folds))
+        comparison = compare(values[setting.name], values[reference.name], level=LEVEL, overlap=study.overlap)
     return Row(
         setting=setting.name,
         num_labels=number if isinstance(number, int) else None,
@@ -202,11 +202,6 @@ def _row(study: Study, setting: Setting, findings: Sequence[Finding], values: Ma
         reference="" if reference is None else reference.name,
         comparison=comparison,
     )
-
-
-def _overlap(folds: int | None) -> float:
-    """Return how many images a run holds out for each one that it learns from: runs of a seed share the others."""
-    return 0.0 if folds is None else 1 / (folds - 1)
 
 
 def _by_draw(findings: Sequence[Finding], metric: Metric) -> dict[Draw, float]:

@@ -16,9 +16,10 @@ from layermatch.metrics import (
 from layermatch.report.compare import Comparison, Summary
 from layermatch.report.tables import Table, markdown, markdown_text
 from layermatch.runs.quantities import duration, percent, points
+from layermatch.study.baselines import of_labels_alone
 from layermatch.study.design import Draw
 from layermatch.study.rows import BESIDE, Found, Row, ordered, rows_of
-from layermatch.study.verdict import RULE, verdict_on
+from layermatch.study.verdict import RULE, better_of, verdict_on
 
 __all__ = ["BESIDE_NOTE", "NONE", "as_markdown", "code_text", "result_tables", "tables_of", "verdict_lines"]
 
@@ -207,8 +208,8 @@ def identity_lines(found: Found) -> list[str]:
     ]
     if found.study.folds is not None:
         return [*lines, INTERVAL_OF_FOLDS, RULE]
-    best = _highest(found)
-    return [*lines, INTERVAL, *([best] if best else [])]
+    rule = RULE if found.study.has_verdicts else ""
+    return [*lines, INTERVAL, *filter(None, (rule, _highest(found)))]
 
 
 def _highest(found: Found) -> str:
@@ -225,22 +226,31 @@ def _highest(found: Found) -> str:
 
 
 def verdict_lines(found: Found) -> list[str]:
-    """Return what a study with folds says of each setting, a line each; nothing for a study without folds.
+    """Return what a study with folds or of a pretrained network says of each method with a pool, a line each.
 
     Args:
         found: What the study knows.
     """
-    if found.study.folds is None:
+    if not found.study.has_verdicts:
         return []
     lines = []
+    alone = of_labels_alone(found.cells)
     for labels, rows in rows_of(found).items():
         where = "" if labels is None else f" with {labels} labels"
-        lines += [
-            verdict_on(row.comparison).sentence(row.setting, row.reference, where=where)
-            for row in rows
-            if row.comparison is not None
-        ]
+        for row in rows:
+            against = None if row.setting in alone else _against(row, rows, alone, overlap=found.study.overlap)
+            if against is not None:
+                reference, comparison = against
+                lines.append(verdict_on(comparison).sentence(row.setting, reference, where=where))
     return lines
+
+
+def _against(row: Row, rows: Sequence[Row], alone: Collection[str], *, overlap: float) -> tuple[str, Comparison] | None:
+    """Return what the verdict on a setting is against: the better row of labels alone, else the study's reference."""
+    if not alone:
+        return None if row.comparison is None else (row.reference, row.comparison)
+    baselines = [each for each in rows if each.setting in alone and each.by_draw]
+    return better_of(row, baselines, overlap=overlap) if baselines else None
 
 
 def _runs(count: int) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from statistics import fmean
 
-from layermatch.report.compare import Comparison
+from layermatch.report.compare import Comparison, compare
 from layermatch.runs.quantities import points
+from layermatch.study.rows import LEVEL, Row, ordered
 
-__all__ = ["FEWEST", "RULE", "Outcome", "Verdict", "verdict_on"]
+__all__ = ["FEWEST", "RULE", "Outcome", "Verdict", "better_of", "verdict_on"]
 
 #: The fewest pairs of runs that anything is concluded from.
 FEWEST = 5
 
 #: The rule, for people.
 RULE = (
-    "Verdict: helps, where the whole 95 % interval of the paired difference is above 0; hurts, where it is below 0; "
-    f"cannot tell, where 0 is in it or there are fewer than {FEWEST} pairs."
+    "Verdict on each method with a pool, against the row of labels alone that has the higher mean in the same runs "
+    "(against the reference where no row is of labels alone): helps, where the whole 95 % interval of the paired "
+    "difference is above 0; hurts, where it is below 0; cannot tell, where 0 is in it or there are fewer than "
+    f"{FEWEST} pairs."
 )
 
 
@@ -80,3 +85,27 @@ def verdict_on(comparison: Comparison) -> Verdict:
         elif high < 0:
             outcome = Outcome.HURTS
     return Verdict(outcome, comparison)
+
+
+def better_of(row: Row, baselines: Sequence[Row], *, overlap: float = 0.0) -> tuple[str, Comparison] | None:
+    """Return the baseline that a setting has to be better than, and the difference to it.
+
+    It is the one with the higher mean over the draws that the setting and all baselines have; the difference is over
+    these as well. As it is chosen by the same runs, it is a little better than another run of it would be, and the
+    difference a little lower.
+
+    Args:
+        row: The setting.
+        baselines: What it is compared with, at least one.
+        overlap: See :func:`~layermatch.report.compare.compare`.
+
+    Returns:
+        The name of the baseline and the difference; None where they have no draw in common.
+    """
+    draws = ordered(set(row.by_draw).intersection(*(each.by_draw for each in baselines)))
+    if not draws:
+        return None
+    best = max(baselines, key=lambda each: fmean(each.by_draw[draw] for draw in draws))
+    figures = {draw: row.by_draw[draw] for draw in draws}
+    comparison = compare(figures, best.by_draw, level=LEVEL, overlap=overlap)
+    return None if comparison is None else (best.setting, comparison)
