@@ -18,7 +18,7 @@ CHECK_DISTRIBUTED = $(BIN)/python -c "import sys, xml.etree.ElementTree as e; \
   || { echo "make $@: every distributed test was skipped" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-distributed faults fault-page evidence-page metrics-page lint format bench \
+.PHONY: help install install-dev demo test test-fast test-distributed faults oracles fault-page evidence-page metrics-page lint format bench \
   notebooks notebook-pages docs wheel clean
 
 help: ## List the commands
@@ -45,6 +45,9 @@ test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; 
 
 faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be survived; print what was lost
 	$(PYTEST) -n 0 --kills 20 --faults tests
+
+oracles: $(VENV)/.installed-dev ## Compare with numbers of the peers' own code; print the largest difference of each test
+	$(PYTEST) -m oracle $(PARALLEL) tests
 
 fault-page: $(VENV)/.installed-dev ## Make docs/what-can-go-wrong.md from tests/faults/catalogue
 	$(BIN)/python -m tests.faults.page

@@ -19,6 +19,8 @@ from tests.tables import (
     kills,
     pytest_addoption,
     pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_pyfunc_call,
     pytest_terminal_summary,
 )
 
@@ -36,7 +38,8 @@ from layermatch.training import SemiSupervisedModule, problem_of
 
 # What this names is found by pytest here.
 __all__ = [
-    "cell", "fault", "kills", "pytest_addoption", "pytest_collection_modifyitems", "pytest_terminal_summary",
+    "cell", "fault", "kills", "pytest_addoption", "pytest_collection_modifyitems", "pytest_configure",
+    "pytest_pyfunc_call", "pytest_terminal_summary",
 ]  # fmt: skip
 
 

@@ -1,19 +1,24 @@
-"""Real faults, and the tables that ``make faults`` prints: what was tried, and what survived."""
+"""Real faults, and the tables that ``make faults`` and ``make oracles`` print: what was tried, and what was found."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 from tests.faults.page import Fault, read_catalogue
+from tests.oracle import noting_differences
 
-FAULT, CELL = "fault", "cell"
+FAULT, CELL, ORACLE = "fault", "cell", "oracle"
 
 #: Folders whose tests are all of faults.
 FAULT_FOLDERS = ("tests/faults/", "tests/distributed/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{ORACLE}: compares with numbers of the peers' own code (`make oracles`)")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +79,18 @@ def cell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     return record
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Make a row of the table of oracles of a test that is marked so; one that compares nothing fails."""
+    if pyfuncitem.get_closest_marker(ORACLE) is None:
+        return (yield)
+    with noting_differences() as differences:
+        result = yield
+    assert differences, "it is marked as an oracle's, and compares nothing"
+    pyfuncitem.user_properties.append((ORACLE, json.dumps([pyfuncitem.nodeid, max(differences)])))
+    return result
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Properties travel with the reports, so that the tables are whole under xdist too."""
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
@@ -93,9 +110,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for row, values in cells.items():
             lines.append((row, *({True: "equal", False: "DIFFERS", None: "-"}[values.get(c)] for c in columns)))
         _print(terminalreporter, lines)
+    worst = [json.loads(text) for name, text in properties if name == ORACLE]
+    if worst:
+        terminalreporter.section("largest difference from the peers' own code")
+        _print(terminalreporter, oracle_lines(worst))
     if terminalreporter.config.getoption("--faults"):
         terminalreporter.section("what can go wrong")
         _print(terminalreporter, _catalogue_lines(terminalreporter, catalogue_of(terminalreporter.config)))
+
+
+def oracle_lines(worst: list[tuple[str, float]]) -> list[tuple[str, ...]]:
+    """Each test, the largest difference that it found, and with which parameters."""
+    of_test: dict[str, tuple[float, str]] = {}
+    for nodeid, difference in worst:
+        name, _, parameters = nodeid.partition("[")
+        of_test[name] = max(of_test.get(name, (-1.0, "")), (difference, parameters.removesuffix("]")))
+    rows = [(name, f"{difference:.1e}", parameters) for name, (difference, parameters) in sorted(of_test.items())]
+    return [("test", "worst", "where"), *rows]
 
 
 def _catalogue_lines(terminalreporter: Any, faults: list[Fault]) -> list[tuple[str, ...]]:

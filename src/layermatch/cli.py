@@ -47,6 +47,9 @@ NO_NAME = "Config group override"
 #: What Hydra says of a group of conf/ that the command does not read; its advice, +GROUP=NAME, leads nowhere.
 NO_SUCH_GROUP = re.compile(r"Could not override '([^'@]+)[^']*'\.\s+No match in the defaults list")
 
+#: What is looked for in a section that has it not, and where it is.
+ELSEWHERE = {"layerwise": "scales of the layers are algorithm.gradient_scale={PATTERN: SCALE}"}
+
 #: Choices that packages bring, which the extra ``sweep`` installs.
 OF_SWEEP_EXTRA = {"hydra/launcher=joblib", "hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"}
 
@@ -224,7 +227,9 @@ def _explain_key(error: OmegaConfBaseException) -> str:
             return f"unknown setting {key}: algorithm={algorithm} reads no {above}"
         return f"unknown setting {key}: {above} has no settings of its own: give {above}=VALUE"
     # Hydra's own section is legal, but not what the user looks for here.
-    return f"unknown setting {key}: choose one of {', '.join(name for name in legal if name != 'hydra')}"
+    hint = ELSEWHERE.get(key.partition(".")[0])
+    chosen = ", ".join(name for name in legal if name != "hydra")
+    return f"unknown setting {key}: choose one of {chosen}{f'; {hint}' if hint else ''}"
 
 
 def _that_reads_no(section: str, error: OmegaConfBaseException) -> str:

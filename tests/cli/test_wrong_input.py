@@ -50,6 +50,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
         (["algorithm.weak_share=0.5"], "algorithm.weak_share=0.5 needs algorithm.forward=shared", "not joint"),
         (["algorithm.gradient_scale={classifier: 2}"], "algorithm.gradient_scale.classifier=2 ", "at most 1"),
         (["algorithm.gradient_scale={clasifier: 0}"], "algorithm.gradient_scale: 'clasifier' matches no", "extractor."),
+        (["layerwise={extractor: 0}"], "unknown setting layerwise.extractor", "algorithm.gradient_scale={PATTERN"),
         (["views.pad=1"], "views.pad=1 ", "below 1"),
         (["eval_every=-1"], "eval_every=-1 ", "at least 1"),
         (["checkpoint.every_n_steps=-1"], "checkpoint.every_n_steps=-1 ", "at least 1"),

@@ -10,6 +10,7 @@ from tests import oracle
 from layermatch.functional import cosine_ramp, interpolate_logits, relative_threshold
 
 
+@pytest.mark.oracle
 def test_the_ramp_is_that_of_the_authors_code() -> None:
     schedule = oracle.read("adamatch")["outputs"]["schedules"]["progress_wu_lr"]
     assert len(schedule) == 10

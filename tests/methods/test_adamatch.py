@@ -53,6 +53,7 @@ def load(extractor: Any, method: Any, inputs: dict[str, Any]) -> None:
     method.given = {view: tensor(inputs[name]) for view, name in views.items()}
 
 
+@pytest.mark.oracle
 def test_every_step_is_that_of_the_authors_code() -> None:
     method, network, extractor = prepared(WithGivenDraws)
     policy, accepted = method.policy, 0
@@ -77,6 +78,7 @@ def test_every_step_is_that_of_the_authors_code() -> None:
     assert 0 < accepted < 24 * len(ORACLE["steps"])
 
 
+@pytest.mark.oracle
 def test_labelled_logits_lie_between_those_of_both_passes() -> None:
     method, network, extractor = prepared(WithGivenDraws)
     for recorded in ORACLE["steps"]:

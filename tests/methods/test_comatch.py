@@ -59,6 +59,7 @@ def tangent(grad: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     return grad - (grad * unit).sum(dim=1, keepdim=True) * unit
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize(("variant", "first"), [("authors/smoothing", 2), ("authors/no_smoothing_epoch0", 1000)])
 def test_every_step_is_that_of_the_authors_code(variant: str, first: int, forward: str) -> None:

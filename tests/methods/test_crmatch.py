@@ -43,6 +43,7 @@ def made(rule: Any = None, **options: Any) -> tuple[CRMatch, Network]:
     return method, net
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str, forward: str) -> None:

@@ -34,6 +34,7 @@ def prepared(network: Network, **options: Any) -> DHO:
     return method.double()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("variant", "weight"), [("authors/train_others", 0.5), ("authors/train_imgnet_semi", 1.0)])
 def test_every_step_is_that_of_the_authors_code(variant: str, weight: float) -> None:
     network, worst = network_of(K, distilled=K), Worst()
@@ -59,6 +60,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, weight: float) -> 
     worst.say(f"dho {variant}")
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("alpha", "beta", "key"), [(0.4, 0.5, "alpha0p4_beta0p5"), (0.7, 2.0, "alpha0p7_beta2")])
 def test_both_heads_predict_as_in_the_authors_code(alpha: float, beta: float, key: str) -> None:
     given, wanted = ORACLE["inputs"], ORACLE["outputs"]["inference"]

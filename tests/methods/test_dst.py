@@ -35,6 +35,7 @@ def images(*, main: Any = None, worst: Any = None, pseudo: Any = None) -> Tensor
     return image(*(torch.zeros(rows, K) if part is None else part for part in (main, worst, pseudo))).requires_grad_()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("variant", "worst_labels"), [(PAPER, "given"), (AUTHORS, "predicted")])
 def test_every_step_is_that_of_the_authors_code(variant: str, worst_labels: str) -> None:
     network, eta = network_of(K, worst_head=K, pseudo_head=K), 0.3
@@ -67,6 +68,7 @@ def test_every_step_is_that_of_the_authors_code(variant: str, worst_labels: str)
         assert weak.grad[:, :K].abs().max() == expected["grad_main_head_max_abs"] == 0
 
 
+@pytest.mark.oracle
 def test_the_factor_of_the_reversed_gradient_is_that_of_the_authors_code() -> None:
     """They count 1,000 steps of warm-up: here a run of 10,000 steps whose ramp is a tenth."""
     for number, factor in ORACLE["outputs"][AUTHORS]["grl_coefficient"]:

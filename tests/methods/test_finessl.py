@@ -46,6 +46,7 @@ def method_of(config: dict[str, Any], network: Network) -> FineSSL:
     return method
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", ORACLE["config"])
 def test_every_step_is_that_of_the_authors_code(variant: str) -> None:
     network, worst = network_of(K, auxiliary=K), Worst()

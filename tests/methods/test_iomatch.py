@@ -56,6 +56,7 @@ def images(main: Any, *, pairs: Any = None, opened: Any = None) -> Tensor:
     return torch.cat([tensor(main), pairs, opened], dim=1).requires_grad_()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "split", "shared"])
 @pytest.mark.parametrize(("variant", "kind"), [("authors/no_DA", FixedThreshold), ("authors/DA_queue", Aligned)])
 def test_every_step_is_that_of_the_authors_code(variant: str, kind: type[FixedThreshold], forward: str) -> None:

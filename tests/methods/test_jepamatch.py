@@ -76,6 +76,7 @@ def gradient_of(view: Tensor) -> Tensor:
     return torch.zeros_like(view[:, K:]) if view.grad is None else view.grad[:, K:]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_values_and_gradients_are_the_authors(variant: str) -> None:
     options = {key: ORACLE["config"][variant][key] for key in ("centre", "shaped", "repulsion")}

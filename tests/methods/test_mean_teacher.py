@@ -22,6 +22,7 @@ MAP = ORACLE["inputs"]["W_init"], ORACLE["inputs"]["b_init"]
 VIEWS = {"weak": "x_w", "weak_2": "x_s"}
 
 
+@pytest.mark.oracle
 def test_every_step_is_that_of_the_peers_code() -> None:
     settings, network = ORACLE["inputs"], linear_network(*MAP)
     average = WeightAverage(network, decay=settings["ema_m"], warmup=False)

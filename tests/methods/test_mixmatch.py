@@ -32,6 +32,7 @@ def method_of(coefficients: str, rule: Any = None) -> MixMatch:
     return method
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("variant", "coefficients"), [(PAPER, "sample"), ("usb/default", "batch"), ("torchssl/default", "batch")]
 )
@@ -59,6 +60,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str, coefficients: str) -
     assert MixMatch(rule=Uniform()).mixing.coefficients == "sample"
 
 
+@pytest.mark.oracle
 def test_images_are_mixed_as_the_authors_code_mixes_them() -> None:
     for recorded in ORACLE["steps"]:
         inputs, expected = recorded["inputs"], recorded["outputs"]["tf/mixup_per_sample"]

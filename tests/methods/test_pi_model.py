@@ -25,6 +25,7 @@ MAP = ORACLE["inputs"]["W_init"], ORACLE["inputs"]["b_init"]
 VIEWS = {"weak": "x_w", "weak_2": "x_s"}
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("variant", "learns"), [("usb/default", "second"), ("torchssl/default", "first")])
 def test_every_step_is_that_of_the_peers_code(variant: str, learns: str) -> None:
     settings, network = ORACLE["inputs"], linear_network(*MAP)

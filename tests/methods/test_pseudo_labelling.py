@@ -29,6 +29,7 @@ ORACLE = oracle.read("fixmatch")
 VARIANT = ORACLE["paper_form"]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("rule", [Uniform, SeparateLosses])
 def test_every_step_is_that_of_the_peers_code(rule: Any, forward: str) -> None:

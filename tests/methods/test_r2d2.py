@@ -60,6 +60,7 @@ def recorded_batch(inputs: dict[str, Any]) -> tuple[Batch, Tensor]:
     return batch_of(images[cut:], label, views, indices=idx[cut:], pool_indices=idx[:cut]), images
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("divergence", VARIANTS)
 def test_every_step_is_that_of_the_authors_code(
     divergence: str, record_property: Callable[[str, object], None]

@@ -69,6 +69,7 @@ def prepared(method: ReMixMatch) -> tuple[ReMixMatch, Network]:
     return method, network
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     method = method_of(**VARIANTS[variant])
@@ -102,6 +103,7 @@ def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     assert losses["match"].weight > 0.1  # the loss took part
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("length", [128, 3])
 def test_guesses_are_those_of_the_authors_code(length: int) -> None:
     """Which adds 1e-6 on both sides; a buffer of 3 forgets within the run."""
@@ -123,6 +125,7 @@ def test_guesses_are_those_of_the_authors_code(length: int) -> None:
             torch.testing.assert_close(value, tensor(expected[name]), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.oracle
 def test_images_are_mixed_as_the_authors_code_mixes_them() -> None:
     for recorded in ORACLE["steps"]:
         inputs, expected = recorded["inputs"], recorded["outputs"]["tf/mixup_per_sample"]

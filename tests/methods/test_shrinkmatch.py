@@ -46,6 +46,7 @@ def made(rule: Any = None, **options: Any) -> tuple[ShrinkMatch, Network]:
     return method.double(), net
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_authors_code(variant: str, forward: str) -> None:

@@ -50,6 +50,7 @@ def made(rule: Any = None, **options: Any) -> tuple[SimMatch, Network]:
     return method, net
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("forward", ["joint", "shared", "split"])
 @pytest.mark.parametrize("teacher", ["live", "average"])
 @pytest.mark.parametrize("variant", VARIANTS)

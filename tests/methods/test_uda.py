@@ -23,6 +23,7 @@ def form_of(code: str, tsa: str) -> str | None:
     return "torchssl" if code != "paper" and tsa != "none" else None
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("tsa", ["none", "linear", "log", "exp"])
 @pytest.mark.parametrize("code", ["paper", "torchssl", "usb"])
 @pytest.mark.parametrize("rule", [Uniform, SeparateLosses])

@@ -51,6 +51,7 @@ def method_of(rule: Any = None, **options: Any) -> FromStart:
     return FromStart(rule=rule or Uniform(lambda_u=0.3), **options)
 
 
+@pytest.mark.oracle
 def test_every_step_is_that_of_the_peers_code() -> None:
     """The directions are those of exact length, which no code has; the losses agree with the codes' all the same."""
     network, method = oracle_network(), method_of()

@@ -20,6 +20,7 @@ ORACLE = oracle.read("flexmatch")
 NUM_CLASSES, POOL = 5, 60
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("warmup", [True, False])
 def test_every_step_is_that_of_the_peers_codes(warmup: bool) -> None:
     name, worst = "warmup" if warmup else "no_warmup", Worst()

@@ -42,6 +42,7 @@ def predictions(confidence: list[float]) -> Predictions:
     return Predictions(torch.tensor(rows), torch.arange(len(rows)))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     options, epsilon = VARIANTS[variant]

@@ -21,6 +21,7 @@ ORACLE = oracle.read("dash")
 NUM_CLASSES = 4
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", ORACLE["config"])
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     config, worst = ORACLE["config"][variant], Worst()

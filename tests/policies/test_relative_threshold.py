@@ -24,6 +24,7 @@ def prepared(num_classes: int = 2, **options: Any) -> RelativeThreshold:
     return policy
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("variant", "decay"), [("usb/m0.999", 0.999), ("usb/m0.8", 0.8)])
 def test_every_step_of_usb(variant: str, decay: float) -> None:
     network, policy = network_of(6), RelativeThreshold(threshold=0.95, decay=decay, queue=None)

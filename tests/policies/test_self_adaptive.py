@@ -37,6 +37,7 @@ def prepared(num_classes: int = 3, **options: Any) -> SelfAdaptiveThreshold:
     return policy
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_step_is_that_of_the_peers_code(variant: str) -> None:
     network, policy = network_of(6), SelfAdaptiveThreshold(**VARIANTS[variant])

@@ -55,7 +55,9 @@ class SeparateLosses(LayerwiseRule):
         decay: The decay of the centres, in ``[0, 1)``; None is the reading's own default.
         temperature: The temperature of ``ema_centroids``, above 0; None is 0.1. The other readings have none.
         decoupled: Ours, for study: a second linear head learns from labels and pseudo-labels as in FixMatch and
-            sends its gradient to the extractor, beside the terms above; pseudo-labels come from the first.
+            sends its gradient to the extractor, beside the terms above; pseudo-labels come from the first. The nearest
+            published relative is DPC (openreview ivaIwRZvTT, by its abstract): there a head that labels alone teach
+            makes the pseudo-labels, and another classifier learns from them.
         evaluate_head: The head that is evaluated with ``decoupled``: ``clean`` (None is this) or ``pseudo``.
 
     Raises:
