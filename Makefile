@@ -33,14 +33,15 @@ demo: require-run $(VENV)/.installed ## Train a small LayerMatch model on this m
 	$(BIN)/python -m layermatch.run $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run every test: slow and distributed ones too
-	$(PYTEST) $(PARALLEL) --junitxml=$(REPORT)
-	@$(CHECK_DISTRIBUTED)
+	$(PYTEST) -m "not distributed" $(PARALLEL)
+	@$(MAKE) --no-print-directory test-distributed
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that are neither slow nor distributed
 	$(PYTEST) -m "not slow and not distributed" $(PARALLEL)
 
+# Not in parallel: each of these tests starts processes of its own, and two at once take as long.
 test-distributed: $(VENV)/.installed-dev ## Run the tests of several processes; fail if none of them ran
-	$(PYTEST) -m distributed $(PARALLEL) --junitxml=$(REPORT)
+	$(PYTEST) -m distributed -n 0 --junitxml=$(REPORT)
 	@$(CHECK_DISTRIBUTED)
 
 faults: $(VENV)/.installed-dev ## Hurt runs in every way that is promised to be survived; print what was lost

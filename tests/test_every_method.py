@@ -14,15 +14,14 @@ RESULTS = {"test": {"accuracy": 0.141667, "accuracy_ema": 0.125}}
 
 
 @pytest.mark.slow
-def test_methods_run_go_on_and_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
-    """One with state of its own, and the one that is solved in a step."""
-    assert every_method.main(["--only", "freematch,linear_probe", "--steps", "4", "--jobs", "2"]) == 0
+def test_a_method_runs_goes_on_and_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
+    """One with state of its own."""
+    assert every_method.main(["--only", "freematch", "--steps", "4"]) == 0
     printed = capsys.readouterr()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.out.splitlines() if "match" in line]
     assert rows[0][:2] + rows[0][3:5] == ["freematch", "4", "yes", "yes"]
-    assert "| solved in one step | yes |" in printed.out
-    assert "2 of 2 methods are good" in printed.out
-    assert sorted(printed.err.splitlines()) == ["freematch: good", "linear_probe: good"]
+    assert "1 of 1 methods are good" in printed.out
+    assert printed.err.splitlines() == ["freematch: good"]
 
 
 @pytest.mark.slow
@@ -39,7 +38,6 @@ def test_a_run_that_goes_on_otherwise_is_found(tmp_path: Path) -> None:
     """From a checkpoint whose weights are not those of the middle."""
     given = ("algorithm=fixmatch", "trainer.max_steps=2")
     every_method.start("run", f"run_dir={tmp_path / 'whole'}", "checkpoint.every_n_steps=1", *given)
-    assert every_method.goes_on(tmp_path / "whole", tmp_path / "same", given, steps=2)
     assert not every_method.goes_on(tmp_path / "whole", tmp_path / "other", (*given, "optimizer.lr=0.5"), steps=2)
 
 
