@@ -57,7 +57,9 @@ def budgets_of(content: Content) -> list[int | None]:
 
 
 def draw_curves(content: Content) -> Figure:
-    """Draw how many pseudo-labels count and how many of these are right over the run: a column for each algorithm.
+    """Draw how many pseudo-labels count and how many of these are right over the run.
+
+    A column is one algorithm with one number of labels.
 
     Args:
         content: The content of ``study.json`` of a grid whose first axis is the algorithm.
@@ -65,11 +67,11 @@ def draw_curves(content: Content) -> Figure:
     with_curves = dict.fromkeys(cell["setting"] for cell in content["cells"] if cell.get("curves"))
     algorithms = list(dict.fromkeys(name.partition(", ")[0] for name in with_curves))
     others = list(dict.fromkeys(name.partition(", ")[2] for name in with_curves))
-    places = [(budget, metric) for budget in budgets_of(content) for metric in (ACCEPTED, MASK)]
-    figure = Figure(figsize=(4.2 * len(algorithms), 0.8 + 2.2 * len(places)), layout="constrained")
-    panels = figure.subplots(len(places), len(algorithms), squeeze=False, sharex=True, sharey="row")
-    for row, (budget, metric) in zip(panels, places, strict=True):
-        for axis, algorithm in zip(row, algorithms, strict=True):
+    columns = [(algorithm, budget) for budget in budgets_of(content) for algorithm in algorithms]
+    figure = Figure(figsize=(4.2 * len(columns), 5.6), layout="constrained")
+    panels = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
+    for row, metric in zip(panels, (ACCEPTED, MASK), strict=True):
+        for axis, (algorithm, budget) in zip(row, columns, strict=True):
             for number, other in enumerate(others):
                 setting = f"{algorithm}, {other}" if other else algorithm
                 steps, values = curves_of(content, metric, labels=budget, setting=setting)
@@ -79,7 +81,8 @@ def draw_curves(content: Content) -> Figure:
         row[0].set_ylabel(TITLES[metric], fontsize=9)
     for axis in panels[-1]:
         axis.set_xlabel("optimizer step")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside upper center", ncols=1 if len(columns) == 1 else 3, frameon=False)
     return figure
 
 
