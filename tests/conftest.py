@@ -19,7 +19,6 @@ from tests.tables import (
     kills,
     pytest_addoption,
     pytest_collection_modifyitems,
-    pytest_configure,
     pytest_pyfunc_call,
     pytest_terminal_summary,
 )
@@ -38,7 +37,7 @@ from layermatch.training import SemiSupervisedModule, problem_of
 
 # What this names is found by pytest here.
 __all__ = [
-    "cell", "fault", "kills", "pytest_addoption", "pytest_collection_modifyitems", "pytest_configure",
+    "cell", "fault", "kills", "pytest_addoption", "pytest_collection_modifyitems",
     "pytest_pyfunc_call", "pytest_terminal_summary",
 ]  # fmt: skip
 

@@ -17,10 +17,6 @@ FAULT, CELL, ORACLE = "fault", "cell", "oracle"
 FAULT_FOLDERS = ("tests/faults/", "tests/distributed/")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{ORACLE}: compares with numbers of the peers' own code (`make oracles`)")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a process is killed at a random moment")
     parser.addoption("--faults", action="store_true", help="run the tests of faults and no others, and list the faults")
