@@ -148,7 +148,7 @@ def test_any_method_by_its_name(tmp_path: Path) -> None:
             "pseudo_labels.treshold=1",
             r"^unknown setting pseudo_labels.treshold: choose one of .*threshold",
         ),
-        ("mixmatch", "layerwise=layermatch", r"^.*is not legal with"),
+        ("mixmatch", "layerwise=avg_clustering", r"^.*is not legal with"),
     ],
 )
 def test_what_create_refuses(name: str, override: str, message: str) -> None:

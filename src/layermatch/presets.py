@@ -76,7 +76,7 @@ class LayerMatch(SemiSupervisedModule):
         forward: str = "joint",
         lambda_u: float = 1.0,
         grad_relu: str = "block",
-        avg_clustering: str = "ema_centroids",
+        avg_clustering: str = "none",
         **options: Any,
     ) -> None:
         rule = SeparateLosses(lambda_u=lambda_u, grad_relu=grad_relu, avg_clustering=avg_clustering)

@@ -144,7 +144,9 @@ def test_a_resumed_run_does_not_say_it_again(
 def test_a_healthy_run_warns_of_nothing(listener: Listener, make_data: Make, make_algorithm: Make, train: Make) -> None:
     """With the default of every limit, but less patience than a whole run has."""
     data = make_data(batch_size=16, mu=4)
-    algorithm = make_algorithm(data, SeparateLosses(), threshold=0.8, ema_decay=0.9, log_every=10)
+    algorithm = make_algorithm(
+        data, SeparateLosses(avg_clustering="ema_centroids"), threshold=0.8, ema_decay=0.9, log_every=10
+    )
     guards = Guards(listener.reporter, patience=40)
     train(algorithm, data, listener.log.parent, max_steps=150, eval_every=30, callbacks=[guards])
     assert listener.lines == []

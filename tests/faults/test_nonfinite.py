@@ -117,7 +117,7 @@ def test_resuming_after_a_rejected_step_is_exact(tmp_path: Path) -> None:
     part = train({2}, max_steps=5, out=tmp_path)
     part.trainer.save_checkpoint(tmp_path / "part.ckpt")
     data = digits_data(num_val=0)
-    resumed = small_algorithm(data, SeparateLosses(), kind=Poisoned, threshold=0.11)
+    resumed = small_algorithm(data, SeparateLosses(avg_clustering="ema_centroids"), kind=Poisoned, threshold=0.11)
     trainer = make_trainer(
         accelerator="cpu", precision="32-true", max_steps=8, eval_every=100, accumulate=1, run_dir=tmp_path,
         callbacks=[], loggers=[],

@@ -179,7 +179,10 @@ def test_a_teacher_that_cannot_be_made_again_is_refused_with_its_own_name(tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": SeparateLosses()}, "avg_clustering=ema_centroids is not legal with DHO"),
+        (
+            {"rule": SeparateLosses(avg_clustering="ema_centroids")},
+            "avg_clustering=ema_centroids is not legal with DHO",
+        ),
         ({"teacher": 3}, "teacher=3"),
         ({"teacher": " "}, "teacher=' '"),
         ({"temperature": 0}, "temperature=0"),

@@ -172,7 +172,10 @@ def test_the_form_for_fine_tuning_counts_the_ramp_in_steps_and_has_one_hidden_la
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": SeparateLosses()}, "avg_clustering=ema_centroids is not legal with DST"),
+        (
+            {"rule": SeparateLosses(avg_clustering="ema_centroids")},
+            "avg_clustering=ema_centroids is not legal with DST",
+        ),
         ({"eta": -1}, "eta=-1"),
         ({"eta_prime": -1}, "eta_prime=-1"),
         ({"worst_labels": "both"}, "worst_labels='both'"),

@@ -213,7 +213,10 @@ def test_the_latest_label_of_an_image_counts_and_a_step_that_is_not_applied_does
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": SeparateLosses()}, "avg_clustering=ema_centroids is not legal with FineSSL"),
+        (
+            {"rule": SeparateLosses(avg_clustering="ema_centroids")},
+            "avg_clustering=ema_centroids is not legal with FineSSL",
+        ),
         ({"margin": -1}, "margin=-1"),
         ({"threshold": 0}, "threshold=0"),
         ({"min_threshold": 2}, "min_threshold=2"),

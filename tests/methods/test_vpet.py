@@ -152,7 +152,10 @@ def test_draws_of_passes_differ_from_each_other_and_are_the_same_again() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": SeparateLosses()}, "avg_clustering=ema_centroids is not legal with VPET"),
+        (
+            {"rule": SeparateLosses(avg_clustering="ema_centroids")},
+            "avg_clustering=ema_centroids is not legal with VPET",
+        ),
         ({"teachers": "runs/a"}, r"teachers='runs/a' is not legal: give a list"),
         ({"teachers": None}, "teachers=None"),
         ({"teachers": [3]}, "teachers=3"),

@@ -26,7 +26,7 @@ from layermatch.training.layer_gradients import measure_layer_gradients
 
 
 def fixmatch() -> Method:
-    return PseudoLabelling(policy=FixedThreshold(threshold=0.4), rule=SeparateLosses())
+    return PseudoLabelling(policy=FixedThreshold(threshold=0.4), rule=SeparateLosses(avg_clustering="ema_centroids"))
 
 
 def module_of(method: Method, data: SemiSupervisedData, *, seed: int = 0, **options: Any) -> SemiSupervisedModule:

@@ -211,7 +211,9 @@ def test_layer_groups_are_logged_on_their_interval(
     lines: list[set[str]] = []
 
     data = make_data()
-    algorithm = make_algorithm(data, SeparateLosses(), threshold=0.15, log_every=2, layer_gradients_every=3)
+    algorithm = make_algorithm(
+        data, SeparateLosses(avg_clustering="ema_centroids"), threshold=0.15, log_every=2, layer_gradients_every=3
+    )
     write = algorithm.log_values
 
     def listen(values: dict[str, float]) -> None:

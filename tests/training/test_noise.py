@@ -14,7 +14,9 @@ from layermatch.training import SemiSupervisedModule
 
 
 def with_dropout() -> SemiSupervisedModule:
-    algorithm = small_algorithm(digits_data(num_val=0), SeparateLosses(), threshold=0.11, accumulate=2)
+    algorithm = small_algorithm(
+        digits_data(num_val=0), SeparateLosses(avg_clustering="ema_centroids"), threshold=0.11, accumulate=2
+    )
     for network in (algorithm.network, algorithm.ema.network):
         network.extractor = nn.Sequential(network.extractor, nn.Dropout(0.5))
     return algorithm

@@ -199,7 +199,7 @@ def test_the_order_of_a_step(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, SeparateLosses(), clip_norm=1.0)
+    algorithm = make_algorithm(data, SeparateLosses(avg_clustering="ema_centroids"), clip_norm=1.0)
     order: list[str] = []
 
     def spy(owner: Any, method: str, name: str) -> None:
@@ -266,7 +266,7 @@ def test_bf16_autocast_gives_every_parameter_a_gradient(
     forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, SeparateLosses(), kind=Recorder, forward=forward)
+    algorithm = make_algorithm(data, SeparateLosses(avg_clustering="ema_centroids"), kind=Recorder, forward=forward)
     train(algorithm, data, tmp_path, max_steps=1, precision="bf16-mixed")
     gradients = algorithm.gradients[0]
     assert set(gradients) == {name for name, _ in algorithm.network.named_parameters()}
@@ -279,7 +279,9 @@ def test_all_forwards_agree_without_batch_statistics(
     data = make_data()
     found = {}
     for forward in ("split", "shared", "joint"):
-        algorithm = without_batch_norm(make_algorithm(data, SeparateLosses(), kind=Recorder, forward=forward))
+        algorithm = without_batch_norm(
+            make_algorithm(data, SeparateLosses(avg_clustering="ema_centroids"), kind=Recorder, forward=forward)
+        )
         train(algorithm, data, tmp_path, max_steps=1)
         found[forward] = algorithm.gradients[0]
     for forward in ("split", "shared"):
@@ -294,7 +296,10 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     found = {}
     for forward in ("shared", "joint", "split"):
         algorithm = make_algorithm(
-            data, SeparateLosses(), forward=forward, weak_share=1 if forward == "shared" else None
+            data,
+            SeparateLosses(avg_clustering="ema_centroids"),
+            forward=forward,
+            weak_share=1 if forward == "shared" else None,
         )
         train(algorithm, data, tmp_path, max_steps=3)
         found[forward] = {name: value for name, value in parameters_of(algorithm).items() if "running" not in name}
@@ -304,7 +309,7 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
 
 def test_norms_that_are_replaced_before_training_share_their_statistics(make_data: Make, make_algorithm: Make) -> None:
     """As ``trainer.sync_batchnorm`` does between construction and the first step."""
-    algorithm = make_algorithm(make_data(), SeparateLosses(), forward="shared")
+    algorithm = make_algorithm(make_data(), SeparateLosses(avg_clustering="ema_centroids"), forward="shared")
     algorithm.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(algorithm.network)
     views = {"labelled": torch.zeros(4, 1, 8, 8), "strong": torch.zeros(8, 1, 8, 8)}
     algorithm.method.send_with_weak(views, torch.zeros(8, 1, 8, 8), algorithm.network.eval())
@@ -334,7 +339,14 @@ def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
 
 def test_skipping_when_every_view_is_masked(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, SeparateLosses(), kind=Recorder, forward="split", skip_masked=True, threshold=1.0)
+    algorithm = make_algorithm(
+        data,
+        SeparateLosses(avg_clustering="ema_centroids"),
+        kind=Recorder,
+        forward="split",
+        skip_masked=True,
+        threshold=1.0,
+    )
     train(algorithm, data, tmp_path, max_steps=2)
     assert all(grad.isfinite().all() for gradients in algorithm.gradients for grad in gradients.values())
 
@@ -488,7 +500,9 @@ def test_evaluation_counts_live_and_averaged_weights(
 
 def test_overfits_one_batch(make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path) -> None:
     data = make_data(overfit=True)
-    algorithm = make_algorithm(data, SeparateLosses(), threshold=0.95, log_every=10, lr=0.1)
+    algorithm = make_algorithm(
+        data, SeparateLosses(avg_clustering="ema_centroids"), threshold=0.95, log_every=10, lr=0.1
+    )
     train(algorithm, data, tmp_path, max_steps=80)
     assert algorithm.latest["loss/supervised"] < 0.02
     batch = data.batch_of_step(0)

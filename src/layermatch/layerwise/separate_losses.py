@@ -29,7 +29,7 @@ HEADS = ("clean", "pseudo")
 
 
 class SeparateLosses(LayerwiseRule):
-    r"""Grad-ReLU for the classifier, Avg-Clustering for the extractor.
+    r"""Grad-ReLU for the classifier; for the extractor, Avg-Clustering where a reading is chosen.
 
     .. math::
         L_{cls} &= L_s \\
@@ -49,7 +49,8 @@ class SeparateLosses(LayerwiseRule):
         grad_relu: ``block`` keeps pseudo-label gradients out of the classifier (LayerMatch); ``off`` lets them in
             (FixMatch); ``conflict`` (ours, for study) lets in the components whose sign agrees with the supervised
             gradient, and costs a second backward pass.
-        avg_clustering: ``ema_centroids``, ``ema_classifier``, ``ema_outputs``, ``ema_teacher`` or ``none``.
+        avg_clustering: ``none``, ``ema_centroids``, ``ema_classifier``, ``ema_outputs`` or ``ema_teacher``. None of
+            the four learnt more than Grad-ReLU alone, so the default is ``none`` (docs/avg_clustering.md).
         weight: ``a``, in ``[0, 1]``; None is 0.5. Avg-Clustering's share of the extractor's pseudo-label loss; with
             ``ema_outputs``, the average's share of the probabilities that pseudo-labels are made from.
         decay: The decay of the centres, in ``[0, 1)``; None is the reading's own default.
@@ -74,7 +75,7 @@ class SeparateLosses(LayerwiseRule):
         *,
         lambda_u: float = 1.0,
         grad_relu: str = "block",
-        avg_clustering: str = "ema_centroids",
+        avg_clustering: str = "none",
         weight: float | None = None,
         decay: float | None = None,
         temperature: float | None = None,
