@@ -1,4 +1,4 @@
-"""The command and its four subjects, at tiny sizes."""
+"""The command and its subjects, at tiny sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layermatch.bench import augment, data, policies, states, step
+from layermatch.bench import augment, data, features, policies, states, step
 from layermatch.bench.__main__ import main
 from layermatch.bench.report import Figure, Section
 from layermatch.cli import config_dir
@@ -107,6 +107,20 @@ def test_policies_measures_every_choice_of_the_configuration() -> None:
     assert names(section) == (expected - {"pseudo_labels=none"}) | {"pure compute of a step"}
     assert len(section.ratios) == len(expected) - 1
     assert {ratio.target for ratio in section.ratios} == {""}  # of the whole form: at most 2 percent
+
+
+def test_features_measures_keeping_and_the_network_on_as_many_images(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    section = features.measure(device=CPU, quick=True, size=32)
+    check(section)
+    # Of two blocks: both views, and the image as it is, of which the labelled ones are in both blocks.
+    assert section.settings["images"] == 64
+    assert section.settings["views"] == 3 * 64
+    assert names(section) == {
+        f"{what}, {dtype}, an image" for what in ("features kept", "network alone") for dtype in ("float32", "bfloat16")
+    }
+    assert [ratio.target for ratio in section.ratios] == ["<= 1.1", "<= 1.1", ""]
+    assert capsys.readouterr().out == ""
 
 
 #: The parts in which methods and Avg-Clustering keep what they have seen.

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from layermatch.arguments import OneLineParser
-from layermatch.bench import augment, data, policies, step
+from layermatch.bench import augment, data, features, policies, step
 from layermatch.bench.accuracy import accuracy
 from layermatch.bench.report import Section, check_json_path, machine, show, write_json
 from layermatch.console import Reporter
@@ -26,8 +26,8 @@ SUBJECTS = ("augment", "step", "policies", "data")
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m layermatch.bench", description=__doc__, allow_abbrev=False)
-    subject = "what to measure; accuracy, which `all` leaves out, has options of its own: accuracy --help"
-    parser.add_argument("subject", choices=(*SUBJECTS, "all", "accuracy"), help=subject)
+    subject = "what to measure; all but features (of timm) and accuracy, which has options of its own: accuracy --help"
+    parser.add_argument("subject", choices=(*SUBJECTS, "all", "features", "accuracy"), help=subject)
     parser.add_argument("--quick", action="store_true", help="within a minute on two CPU cores; smaller batch")
     parser.add_argument(
         "--json", type=argument_path, default=Path("bench.json"), help="where the result goes (%(default)s)"
@@ -52,7 +52,7 @@ def measure(
     """Measure one subject.
 
     Args:
-        subject: ``augment``, ``step``, ``policies`` or ``data``.
+        subject: ``augment``, ``step``, ``policies``, ``data`` or ``features``.
         device: The device that computes.
         quick: Whether the short form is measured.
         case: The network that ``step`` is measured with; None takes all that the device has.
@@ -66,6 +66,8 @@ def measure(
         return step.measure(device=device, cases=step.choose_cases(device, case), effort=effort)
     if subject == "policies":
         return policies.measure(device=device, quick=quick)
+    if subject == "features":
+        return features.measure(device=device, quick=quick)
     return data.measure(device=device, quick=quick)
 
 

@@ -91,7 +91,7 @@ class Section:
     """All about one subject.
 
     Args:
-        name: ``augment``, ``step``, ``policies`` or ``data``.
+        name: ``augment``, ``step``, ``policies``, ``data`` or ``features``.
         settings: What was measured, for people.
         ratios: The ratios of figures that are among ``figures``.
         figures: The figures, each with a name of its own.
