@@ -154,7 +154,7 @@ def test_an_experiment_names_its_source(path: Path) -> None:
     [
         (["pseudo_labels.threshold=2"], "pseudo_labels.threshold=2 is not legal"),
         (["pseudo_labels=noisy", "pseudo_labels.noise=2"], "pseudo_labels.noise=2 is not legal"),
-        (["layerwise.weight=2"], "layerwise.weight=2 is not legal"),
+        (["layerwise.avg_clustering=ema_centroids", "layerwise.weight=2"], "layerwise.weight=2 is not legal"),
         (["layerwise.evaluate_head=clean"], "layerwise.evaluate_head=clean needs layerwise.decoupled=true"),
         (["model.depth=11"], "model.depth=11 is not legal"),
         (["schedule.cycles=-1"], "schedule.cycles=-1 is not legal"),

@@ -79,7 +79,11 @@ def test_damaged_checkpoints_are_not_started_over(
         (["data.batch_size=16"], ["data.batch_size=8", "trainer.devices=2"], True),
         (["data.batch_size=16"], ["data.batch_size=8"], False),
         (["data.num_workers=0"], ["data.num_workers=2"], True),
-        (["layerwise.weight=0.5"], ["layerwise.weight=0.25"], False),
+        (
+            ["layerwise=avg_clustering", "layerwise.weight=0.5"],
+            ["layerwise=avg_clustering", "layerwise.weight=0.25"],
+            False,
+        ),
         (["algorithm=layermatch"], ["algorithm=fixmatch"], False),
     ],
 )

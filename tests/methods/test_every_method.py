@@ -195,7 +195,7 @@ def test_under_grad_relu_the_classifier_learns_from_labels_alone_with_every_poli
 @pytest.mark.parametrize("method", sorted(set(METHODS) - WITHOUT_RULE))
 def test_every_rule_is_legal_or_refused_with_the_reason(method: str) -> None:
     refused = {rule: reason for rule in RULES if (reason := refusal(method, rule))}
-    assert set(refused) in (set(), set(RULES) - {"uniform", "grad_relu"})
+    assert set(refused) in (set(), set(RULES) - {"uniform", "grad_relu", "layermatch"})
     for reason in refused.values():
         assert "is not legal with" in reason
         assert "\n" not in reason

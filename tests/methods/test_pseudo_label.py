@@ -88,7 +88,7 @@ def test_the_classifier_learns_from_labels_alone_under_grad_relu(reading: str) -
 
 
 def test_the_ramp_weighs_all_losses_of_pseudo_labels() -> None:
-    method, network = make(SeparateLosses(weight=0.25))
+    method, network = make(SeparateLosses(avg_clustering="ema_centroids", weight=0.25))
     losses = method.losses(batch_of(INPUTS[0]), step_of(network, 20))
     weights = {name: term.weight for name, term in losses.items()}
     assert weights == pytest.approx({"supervised": 1, "pseudo": 0.5 * 0.75, "avg_clustering": 0.5 * 0.25})

@@ -266,7 +266,10 @@ def test_the_distance_of_avg_clustering_from_the_pseudo_label_loss() -> None:
     assert min(found.values()) > 1e-3
 
 
-@pytest.mark.parametrize("rule", [Uniform(), SeparateLosses(avg_clustering="none"), SeparateLosses(weight=0.0)])
+@pytest.mark.parametrize(
+    "rule",
+    [Uniform(), SeparateLosses(avg_clustering="none"), SeparateLosses(avg_clustering="ema_centroids", weight=0.0)],
+)
 def test_without_a_loss_of_avg_clustering_there_is_no_distance(rule: LayerwiseRule) -> None:
     problem = TinyProblem()
     rule.prepare(problem.network, problem.description())
