@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -148,6 +149,7 @@ def test_a_study_of_a_pretrained_network_ends_with_its_verdicts(
         "fixmatch against linear_probe with 40 labels: cannot tell. +4.0 points, better in 1 of 1 pairs. "
         "Fewer than 5 pairs say nothing."
     )
+    assert f"<strong>{html.escape(verdict)}</strong>" in Path("runs/studies/frozen/study.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -81,6 +82,12 @@ def test_a_finished_study_is_told_and_written(
     assert rows["layermatch"]["difference"]["wins"] == 2
     page = Path("runs/studies/smoke/study.html").read_text()
     assert all(name in page for name in rows)
+    content = page.partition('<main id="content">')[2]
+    assert content.index('id="answer"') < content.index('id="results"')
+    answer = content[: content.index('id="results"')]
+    assert f"<h1>{html.escape(found['title'])}</h1>" in page
+    assert "95 % interval" in answer
+    assert "85.0 80.0" in answer  # both seeds of layermatch
     assert len(find_runs(Path("runs/studies/smoke"))) == 6  # what the study keeps beside is no run
     assert sorted(path.name[:16] for path in Path("runs/studies/smoke/splits").iterdir()) == [
         "labels-10_seed-0", "labels-10_seed-1",

@@ -49,7 +49,7 @@ from layermatch.report.tables import (
 )
 from layermatch.text import printable
 
-__all__ = ["GENERATOR", "render_html", "render_markdown"]
+__all__ = ["GENERATOR", "Answer", "render_html", "render_markdown"]
 
 #: The mark of our files, so that nothing else is overwritten.
 GENERATOR = "layermatch.report"
@@ -121,7 +121,31 @@ def render_markdown(runs: Sequence[Run], groups: Sequence[Group], baseline: Grou
     return "\n\n".join([*parts, *(markdown(table) for table in tables if table.rows)]) + "\n"
 
 
-def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | None, *, written: datetime) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was asked of the runs and what they say, in front of everything else on the page.
+
+    Args:
+        title: The question.
+        verdicts: The answer in words, a line each.
+        notes: What to be careful about, a line each.
+        tables: The figures that the answer rests on.
+    """
+
+    title: str
+    verdicts: Sequence[str]
+    notes: Sequence[str]
+    tables: Sequence[Table]
+
+
+def render_html(
+    runs: Sequence[Run],
+    groups: Sequence[Group],
+    baseline: Group | None,
+    *,
+    written: datetime,
+    answer: Answer | None = None,
+) -> str:
     """Return the page.
 
     Args:
@@ -129,6 +153,7 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
         groups: The groups that are made of them.
         baseline: The baseline of the comparison; None if no run is finished.
         written: The time at which the page is written.
+        answer: What a study says of the runs; None where nothing was asked.
     """
     environment = Environment(
         loader=PackageLoader("layermatch.report"),
@@ -147,7 +172,8 @@ def render_html(runs: Sequence[Run], groups: Sequence[Group], baseline: Group | 
     return environment.get_template("page.html").render(
         generator=GENERATOR,
         version=__version__,
-        title=_title(groups),
+        title=_title(groups) if answer is None else answer.title,
+        answer=answer,
         written=written.strftime("%Y-%m-%d %H:%M"),
         summary=_summary(runs, groups),
         left_out=sum(not any(run is counted for group in groups for counted in group.runs) for run in runs),

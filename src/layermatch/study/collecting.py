@@ -18,7 +18,7 @@ from filelock import FileLock
 from layermatch.errors import RunError, UserError
 from layermatch.files import replace_text
 from layermatch.report.groups import choose_baseline, group_runs
-from layermatch.report.page import render_html
+from layermatch.report.page import Answer, render_html
 from layermatch.report.runs import Run, read_run
 from layermatch.runs.layout import METRICS, SPLIT, outputs_in
 from layermatch.runs.metrics_file import Curve, MetricsFile
@@ -28,7 +28,7 @@ from layermatch.study.design import Cell, Study, drawn_by, fingerprint_of, label
 from layermatch.study.formats import as_csv, as_json
 from layermatch.study.records import State, look, read_record
 from layermatch.study.rows import Finding, Found
-from layermatch.study.tables import as_markdown
+from layermatch.study.tables import as_markdown, result_tables, verdict_lines
 from layermatch.text import printable
 
 __all__ = ["FILES", "Collector", "check_study_dir", "differences"]
@@ -267,22 +267,22 @@ class Collector:
                 replace_text(self.study_dir / DATA, as_json(found))
                 replace_text(self.study_dir / MARKDOWN, as_markdown(found))
                 replace_text(self.study_dir / TABLE, as_csv(found))
-                self._write_page(is_last=is_last)
+                self._write_page(found, is_last=is_last)
         except OSError as error:
             raise RunError(f"the tables cannot be written to {self.study_dir}: {error.strerror or error}") from error
         return found
 
-    def _write_page(self, *, is_last: bool) -> None:
+    def _write_page(self, found: Found, *, is_last: bool) -> None:
         if not self._findings:
             return
         started = time.monotonic()
         if not is_last and started - self._page_made < self._page_took / SHARE_OF_PAGE:
             return
-        replace_text(self.study_dir / PAGE, self._page())
+        replace_text(self.study_dir / PAGE, self._page(found))
         self._page_made = time.monotonic()
         self._page_took = self._page_made - started
 
-    def _page(self) -> str:
+    def _page(self, found: Found) -> str:
         for slug, finding in self._findings.items():
             if slug not in self._runs:
                 self._runs[slug] = read_run(finding.cell.run_dir)
@@ -294,10 +294,16 @@ class Collector:
             if run is not None:
                 labels = "" if len(self.study.num_labels) == 1 else f", {cell.num_labels} labels"
                 names.setdefault(run.fingerprint, f"{cell.setting.name}{labels}")
+        taken: Counter[str] = Counter()
         for group in groups:
-            group.name = names.get(group.example.fingerprint, group.name)
+            name = names.get(group.example.fingerprint, group.name)
+            taken[name] += 1  # runs of a setting are two groups where its data or the files of conf have changed
+            group.name = name if taken[name] == 1 else f"{name} ({taken[name]})"
         wanted = self.study.reference if isinstance(self.study.reference, str) else None
         baseline = choose_baseline(
             groups, wanted if any(group.name == wanted and group.runs for group in groups) else None
         )
-        return render_html(runs, groups, baseline, written=datetime.now().astimezone())
+        answer = Answer(
+            title=self.study.title, verdicts=verdict_lines(found), notes=found.notes, tables=result_tables(found)
+        )
+        return render_html(runs, groups, baseline, written=datetime.now().astimezone(), answer=answer)
