@@ -113,6 +113,8 @@ def test_the_first_setting_is_the_reference_unless_another_is_named() -> None:
         ({"grid": "algorithm"}, "study.grid='algorithm' is not legal"),
         ({"reference": "vat"}, "study.reference='vat' is no setting: choose one of fixmatch, layermatch"),
         ({"reference": {"algorithm": "vat"}}, "study.reference={'algorithm': 'vat'} is no choice of study.grid"),
+        ({"change_from": {"data": "clean"}}, "study.change_from={'data': 'clean'} is no choice of study.grid"),
+        ({"change_from": "clean"}, "study.change_from='clean' is not legal: give values of axes of study.grid"),
         ({"metric": "best"}, f"study.metric='best' is not legal: choose one of {', '.join(METRICS)}"),
         ({"illegal": "ignore"}, "study.illegal='ignore' is not legal: choose one of refuse, leave_out"),
         ({"seeds": []}, "study.seeds=[] is not legal"),

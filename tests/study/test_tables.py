@@ -15,8 +15,8 @@ import pytest
 from layermatch.metrics import TEST_ACCURACY_EMA
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Setting, Study
-from layermatch.study.formats import as_csv, as_json
-from layermatch.study.rows import Finding, Found
+from layermatch.study.formats import as_csv, as_json, rows_of_plain
+from layermatch.study.rows import Finding, Found, rows_of
 from layermatch.study.tables import as_markdown
 
 CODE = CodeVersion("0.1.0", "", False, "0123456789")
@@ -154,3 +154,56 @@ def test_the_fingerprint_is_of_what_is_asked() -> None:
     cells = [cell_of(setting, seed, lr=0.1) for seed in (0, 1, 2, 7) for setting in SETTINGS]
     others.append(Found(**{**vars(same), "cells": cells}))  # the same words, and another file of conf
     assert len({same.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+CROSSED = {
+    (name, data): Setting(f"{name}, {data}", (), {"algorithm": name, "data": data})
+    for name in ("fixmatch", "layermatch")
+    for data in ("clean", "noisy")
+}
+
+
+def crossed() -> Found:
+    study = study_of(
+        settings=tuple(CROSSED.values()),
+        reference={"algorithm": "fixmatch"},
+        change_from={"data": "clean"},
+        seeds=(0, 1, 2, 3),
+    )
+    shares = {
+        ("fixmatch", "clean"): {0: 0.70, 1: 0.60, 2: 0.80, 3: 0.50},
+        ("layermatch", "clean"): {0: 0.75, 1: 0.70, 2: 0.80},  # seed 3 is not finished
+        ("fixmatch", "noisy"): {0: 0.50, 1: 0.55, 2: 0.60, 3: 0.40},
+        ("layermatch", "noisy"): {0: 0.65, 1: 0.65, 2: 0.72, 3: 0.90},
+    }
+    findings = [
+        finding_of(CROSSED[key], seed, share) for key, figures in shares.items() for seed, share in figures.items()
+    ]
+    return found_of(study, findings)
+
+
+def test_a_difference_is_compared_with_the_difference_elsewhere_by_seed() -> None:
+    content = json.loads(as_json(crossed()))
+    rows = {row["setting"]: row for row in content["rows"]}
+    assert [name for name, row in rows.items() if "change" in row] == ["layermatch, noisy"]
+    change = rows["layermatch, noisy"]["change"]
+    # Noisy: 0.15, 0.10, 0.12; clean: 0.05, 0.10, 0.00. Seed 3 has no difference there.
+    changes = [0.10, 0.00, 0.12]
+    half = T[2] * stdev(changes) / math.sqrt(3)
+    assert change["mean"] == pytest.approx(mean(changes))
+    assert change["interval"] == pytest.approx([mean(changes) - half, mean(changes) + half], abs=1e-5)
+    assert (change["wins"], change["ties"], change["n"]) == (2, 1, 3)
+    assert content["asked"]["change_from"] == {"data": "clean"}
+    (row,) = [row for row in rows_of_plain(content)[10] if row.changed_from]
+    assert row.changed_from == "layermatch, clean"
+    assert row.change == next(row for row in rows_of(crossed())[10] if row.changed_from).change
+
+
+def test_the_table_of_changes_names_both_differences() -> None:
+    text = as_markdown(crossed())
+    (line,) = [line for line in text.splitlines() if line.startswith("| layermatch, noisy | fixmatch")]
+    assert [cell.strip() for cell in line.strip("|").split("|")][:6] == [
+        "layermatch, noisy", "fixmatch, noisy", "+22.8", "layermatch, clean", "+5.0", "+7.3"
+    ]  # fmt: skip
+    assert "Is the difference another one, 10 labels" in text
+    assert "Is the difference another one" not in as_markdown(made())

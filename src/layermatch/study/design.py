@@ -213,6 +213,8 @@ class Study:
         seeds: The seeds of every setting.
         reference: The name of the setting that the others are compared with, or the values of axes of the grid that
             make a setting's own reference.
+        change_from: The values of other axes of the grid at which a difference is what it is compared with elsewhere;
+            empty where differences are not compared with one another.
         metric: What is compared.
         illegal: What becomes of settings that no run can have: ``refuse`` or ``leave_out``.
         folds: The number of parts of the labelled images, of which each run holds one out; None holds out none.
@@ -233,6 +235,7 @@ class Study:
     folds: int | None = None
     curves: tuple[str, ...] = ()
     is_pretrained: bool = False
+    change_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_verdicts(self) -> bool:
@@ -289,6 +292,7 @@ class Study:
             illegal=section["illegal"],
             folds=folds,
             curves=_curves(section["curves"]),
+            change_from=_change_from(section["change_from"], section["reference"], settings),
         )
 
     def words_of(self, setting: Setting) -> tuple[str, ...]:
@@ -303,28 +307,46 @@ class Study:
         """
         if isinstance(self.reference, str):
             found = next(each for each in self.settings if each.name == self.reference)
-        else:
-            choice = {**setting.choice, **self.reference} if setting.choice else {}
-            found = next((each for each in self.settings if choice and dict(each.choice) == choice), setting)
+            return None if found == setting else found
+        return self._with_choice(setting, self.reference)
+
+    def changed_from(self, setting: Setting) -> Setting | None:
+        """Return the setting whose difference that of another one is compared with; None where there is none.
+
+        Args:
+            setting: One of the study's settings.
+        """
+        if not self.change_from or self.reference_of(setting) is None:
+            return None
+        return self._with_choice(setting, self.change_from)
+
+    def _with_choice(self, setting: Setting, values: Mapping[str, str]) -> Setting | None:
+        """Return another setting of the grid, which differs from one in these values alone."""
+        choice = {**setting.choice, **values} if setting.choice else {}
+        found = next((each for each in self.settings if choice and dict(each.choice) == choice), setting)
         return None if found == setting else found
 
     def plain(self) -> dict[str, Any]:
         """Return what is asked, as plain containers: by it two studies are told apart."""
-        return {
-            "settings": {setting.name: [*setting.words, *setting.fixed] for setting in self.settings},
-            "common": list(self.common),
-            "command line": list(self.given),
-            "num_labels": list(self.num_labels),
-            "seeds": list(self.seeds),
-            "reference": self.reference if isinstance(self.reference, str) else dict(self.reference),
-            "metric": self.metric.name,
-        } | ({} if self.folds is None else {"folds": self.folds})
+        return (
+            {
+                "settings": {setting.name: [*setting.words, *setting.fixed] for setting in self.settings},
+                "common": list(self.common),
+                "command line": list(self.given),
+                "num_labels": list(self.num_labels),
+                "seeds": list(self.seeds),
+                "reference": self.reference if isinstance(self.reference, str) else dict(self.reference),
+                "metric": self.metric.name,
+            }
+            | ({} if self.folds is None else {"folds": self.folds})
+            | ({"change_from": dict(self.change_from)} if self.change_from else {})
+        )
 
 
 LEGAL = frozenset(
     {
         "title", "settings", "grid", "reference", "common", "num_labels", "seeds", "metric", "illegal", "folds",
-        "curves", "jobs",
+        "curves", "jobs", "change_from",
     }
 )  # fmt: skip
 
@@ -421,18 +443,31 @@ def _curves(given: object) -> tuple[str, ...]:
     return tuple(given)
 
 
+def _change_from(given: object, reference: object, settings: Sequence[Setting]) -> dict[str, str]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f"study.change_from={given!r} is not legal: give values of axes of study.grid, or null")
+    choice = _choice("study.change_from", given, settings)
+    if not isinstance(reference, Mapping) or set(map(str, reference)) & set(choice):
+        raise UserError(f"study.change_from={choice} needs a study.reference of values of other axes of study.grid")
+    return choice
+
+
+def _choice(name: str, given: Mapping[object, object], settings: Sequence[Setting]) -> dict[str, str]:
+    choice = {str(axis): _text(value) for axis, value in given.items()}
+    if any(choice.items() <= setting.choice.items() for setting in settings):
+        return choice
+    axes = next((list(setting.choice) for setting in settings if setting.choice), [])
+    raise UserError(f"{name}={choice} is no choice of study.grid: give values of {', '.join(axes) or 'one'}")
+
+
 def _reference(given: object, settings: Sequence[Setting]) -> str | dict[str, str]:
     names = [setting.name for setting in settings]
     if given is None:
         return names[0]
     if isinstance(given, Mapping):
-        choice = {str(axis): _text(value) for axis, value in given.items()}
-        if any(choice.items() <= setting.choice.items() for setting in settings):
-            return choice
-        axes = next((list(setting.choice) for setting in settings if setting.choice), [])
-        raise UserError(
-            f"study.reference={choice} is no choice of study.grid: give values of {', '.join(axes) or 'one'}"
-        )
+        return _choice("study.reference", given, settings)
     if given not in names:
         raise UserError(f"study.reference={given!r} is no setting: choose one of {', '.join(names)}")
     return str(given)

@@ -119,7 +119,6 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 
 def _plain_row(row: Row, labels: int | None) -> dict[str, Any]:
-    comparison = row.comparison
     return {
         "setting": row.setting,
         "labels": labels,
@@ -130,16 +129,20 @@ def _plain_row(row: Row, labels: int | None) -> dict[str, Any]:
         "seconds": _plain_summary(row.seconds),
         "processor_seconds": _plain_summary(row.processor),
         "reference": row.reference or None,
-        "difference": None
-        if comparison is None
-        else {
-            "mean": comparison.difference,
-            "interval": None if comparison.interval is None else list(comparison.interval),
-            "level": LEVEL,
-            "wins": comparison.wins,
-            "ties": comparison.ties,
-            "n": comparison.n,
-        },
+        "difference": _plain_comparison(row.comparison),
+    } | ({"changed_from": row.changed_from, "change": _plain_comparison(row.change)} if row.changed_from else {})
+
+
+def _plain_comparison(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    return {
+        "mean": comparison.difference,
+        "interval": None if comparison.interval is None else list(comparison.interval),
+        "level": LEVEL,
+        "wins": comparison.wins,
+        "ties": comparison.ties,
+        "n": comparison.n,
     }
 
 
@@ -160,7 +163,6 @@ def rows_of_plain(content: Mapping[str, Any]) -> dict[int | None, list[Row]]:
 
 def _row_of_plain(row: Mapping[str, Any]) -> Row:
     known = {metric.name: metric for metric in BESIDE}
-    found = row["difference"]
     return Row(
         setting=str(row["setting"]),
         num_labels=row["num_labels"],
@@ -169,15 +171,21 @@ def _row_of_plain(row: Mapping[str, Any]) -> Row:
         seconds=None if row["seconds"] is None else Summary(**row["seconds"]),
         processor=None if row.get("processor_seconds") is None else Summary(**row["processor_seconds"]),
         reference=row["reference"] or "",
-        comparison=None
-        if found is None
-        else Comparison(
-            difference=found["mean"],
-            interval=None if found["interval"] is None else tuple(found["interval"]),
-            wins=found["wins"],
-            ties=found["ties"],
-            n=found["n"],
-        ),
+        comparison=_comparison_of_plain(row["difference"]),
+        changed_from=row.get("changed_from", ""),
+        change=_comparison_of_plain(row.get("change")),
+    )
+
+
+def _comparison_of_plain(found: Mapping[str, Any] | None) -> Comparison | None:
+    if found is None:
+        return None
+    return Comparison(
+        difference=found["mean"],
+        interval=None if found["interval"] is None else tuple(found["interval"]),
+        wins=found["wins"],
+        ties=found["ties"],
+        n=found["n"],
     )
 
 

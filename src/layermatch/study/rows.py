@@ -142,6 +142,8 @@ class Row:
         processor: The summary of the processor seconds that a run took.
         reference: The name of the setting that it is compared with; empty for none.
         comparison: The difference, paired; None without a common draw.
+        changed_from: The name of the setting whose difference this one's is compared with; empty for none.
+        change: The difference of the two differences, paired; None without a draw that all four have.
     """
 
     setting: str
@@ -152,6 +154,8 @@ class Row:
     processor: Summary | None
     reference: str
     comparison: Comparison | None
+    changed_from: str = ""
+    change: Comparison | None = None
 
     @property
     def summary(self) -> Summary | None:
@@ -201,7 +205,23 @@ def _row(study: Study, setting: Setting, findings: Sequence[Finding], values: Ma
         processor=summarise(finding.processor for finding in findings if finding.processor is not None),
         reference="" if reference is None else reference.name,
         comparison=comparison,
+        **_change(study, setting, values),
     )
+
+
+def _change(study: Study, setting: Setting, values: Mapping[str, dict[Draw, float]]) -> dict[str, Any]:
+    other = study.changed_from(setting)
+    if other is None:
+        return {}
+    here, there = (_differences(study, each, values) for each in (setting, other))
+    return {"changed_from": other.name, "change": compare(here, there, level=LEVEL, overlap=study.overlap)}
+
+
+def _differences(study: Study, setting: Setting, values: Mapping[str, dict[Draw, float]]) -> dict[Draw, float]:
+    """Return what a setting has more than its reference, by draw."""
+    reference = study.reference_of(setting)
+    others = {} if reference is None else values[reference.name]
+    return {draw: value - others[draw] for draw, value in values[setting.name].items() if draw in others}
 
 
 def _by_draw(findings: Sequence[Finding], metric: Metric) -> dict[Draw, float]:

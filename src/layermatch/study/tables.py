@@ -44,7 +44,7 @@ def result_tables(found: Found, *, is_brief: bool = False) -> list[Table]:
 
 
 def tables_of(rows: Mapping[int | None, Sequence[Row]], *, metric: Metric, is_brief: bool = False) -> list[Table]:
-    """Return two tables for each number of labels.
+    """Return two tables for each number of labels, and a third where differences are compared with one another.
 
     Args:
         rows: The rows of each number of labels.
@@ -56,6 +56,8 @@ def tables_of(rows: Mapping[int | None, Sequence[Row]], *, metric: Metric, is_br
         if found:
             where = "" if labels is None else f", {labels} labels"
             tables.append(_compared(metric, found, where))
+            if any(row.changed_from for row in found):
+                tables.append(_changed(found, where))
             if not is_brief:
                 tables.append(_beside(metric, found, where))
     return tables
@@ -90,6 +92,25 @@ def _compared(metric: Metric, rows: Sequence[Row], where: str) -> Table:
         "Better in",
     )
     return Table(f"{metric.title}{where}", header, lines, note)
+
+
+def _changed(rows: Sequence[Row], where: str) -> Table:
+    of = {row.setting: row for row in rows}
+    lines = tuple(
+        (
+            row.setting,
+            row.reference,
+            _comparison(row.comparison)[0],
+            row.changed_from,
+            _comparison(of[row.changed_from].comparison)[0] if row.changed_from in of else NONE,
+            *_comparison(row.change),
+        )
+        for row in rows
+        if row.changed_from
+    )
+    header = ("Setting", "Against", "Difference", "Beside", "There", "Change", "95 % interval", "Larger in")
+    note = "Change: the difference less the difference of the setting beside it, paired by seed."
+    return Table(f"Is the difference another one{where}", header, lines, note)
 
 
 def _draws(draws: Collection[Draw]) -> str:
