@@ -431,6 +431,10 @@ def main() -> None:
 
     try:
         run_app(job, "run")
+    except SystemExit as ended:
+        if sweep.jobs and ended.code == UserError.status:  # a combination that has no configuration, said already
+            sweep.end()
+        raise
     except Exception as error:
         if not sweep.has_jobs_elsewhere:
             raise

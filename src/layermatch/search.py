@@ -204,9 +204,14 @@ class _Search:
         self.study, self.sweep_dir, self.launch, self.compose = study, sweep_dir, launch, compose
         self.fixed, self.sought = list(fixed), sought
         self._tried: set[int] = set()
+        self._not_composed: list[int] = []
 
     def run(self, *, n_trials: int, n_jobs: int, make_sampler: Callable[[int], BaseSampler]) -> None:
-        """Run what is left over, then what is missing."""
+        """Run what is left over, then what is missing.
+
+        Raises:
+            UserError: Jobs had no configuration. All others have been run then.
+        """
         while True:
             batch = self._left_over()[:n_jobs]
             with FileLock(self.sweep_dir / PROPOSING):  # or two processes that count together would propose too many
@@ -219,6 +224,9 @@ class _Search:
             if not self._run(batch):
                 break
         self._show()
+        if self._not_composed:
+            numbers = ", ".join(map(str, self._not_composed))
+            raise UserError(f"jobs {numbers} of the search have no configuration, as said above: give other choices")
 
     def _propose(self, make_sampler: Callable[[int], BaseSampler]) -> tuple[int, dict[str, Any]]:
         trial = self.study.ask()
@@ -268,6 +276,7 @@ class _Search:
         except (HydraException, OmegaConfBaseException, UserError) as error:
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             sys.stderr.write(f"error: {self.sweep_dir / str(number)}: {explain(error)}\n")
+            self._not_composed.append(number)
             return False
         return True
 

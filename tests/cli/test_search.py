@@ -84,10 +84,11 @@ def test_jobs_that_fail_are_named_and_end_no_other(
 def test_a_job_that_cannot_be_composed_has_failed_and_ends_no_other(
     cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli(*WORDS, "algorithm=supervised,linear_probe", "hydra.sweeper.n_trials=2")
+    assert status_of(cli, *WORDS, "algorithm=supervised,linear_probe", "hydra.sweeper.n_trials=2") == 2
     assert [trial.state.name for trial in study().trials] == ["FAIL", "FAIL"]
     printed = capsys.readouterr()
-    lines = printed.err.strip().splitlines()
+    *lines, last = printed.err.strip().splitlines()
+    assert last == "error: jobs 0, 1 of the search have no configuration, as said above: give other choices"
     assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == ["sw/0", "sw/1"]
     assert all("pseudo_labels.threshold" in line for line in lines)
     assert re.search(r"failed +│ 0, 1 ", printed.out)
