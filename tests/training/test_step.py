@@ -57,9 +57,9 @@ def without_batch_norm(algorithm: SemiSupervisedModule) -> SemiSupervisedModule:
 
 RULES = {
     "uniform": Uniform,
-    "layermatch": SeparateLosses,
-    "off": lambda: SeparateLosses(grad_relu="off"),
-    "conflict": lambda: SeparateLosses(grad_relu="conflict"),
+    "ema_centroids": lambda: SeparateLosses(avg_clustering="ema_centroids"),
+    "off": lambda: SeparateLosses(grad_relu="off", avg_clustering="ema_centroids"),
+    "conflict": lambda: SeparateLosses(grad_relu="conflict", avg_clustering="ema_centroids"),
     "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
     "ema_classifier": lambda: SeparateLosses(avg_clustering="ema_classifier"),
     "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
@@ -426,7 +426,7 @@ def test_thresholds_of_the_policy_are_logged(
     assert {name: algorithm.latest[name] for name in names} == dict.fromkeys(names, 0.15)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_classifier"])
+@pytest.mark.parametrize("rule", ["uniform", "ema_centroids", "ema_classifier"])
 def test_drift_is_how_far_the_centres_moved_between_log_lines(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
@@ -436,7 +436,7 @@ def test_drift_is_how_far_the_centres_moved_between_log_lines(
         def log_values(self, values: dict[str, float]) -> None:
             centres = {
                 "uniform": lambda: self.network.classifier.weight,
-                "layermatch": lambda: self.method.rule.avg_clustering.centroids,
+                "ema_centroids": lambda: self.method.rule.avg_clustering.centroids,
                 "ema_classifier": lambda: self.method.rule.avg_clustering.centre_weight,
             }[rule]()
             seen.append(centres.detach().clone())
@@ -454,7 +454,7 @@ def test_centres_that_start_at_nothing_have_no_drift_yet(
     make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
     data = make_data()
-    algorithm = make_algorithm(data, RULES["layermatch"](), threshold=0.01, log_every=2)
+    algorithm = make_algorithm(data, RULES["ema_centroids"](), threshold=0.01, log_every=2)
     train(algorithm, data, tmp_path, max_steps=2)
     assert "centres/drift" not in algorithm.latest
 
