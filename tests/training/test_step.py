@@ -157,7 +157,7 @@ def test_conflict_keeps_the_components_that_agree(
         torch.testing.assert_close(conflict[name], supervised[name] + pseudo, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "layermatch", "scaled", "conflict"])
+@pytest.mark.parametrize("rule", ["uniform", "ema_centroids", "scaled", "conflict"])
 def test_accumulated_batches_give_the_gradient_of_one_large_batch(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
@@ -318,7 +318,7 @@ def test_norms_that_are_replaced_before_training_share_their_statistics(make_dat
     assert norms == [m for m in algorithm.network.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
 
 
-@pytest.mark.parametrize("rule", ["uniform", "layermatch", "ema_classifier", "decoupled", "conflict"])
+@pytest.mark.parametrize("rule", ["uniform", "ema_centroids", "ema_classifier", "decoupled", "conflict"])
 def test_skipping_masked_views_changes_no_gradient_without_batch_statistics(
     rule: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
 ) -> None:
