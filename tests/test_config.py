@@ -210,6 +210,7 @@ BY_COMMAND = {"run_dir", "ckpt_path", "name", "algorithm.name"}
 POISONED = [(experiment, []) for experiment in PLAIN if experiment != "digits"]
 POISONED += [("digits", [f"algorithm={name}"]) for name in IN_FULL]
 POISONED += [("digits", ["schedule=constant", "trainer=cpu"]), ("digits", ["pseudo_labels=noisy"])]
+POISONED += [("digits", ["layerwise=avg_clustering"])]
 
 
 @pytest.mark.parametrize(("experiment", "overrides"), POISONED)

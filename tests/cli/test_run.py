@@ -36,7 +36,7 @@ def results_of(run_dir: Path) -> dict[str, Any]:
 
 @pytest.mark.pictures
 def test_a_run_leaves_everything_behind(cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli("run_dir=out", "trainer.max_steps=7", *SMALL)
+    cli("run_dir=out", "trainer.max_steps=7", *SMALL, "layerwise.avg_clustering=ema_centroids")
     out = in_empty_folder / "out"
     for name in (
         "config.yaml", "split.json", "plan.json", "run.log", "metrics.csv", "results.json", "predictions.csv",
@@ -118,7 +118,7 @@ def test_num_labels_and_validation_are_what_was_asked_for(cli: Cli, in_empty_fol
 VARIANTS = {
     "supervised": ("algorithm=supervised", *SUPERVISED),
     "fixmatch": ("algorithm=fixmatch", *SMALL),
-    "layermatch": SMALL,
+    "ema_centroids": (*SMALL, "layerwise.avg_clustering=ema_centroids"),
     "ema_outputs": (*SMALL, "layerwise.avg_clustering=ema_outputs"),
     "ema_classifier": (*SMALL, "layerwise.avg_clustering=ema_classifier"),
     "ema_teacher": (*SMALL, "layerwise.avg_clustering=ema_teacher"),
@@ -180,7 +180,7 @@ def test_last_without_a_directory_finds_the_newest_run(cli: Cli, in_empty_folder
     assert results_of(run_dir)["steps"] == 5
 
 
-@pytest.mark.parametrize("variant", ["supervised", "layermatch", "decoupled"])
+@pytest.mark.parametrize("variant", ["supervised", "ema_centroids", "decoupled"])
 def test_evaluate_reproduces_the_figure(
     variant: str, cli: Cli, evaluate_cli: Cli, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,18 +16,20 @@ from layermatch.callbacks import FeatureClustering, TestPredictions
 from layermatch.layerwise import SeparateLosses, Uniform
 from layermatch.trainer import make_trainer
 
+with_centres = partial(SeparateLosses, avg_clustering="ema_centroids")
+
 RULES = {
     "uniform": Uniform,
-    "layermatch": SeparateLosses,
+    "layermatch": with_centres,
     "ema_outputs": lambda: SeparateLosses(avg_clustering="ema_outputs"),
     "ema_classifier": lambda: SeparateLosses(avg_clustering="ema_classifier"),
     "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
     "conflict": lambda: SeparateLosses(grad_relu="conflict"),
     "scaled": Uniform,
-    "accumulate": SeparateLosses,
-    "shared": SeparateLosses,
-    "split": SeparateLosses,
-    "unmeasured": SeparateLosses,  # as `layermatch`, without layers/*
+    "accumulate": with_centres,
+    "shared": with_centres,
+    "split": with_centres,
+    "unmeasured": with_centres,  # as `layermatch`, without layers/*
 }
 
 

@@ -327,13 +327,15 @@ def test_losses_report_the_value_that_each_group_learns_from() -> None:
 
 RULES = {
     "uniform": lambda: Uniform(lambda_u=2.5),
-    "layermatch": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="ema_centroids"),
+    "ema_centroids": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="ema_centroids"),
     "off": lambda: SeparateLosses(lambda_u=2.5, grad_relu="off", avg_clustering="ema_centroids"),
     "conflict": lambda: SeparateLosses(lambda_u=2.5, grad_relu="conflict", avg_clustering="ema_centroids"),
     "ema_classifier": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="ema_classifier"),
     "none": lambda: SeparateLosses(lambda_u=2.5, avg_clustering="none"),
     "decoupled": lambda: SeparateLosses(lambda_u=2.5, decoupled=True, avg_clustering="ema_centroids"),
-    "decoupled, off": lambda: SeparateLosses(lambda_u=2.5, grad_relu="off", decoupled=True),
+    "decoupled, off": lambda: SeparateLosses(
+        lambda_u=2.5, grad_relu="off", decoupled=True, avg_clustering="ema_centroids"
+    ),
 }
 
 

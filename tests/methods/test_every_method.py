@@ -201,9 +201,10 @@ def test_every_rule_is_legal_or_refused_with_the_reason(method: str) -> None:
         assert "\n" not in reason
 
 
+@pytest.mark.parametrize("reading", ["none", "ema_centroids"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_policy_goes_with_layermatch(policy: str) -> None:
-    module, losses = one_batch("algorithm=layermatch", f"pseudo_labels={policy}")
+def test_every_policy_goes_with_layermatch(policy: str, reading: str) -> None:
+    module, losses = one_batch("algorithm=layermatch", f"pseudo_labels={policy}", f"layerwise.avg_clustering={reading}")
     for name, grad in gradients(losses.of(PSEUDO_LABELS), module, CLASSIFIER).items():
         assert not grad.any(), name
     assert any(grad.any() for grad in gradients(losses.of(PSEUDO_LABELS), module, EXTRACTOR).values())

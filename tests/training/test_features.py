@@ -25,7 +25,7 @@ from layermatch.training.features import learn_from_features
 from layermatch.training.layer_gradients import measure_layer_gradients
 
 
-def fixmatch() -> Method:
+def with_centres() -> Method:
     return PseudoLabelling(policy=FixedThreshold(threshold=0.4), rule=SeparateLosses(avg_clustering="ema_centroids"))
 
 
@@ -47,12 +47,12 @@ def train(method: Method, folder: Path, *, max_steps: int, **options: Any) -> tu
 
 
 def test_a_run_goes_on_to_the_bit_and_computes_nothing_in_its_steps(tmp_path: Path) -> None:
-    whole, trainer = train(fixmatch(), tmp_path, max_steps=6)
+    whole, trainer = train(with_centres(), tmp_path, max_steps=6)
     seen = whole.network.extractor.seen
     assert seen == trainer.datamodule.features.computed  # not one image in the steps
-    _, trainer = train(fixmatch(), tmp_path, max_steps=3)
+    _, trainer = train(with_centres(), tmp_path, max_steps=3)
     trainer.save_checkpoint(tmp_path / "3.ckpt")
-    resumed, _ = train(fixmatch(), tmp_path, max_steps=6, ckpt_path=tmp_path / "3.ckpt")
+    resumed, _ = train(with_centres(), tmp_path, max_steps=6, ckpt_path=tmp_path / "3.ckpt")
     before, after = whole.state_dict(), resumed.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     fresh = frozen_network().state_dict()
@@ -62,7 +62,7 @@ def test_a_run_goes_on_to_the_bit_and_computes_nothing_in_its_steps(tmp_path: Pa
 
 def test_evaluating_on_images_gives_what_training_reported(tmp_path: Path) -> None:
     """The whole network, on images, has the accuracy and nearly the logits that it has on features."""
-    module, trainer = train(fixmatch(), tmp_path, max_steps=8)
+    module, trainer = train(with_centres(), tmp_path, max_steps=8)
     (on_features,) = trainer.test(module, datamodule=trainer.datamodule, verbose=False)
     seen = module.network.extractor.seen
     images = frozen_data(tmp_path, storage="ram")

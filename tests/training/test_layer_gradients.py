@@ -158,6 +158,7 @@ def test_grad_is_not_touched() -> None:
 TRAINED = {
     "uniform": (Uniform, {}),
     "layermatch": (SeparateLosses, {}),
+    "ema_centroids": (lambda: SeparateLosses(avg_clustering="ema_centroids"), {}),
     "shared": (SeparateLosses, {"forward": "shared"}),
     "skip_masked": (SeparateLosses, {"forward": "split", "skip_masked": True}),
     "conflict": (lambda: SeparateLosses(grad_relu="conflict"), {}),

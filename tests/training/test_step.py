@@ -64,7 +64,7 @@ RULES = {
     "ema_classifier": lambda: SeparateLosses(avg_clustering="ema_classifier"),
     "ema_teacher": lambda: SeparateLosses(avg_clustering="ema_teacher"),
     "none": lambda: SeparateLosses(avg_clustering="none"),
-    "decoupled": lambda: SeparateLosses(decoupled=True),
+    "decoupled": lambda: SeparateLosses(decoupled=True, avg_clustering="ema_centroids"),
     "scaled": Uniform,
 }
 #: What a rule needs beside itself.
