@@ -51,7 +51,7 @@ def create(name: str, network: Network, *overrides: str) -> SemiSupervisedModule
 
 
 class LayerMatch(SemiSupervisedModule):
-    """LayerMatch (Liang et al. 2024): extractor and classifier learn from separate pseudo-label losses.
+    """LayerMatch (Liang et al. 2024): extractor and classifier learn from separate losses.
 
     Args:
         network: The extractor, and its classifier or none yet.

@@ -113,7 +113,7 @@ class LayerwiseRule(StepState, ABC):
         if self.own_losses is not None:
             raise UserError(
                 f"{self.own_losses} is not legal with {method}, whose losses of unlabelled images are its own: choose "
-                "layerwise=uniform or layerwise=grad_relu"
+                "layerwise=uniform, layerwise=grad_relu, or layerwise=layermatch without a reading"
             )
 
     def diagnose(self, losses: Losses, strong: Output) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ARG002
