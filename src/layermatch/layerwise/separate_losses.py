@@ -1,4 +1,4 @@
-"""LayerMatch: the extractor and the classifier learn from separate pseudo-label losses."""
+"""LayerMatch: the extractor and the classifier learn from separate losses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SeparateLosses(LayerwiseRule):
             (FixMatch); ``conflict`` (ours, for study) lets in the components whose sign agrees with the supervised
             gradient, and costs a second backward pass.
         avg_clustering: ``none``, ``ema_centroids``, ``ema_classifier``, ``ema_outputs`` or ``ema_teacher``. None of
-            the four gained anything over Grad-ReLU alone that could be seen, so it is ``none`` (docs/avg_clustering.md).
+            the four gained anything that could be seen over Grad-ReLU alone (docs/avg_clustering.md).
         weight: ``a``, in ``[0, 1]``; None is 0.5. Avg-Clustering's share of the extractor's pseudo-label loss; with
             ``ema_outputs``, the average's share of the probabilities that pseudo-labels are made from.
         decay: The decay of the centres, in ``[0, 1)``; None is the reading's own default.

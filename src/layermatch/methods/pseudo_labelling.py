@@ -72,8 +72,8 @@ class PseudoLabelling(Method):
         policy: The policy that makes pseudo-labels.
         rule: The rule that routes the losses.
         forward: Which images BatchNorm's statistics are of. It decides what is learnt: on digits with 10 labels
-            and seven unlabelled images for each label LayerMatch (by ``ema_classifier``) was 18 points worse with ``split``
-            than with ``joint``, with two 4 points (docs/batchnorm.md).
+            and seven unlabelled images for each label LayerMatch (by ``ema_classifier``) was 18 points worse with
+            ``split`` than with ``joint``, with two 4 points (docs/batchnorm.md).
 
             - ``joint``: all views in one forward, with gradient, as in the references. The weak views have no loss of
               their own, but the statistics that they share in carry the others' gradient through them.
