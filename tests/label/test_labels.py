@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tests.room import room_for
 
-from layermatch.data.manifest import Row, read_manifest, write_manifest
+from layermatch.data.manifest import IGNORED, Row, read_manifest, write_manifest
 from layermatch.errors import UserError
 from layermatch.files import unfinished_in, unfinished_of
-from layermatch.label.labels import IGNORED, Given, Labels, LabelsError, lock_labels
+from layermatch.label.labels import Given, Labels, LabelsError, lock_labels
 
 PATHS = ("a.jpg", "b, c.jpg", "d\r\n\"e\".jpg", "z/ä.jpg", " f\rg\t.jpg")  # fmt: skip
 

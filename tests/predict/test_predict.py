@@ -388,6 +388,23 @@ def test_pictures_in_class_folders(tiny_run: TinyRun, command: Command, pictures
     assert {path.readlink() for path in links} == {(pictures / row["path"]).absolute() for row in rows}
 
 
+def test_a_picture_that_was_put_aside_gets_no_class(tiny_run: TinyRun, command: Command) -> None:
+    """``ignored`` in a table: neither a label, nor a place in what is sorted or shown."""
+    names = [str(path.relative_to(tiny_run.root)) for path in sorted(tiny_run.test.rglob("*.png"))]
+    rows = [Row(name, split="ignored" if number == 1 else "train") for number, name in enumerate(names)]
+    write_manifest("some.csv", rows)
+    given = (f"ckpt_path={tiny_run.ckpt_path}", "input=some.csv", f"root={tiny_run.root}", "device=cpu")
+    assert command("predict", *given, "link_to=sorted", "gallery=look.html") == 0
+    found = rows_of("labels.csv")
+    assert [(row["label"], row["labelled_by"]) for row in found if row["split"] == "ignored"] == [("", "")]
+    assert all(row["label"] for row in found if row["split"] == "train")
+    links = {path.readlink() for path in Path("sorted").rglob("*") if path.is_symlink()}
+    assert links == {(tiny_run.root / name).absolute() for number, name in enumerate(names) if number != 1}
+    page = Path("look.html").read_text()
+    assert f"{names[0]}\"" in page
+    assert f"{names[1]}\"" not in page
+
+
 def test_a_picture_that_was_being_copied_when_it_was_killed(
     tiny_run: TinyRun, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

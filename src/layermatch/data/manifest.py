@@ -17,13 +17,25 @@ from layermatch.data.wording import composed, printable
 from layermatch.errors import UserError
 from layermatch.files import replace_text, replacing
 
-__all__ = ["COLUMNS", "SPLITS", "Row", "class_names", "csv_writer", "is_parquet", "read_manifest", "write_manifest"]
+__all__ = [
+    "COLUMNS",
+    "IGNORED",
+    "SPLITS",
+    "Row",
+    "class_names",
+    "csv_writer",
+    "is_parquet",
+    "read_manifest",
+    "write_manifest",
+]
 
 #: The columns that a manifest has.
 COLUMNS = ("path", "label", "split")
 
+#: What an image is for that is of no class.
+IGNORED = "ignored"
 #: What an image is for. An empty cell is the first of them.
-SPLITS = ("train", "val", "test", "ignored")
+SPLITS = ("train", "val", "test", IGNORED)
 
 #: What separates columns in tables of some languages; seen in a header that lacks a column.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from layermatch.data.manifest import COLUMNS, Row, csv_writer, is_parquet, read_manifest
+from layermatch.data.manifest import COLUMNS, IGNORED, SPLITS, Row, csv_writer, is_parquet, read_manifest
 from layermatch.data.wording import composed, look_alikes_text, printable
 from layermatch.errors import UserError
 from layermatch.files import replacing, unfinished_in
 
 __all__ = ["Given", "Labels", "LabelsError", "checked_name", "lock_labels"]
 
-#: What a picture is for when nothing is said, and when it is of no class.
-TRAIN, IGNORED = "train", "ignored"
+#: What a picture is for when nothing is said.
+TRAIN = SPLITS[0]
 
 #: A class has a name of so many characters at most.
 MOST_CHARACTERS = 200

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermatch.data.decoding import ImageFileError
+from layermatch.data.manifest import IGNORED
 from layermatch.label.examine import Task
 from layermatch.label.examiner import Examiner
-from layermatch.label.labels import IGNORED, Given, Labels, LabelsError
+from layermatch.label.labels import Given, Labels, LabelsError
 from layermatch.label.pictures import Pictures
 from layermatch.label.proposals import confident, doubted, shown, thoughts, typical, uncertain
 from layermatch.label.thumbnails import SIDES, Thumbnails

@@ -87,8 +87,8 @@ class Gallery:
         self._place = 0
 
     def add(self, result: Result) -> None:
-        """Look at a result, unless the image could not be read."""
-        if result.reason:
+        """Look at a result, unless the image could not be read or was put aside."""
+        if not result.is_sorted:
             return
         self._place += 1
         shown = _Shown(result.confidences[0], self._place, result.record.path, result.classes[0])

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layermatch.data.manifest import COLUMNS, csv_writer, is_parquet
+from layermatch.data.manifest import COLUMNS, IGNORED, csv_writer, is_parquet
 from layermatch.data.wording import name_text
 from layermatch.errors import UserError
 from layermatch.files import put_in_place, unfinished_of
@@ -36,7 +36,8 @@ class Result:
 
     Args:
         record: The image.
-        label: The class that a manifest says, else the network's where it is confident enough; else empty.
+        label: The class that a manifest says, else the network's where it is confident enough and the picture was not
+            put aside; else empty.
         labelled_by: ``manifest``, ``prediction``, or empty.
         classes: The names of the most probable classes, the most probable first.
         confidences: Their probabilities, float32.
@@ -53,6 +54,11 @@ class Result:
     probabilities: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     reason: str = ""
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the picture belongs to what is sorted and shown: it can be read, and nobody put it aside."""
+        return not self.reason and self.record.split != IGNORED
 
 
 def results_of(job: Job, class_names: Sequence[str], *, threshold: float) -> Iterator[Result]:
@@ -72,7 +78,8 @@ def results_of(job: Job, class_names: Sequence[str], *, threshold: float) -> Ite
                 continue
             classes = tuple(class_names[place] for place in arrays["classes"][row])
             confidences = tuple(arrays["confidences"][row].tolist())
-            predicted = classes[0] if confidences[0] >= threshold else ""
+            # Who put a picture aside said that it is of no class.
+            predicted = classes[0] if confidences[0] >= threshold and record.split != IGNORED else ""
             yield Result(
                 record=record,
                 label=record.label or predicted,

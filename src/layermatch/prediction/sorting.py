@@ -221,7 +221,7 @@ class SortedPictures:
         self._place = 0
 
     def add(self, result: Result) -> None:
-        """Copy or link a picture, unless it could not be read.
+        """Copy or link a picture, unless it could not be read or was put aside.
 
         Raises:
             RunError: It is gone by now.
@@ -231,7 +231,7 @@ class SortedPictures:
         source = self._root / result.record.path
         folder = self._folder / self._names.of(result.label)  # of each, so that names are numbered as before a kill
         before = self._noted.pop(self._place, None)
-        if (before is not None and self._stays(before, source, result)) or result.reason:
+        if (before is not None and self._stays(before, source, result)) or not result.is_sorted:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._put(source, folder, result.label)
