@@ -255,9 +255,13 @@ def test_a_step_is_finite_where_none_or_all_are_accepted(method: str, share: int
     check_finite(module, losses)
 
 
+#: What a method must be given where there are two classes.
+OF_TWO_CLASSES = {"finessl": ("algorithm.smoothing=0.3",)}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_finite_with_two_classes(method: str) -> None:
-    raw = compose_settings(f"algorithm={method}").raw
+    raw = compose_settings(f"algorithm={method}", *OF_TWO_CLASSES.get(method, ())).raw
     module, data = build(Settings.parse(raw | {"data": raw["data"] | {"open_set": 2}}))
     assert module.network.num_classes == 2
     check_finite(module, losses_of(module, data.batch_of_step(0)))

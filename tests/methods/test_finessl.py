@@ -182,6 +182,12 @@ def test_under_grad_relu_the_classifier_learns_from_labels_alone() -> None:
             assert not gradient(term.value, network, group).any() or group in term.reaches
 
 
+def test_a_smoothing_that_leaves_a_label_no_more_than_the_others_is_refused() -> None:
+    method = FineSSL(rule=Uniform(), smoothing=0.5)
+    with pytest.raises(UserError, match=r"^smoothing=0.5 is not legal with 2 classes, .*: give a number below 0.5$"):
+        method.prepare(network_of(2), problem_of(2))
+
+
 # --------------------------------------------------------------------------------------------------------------- state
 
 

@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from tests import oracle
 from tests.given import batch_of, gradient, picking, problem_of, step_of
 from tests.oracle import tensor
 from torch import Tensor, nn
 
+from layermatch.build import build_policy
+from layermatch.cli import config_dir, plain
 from layermatch.data.batch import Batch
 from layermatch.errors import UserError
 from layermatch.layerwise import LayerwiseRule, SeparateLosses, Uniform
 from layermatch.methods import IOMatch
 from layermatch.networks import Network
 from layermatch.policies import FixedThreshold, Policy, Predictions, PseudoLabels
+from layermatch.settings import Settings
 
 ORACLE = oracle.read("iomatch")
 START = ORACLE["inputs"]
@@ -143,3 +147,16 @@ def test_the_open_set_head_waits_and_nobody_is_taken_in_where_all_are_outside() 
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         IOMatch(policy=FixedThreshold(), rule=Uniform(), **options)
+
+
+def test_the_policy_of_its_file_hands_on_aligned_probabilities() -> None:
+    """Mask, target and the heads' targets are of the same probabilities, as in the authors' ``dist_align``."""
+    words = ["algorithm=iomatch", "pseudo_labels.alignment=uniform", "pseudo_labels.alignment_queue=4"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        settings = Settings.parse(plain(compose("run", [*words, "run_dir=run"])))
+    policy = build_policy(settings.pseudo_labels)
+    policy.prepare(problem_of(num_classes=3))
+    probs = torch.tensor([[0.6, 0.3, 0.1], [0.7, 0.2, 0.1]])
+    found = policy(Predictions(probs_weak=probs, indices=torch.arange(2)))
+    expected = probs / probs.mean(dim=0)
+    torch.testing.assert_close(found.target, expected / expected.sum(dim=1, keepdim=True), rtol=0, atol=1e-4)

@@ -401,8 +401,8 @@ def test_a_picture_that_was_put_aside_gets_no_class(tiny_run: TinyRun, command: 
     links = {path.readlink() for path in Path("sorted").rglob("*") if path.is_symlink()}
     assert links == {(tiny_run.root / name).absolute() for number, name in enumerate(names) if number != 1}
     page = Path("look.html").read_text()
-    assert f"{names[0]}\"" in page
-    assert f"{names[1]}\"" not in page
+    assert f'{names[0]}"' in page
+    assert f'{names[1]}"' not in page
 
 
 def test_a_picture_that_was_being_copied_when_it_was_killed(

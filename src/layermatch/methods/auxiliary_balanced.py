@@ -47,9 +47,8 @@ class AuxiliaryBalancedClassifier(PseudoLabelling):
     Source: ABC (Lee et al. 2021, arXiv 2110.10368, section 3), and the authors' code.
 
     NOTE: In the authors' code the backbone learns from both strong views too; here, as in FixMatch, from the first.
-    NOTE: The authors' rates fall once in 1,024 steps; here with every step.
-    NOTE: USB detaches the features, so that the extractor learns nothing of the balanced losses; neither paper nor
-    authors' code does.
+    NOTE: The authors' rates fall once in 500 of their 250,000 steps; here with every step.
+    NOTE: USB has hard labels in the place of the soft target, one strong view, and rates that fall once an epoch.
 
     Args:
         policy: The policy that makes pseudo-labels for the classifier.

@@ -37,6 +37,10 @@ class DASO(PseudoLabelling):
     Source: DASO (Oh et al. 2022, arXiv 2106.05682, section 3), and the authors' code, which this follows in what the
     paper leaves open: the queue has the features of this step in it, and m is counted over all images of a period.
 
+    NOTE: The prototypes' features are those of the averaged network in evaluation mode, by its running statistics. The
+    authors' code and USB have it in training mode, by the statistics of the labelled batch, and the authors' average
+    warms up (``algorithm.ema_warmup=true`` does that here).
+
     Args:
         policy: The policy that makes pseudo-labels.
         rule: The rule that routes their losses.

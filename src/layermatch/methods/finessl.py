@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layermatch.data.batch import Batch, Views
 from layermatch.distributed import all_reduce_mean_
-from layermatch.errors import check_number
+from layermatch.errors import UserError, check_number
 from layermatch.functional import (
     balanced_margins,
     confidence_mask,
@@ -115,7 +115,17 @@ class FineSSL(RoutedMethod):
         return {AUXILIARY: linear_head(problem.num_features, problem.num_classes)}
 
     def prepare(self, network: Network, problem: Problem) -> None:
-        """Start the auxiliary head, and the counts; see :class:`~layermatch.methods.Method`."""
+        """Start the auxiliary head, and the counts; see :class:`~layermatch.methods.Method`.
+
+        Raises:
+            UserError: ``smoothing`` would give another class as much of a target as its own.
+        """
+        classes = problem.num_classes
+        if self.smoothing >= 1 - 1 / classes:
+            raise UserError(
+                f"smoothing={self.smoothing} is not legal with {classes} classes, whose own would have no more than "
+                f"the others: give a number below {1 - 1 / classes:.3g}"
+            )
         network.heads[AUXILIARY].load_state_dict(network.classifier.state_dict())
         self.latest = LatestLabels(num_classes=problem.num_classes, pool=problem.num_unlabelled, period=self.period).to(
             network.classifier.weight.device

@@ -43,7 +43,8 @@ class IOMatch(PseudoLabelling):
     the head "open" (:func:`~layermatch.functional.open_set_targets`). Both heads are upon a projection of the features.
     The classifier is evaluated, on the classes that have labels. ``data.open_set`` makes pools with other classes.
 
-    Targets are soft. A policy that gives soft targets of its own, such as aligned ones, has them in the place of ``p``.
+    Targets are soft. A policy that gives soft targets of its own (``soft``, the default, gives aligned ones where
+    ``pseudo_labels.alignment`` says so) has them in the place of ``p``; one of hard labels decides on the mask alone.
 
     Source: IOMatch (Li et al., ICCV 2023, arXiv 2308.13168), and the authors' code (nukezil/IOMatch). Their
     distribution alignment, which CIFAR-10's settings switch off, is a matter of the policy; the rotation loss, which

@@ -43,7 +43,11 @@ class R2D2(RoutedMethod):
     4. The table is predicted once more, and the network learns by cross-entropy with its most probable classes.
 
     Source: R2-D2 (Wang and Wu 2020, arXiv 1908.04345); lengths and learning rates as in the authors' code for CIFAR-10,
-    whose batches have 32 labelled and 96 unlabelled images (``data.batch_size=32 data.mu=3``).
+    whose batches have 32 labelled and 96 unlabelled images on each of four GPUs.
+
+    NOTE: L is a mean over the images of a step, so a row of the table moves the less the more images there are. On one
+    process with ``data.batch_size=32 data.mu=3`` a quarter of the authors' step has ``lambda`` 1000 in the place of
+    their 4000.
 
     NOTE: Labelled images are also in the pool here; the authors' unlabelled batch has none.
 

@@ -171,6 +171,7 @@ class RegMixMatch(PseudoLabelling):
             total = soft_cross_entropy(logits["mixed"], mixed.target, reduction="sum")
             losses["mixed"] = Term(total / len(seen.weak.features), PSEUDO_LABELS, reaches, self.lambda_mix)
         if mixed := mixtures.get("mixed_by_class"):
+            # NOTE: A mean over this process's uncertain images; of several processes each counts as much.
             weight = uncertain.target.amax(dim=1) ** 3
             value = weighted_squared_error(logits["mixed_by_class"], mixed.target, weight)
             losses["mixed_by_class"] = Term(value, PSEUDO_LABELS, reaches, self.lambda_cam)

@@ -46,7 +46,8 @@ class VPET(RoutedMethod):
     votes by the image as it is (here ``passes=0``); and equal counts are no tie here, as targets are soft.
 
     NOTE: Without teachers, the network itself is the one teacher: it learns from labels in the first part of the run,
-    votes, and goes on as the student. The authors' student starts afresh.
+    votes, and goes on as the student. The authors' student starts afresh. Each of its passes has a vote then, whatever
+    ``votes`` says: the softmax of a single vote, :math:`e / (e + K - 1)` on its class, would teach next to nothing.
 
     NOTE: Grad-ReLU needs ``supervised_weight`` above 0: it leaves labels alone to the classifier, and the authors'
     student has none.
@@ -56,7 +57,7 @@ class VPET(RoutedMethod):
         teachers: Directories of finished runs on the same classes and image size, or checkpoints; none takes the
             network itself.
         passes: P, at least 0; 0 shows the teachers each image once, as it is.
-        votes: Who has a vote: ``teachers``, or each of their ``passes``.
+        votes: Who has a vote: ``teachers``, or each of their ``passes``; without teachers each pass has one.
         target: What counts become a distribution by: ``softmax`` (the authors' code), or ``mean``, their shares.
         weak_weight: ``lambda_w``, at least 0.
         strong_weight: ``lambda_s``, at least 0.
@@ -120,7 +121,7 @@ class VPET(RoutedMethod):
             return
         counts = torch.zeros_like(self.target)
         if not self.teachers:
-            counts += self.votes_on([self.own_logits(predict, number) for number in self.looks])
+            counts += sum(votes_of(self.own_logits(predict, number)) for number in self.looks)
         for path in self.teachers:
             teacher = load_teacher(path, predict, name="teachers")
             given = f"teachers={path}"

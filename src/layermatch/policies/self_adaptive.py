@@ -33,7 +33,8 @@ class SelfAdaptiveThreshold(Policy):
 
     Source: FreeMatch (Wang et al. 2023, section 3).
 
-    NOTE: The weight of the fairness loss is 0.01 in TorchSSL and 0.001 in USB, which does not clip the thresholds.
+    NOTE: The weight of the fairness loss is 0.01 in TorchSSL and 0.001 in USB. USB clips the stored global threshold at
+    0.95 (``clip_thresh``), not those of the classes; that form is not offered.
 
     NOTE: Under DDP the fairness loss compares the means of each rank's own images, as in USB; it is no mean over
     images, so two ranks do not learn quite what one with the whole batch does. The thresholds are those of all ranks.
