@@ -24,6 +24,7 @@ from layermatch.errors import UserError, check_choice, check_number
 from layermatch.functional import hard_pseudo_labels, probabilities
 from layermatch.methods import Method
 from layermatch.networks import CLASSIFIER, Network, Output, linear_head
+from layermatch.networks.state import as_state_of
 from layermatch.paths import expand, is_file, is_folder
 from layermatch.rebuilding import as_trained
 from layermatch.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, checkpoints_in
@@ -490,7 +491,7 @@ def _put_weights(network: Network, saved: Mapping[str, Tensor], *, prefix: str, 
             f"ckpt_path={path} does not fit the network: {len(wrong)} of its tensors differ, the first {wrong[0]}: "
             f"give network=NETWORK, one that is made as it was there"
         )
-    network.load_state_dict({name: state[name] for name in wanted})
+    network.load_state_dict(as_state_of(network, {name: state[name] for name in wanted}))
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

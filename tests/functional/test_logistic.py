@@ -16,11 +16,12 @@ def problem(count: int, width: int, *, num_classes: int = 3, spread: float = 1.0
     return 5 + centres[label] + spread * torch.randn(count, width, generator=generator, dtype=torch.float64), label
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize(("count", "width"), [(30, 4), (12, 40)])
-def test_the_gradient_of_the_objective_is_zero(count: int, width: int) -> None:
+def test_the_gradient_of_the_objective_is_zero(count: int, width: int, num_classes: int) -> None:
     """Of the objective as the docstring has it, written out once more; also where images are fewer than features."""
-    features, label = problem(count, width)
-    found = logistic_regression(features, label, num_classes=3)
+    features, label = problem(count, width, num_classes=num_classes)
+    found = logistic_regression(features, label, num_classes=num_classes)
     scale = (features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     weight = (found.weight.double() * scale).requires_grad_()
     bias = found.bias.double().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from layermatch.networks.pretrained.from_torchvision import wanted_of_enum
 from layermatch.networks.pretrained.lite0 import LITE0
 from layermatch.parts import WeightAverage
 from layermatch.policies import FixedThreshold
+from layermatch.predictor import _put_weights as put_weights
 from layermatch.settings import Component
 from layermatch.training import SemiSupervisedModule
 from layermatch.training import problem_of as problem_of_data
@@ -128,6 +130,45 @@ def test_torchvision_takes_a_file_and_other_channels(name: str, tmp_path: Path) 
     stem = next(m for m in grey.extractor.modules() if isinstance(m, nn.Conv2d))
     whole = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     torch.testing.assert_close(stem.weight, whole.weight.sum(1, keepdim=True))
+
+
+def test_torchvision_takes_what_asks_for_its_version_and_what_has_old_names(tmp_path: Path) -> None:
+    """MNASNet refuses plain tensors that say no version; the published DenseNets have the names of before a rename."""
+    for name, renamed in (("mnasnet0_5", r"\g<0>"), ("densenet121", r"\1.\2")):
+        torch.manual_seed(0)
+        model = get_model(name, weights=None).eval()
+        tensors = dict(model.state_dict())
+        given = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", renamed, key): value for key, value in tensors.items()}
+        assert (given.keys() == tensors.keys()) == (name == "mnasnet0_5")
+        torch.save(given, tmp_path / "w.pth")
+        network = torchvision_backbone(name=name, num_classes=3, weights=tmp_path / "w.pth").eval()
+        head = model.classifier if name == "densenet121" else model.classifier[-1]
+        x = images(side=64)
+        torch.testing.assert_close(head(network(x).features), model(x))
+        fresh = torchvision_backbone(name=name, num_classes=3)
+        state = {f"network.{key}": value for key, value in network.state_dict().items()}
+        put_weights(fresh, state, prefix="network.", path=tmp_path)
+        torch.testing.assert_close(fresh.eval()(x).logits, network(x).logits)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(torchvision_backbone, name="resnet18"), partial(timm_backbone, name="resnet18")]
+)
+@pytest.mark.parametrize("weights", [["w.pth"], {"a": 1}, 3])
+def test_weights_of_a_wrong_type_are_one_line(make: Callable[..., Any], weights: object) -> None:
+    with pytest.raises(UserError, match=r"^weights=") as caught:
+        make(weights=weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_channels_that_timm_would_meet_with_random_weights_are_refused(tmp_path: Path) -> None:
+    name = "naflexvit_base_patch16_gap"
+    if not timm.is_model(name):
+        pytest.skip("this timm has no such model")
+    model = timm.create_model(name, num_classes=0, img_size=32)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="reads images of 3 channels, not of 1"):
+        timm_backbone(name=name, weights=tmp_path / "w.pth", in_channels=1, image_size=32)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

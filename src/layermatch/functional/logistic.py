@@ -90,9 +90,11 @@ def _fitted(
     """Return weight and bias of each class that has labels, in the order of the classes."""
     from sklearn.linear_model import LogisticRegression as Solver
 
-    solver = Solver(C=strength, max_iter=_ITERATIONS, tol=_TOLERANCE).fit(features, labels)
+    # Of two classes scikit-learn fits the difference w of the rows: ||w||^2 is twice ||W||_F^2, W being (-w, w) / 2.
+    of_two = 2 if len(np.unique(labels)) == 2 else 1
+    solver = Solver(C=of_two * strength, max_iter=_ITERATIONS, tol=_TOLERANCE).fit(features, labels)
     weight, bias = solver.coef_, solver.intercept_
-    if len(weight) == 1:  # of two classes, scikit-learn gives the difference
+    if len(weight) == 1:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, bias
 

@@ -77,6 +77,7 @@ def timm_backbone(
             extractor = make(num_classes=0)
         else:
             tensors = dict(origin.tensors)
+            _check_stem(cfg, tensors, name=name, channels=in_channels)
             classes = _num_classes(tensors, cfg.classifier)
             overlay = {"state_dict": tensors, "num_classes": classes, "label_offset": 0}
             extractor = make(num_classes=classes, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -84,6 +85,18 @@ def timm_backbone(
                 extractor.reset_classifier(0)
     wanted = None if origin is None else wanted_of_cfg(cfg)
     return options.network(extractor, library="timm", wanted=wanted, origin=origin, side=side)
+
+
+def _check_stem(cfg: Any, tensors: Mapping[str, Tensor], *, name: str, channels: int) -> None:
+    """Refuse channels for which timm would leave the first layer random, and say so in a log alone."""
+    first = cfg.first_conv or ()
+    for layer in (first,) if isinstance(first, str) else first:
+        weight = tensors.get(f"{layer}.weight")
+        if weight is not None and weight.ndim != 4 and channels != 3:
+            raise UserError(
+                f"model.name={name} with weights reads images of 3 channels, not of {channels}: its first layer is no "
+                "convolution: give images of 3 channels, or model.weights=null"
+            )
 
 
 def import_timm() -> Any:
@@ -123,7 +136,7 @@ def _timm_weights(name: str, cfg: Any, weights: object) -> WeightFile | None:
     if weights is None:
         return None
     title = f"timm's {name}"
-    if weights not in {HUB, CACHE}:
+    if weights not in (HUB, CACHE):
         return read_weights(weights, of=title)  # type: ignore[arg-type]
     found = find_timm_weights(cfg)
     if found is None and weights == HUB:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from layermatch.networks.pretrained.backbone import CACHE, HUB, Options, Wanted,
 from layermatch.networks.pretrained.network import PretrainedNetwork
 from layermatch.networks.pretrained.tuning import Tuning
 from layermatch.networks.pretrained.weight_files import WeightFile, in_torch_hub, read_weights
+from layermatch.networks.state import as_state_of
 
-__all__ = ["torchvision_backbone", "torchvision_enum", "wanted_of_enum"]
+__all__ = ["torchvision_backbone", "torchvision_enum", "url_of_enum", "wanted_of_enum"]
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
+#: Names of layers in the published files of DenseNet, norm.1 for norm1.
+OLD_DENSE = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
 def torchvision_backbone(
@@ -73,14 +78,16 @@ def torchvision_backbone(
     wanted = wanted_of_enum(enum, weights)
     side = options.side or wanted.image_size
     origin = _torchvision_weights(name, enum, weights)
-    with refused_by("torchvision", name, channels=in_channels, side=side, weights=None if origin is None else weights):
+    refusing = partial(refused_by, "torchvision", name, channels=in_channels, side=side)
+    with refusing(weights=None):
         extractor = _torchvision_model(name, side)
         head = _take_head_off(extractor, name)
         stem = _set_channels(extractor, in_channels)
-        if origin is not None:
-            tensors = {
-                key: value for key, value in origin.tensors.items() if not key.startswith((f"{head}.", "aux", "Aux"))
-            }
+    if origin is not None:
+        tensors = {
+            key: value for key, value in origin.tensors.items() if not key.startswith((f"{head}.", "aux", "Aux"))
+        }
+        with refusing(weights=weights):
             _put_by_name(extractor, tensors, name=name, side=side, stem=stem, weights=weights)
     return options.network(
         extractor, library="torchvision", wanted=None if origin is None else wanted, origin=origin, side=side
@@ -113,7 +120,7 @@ def wanted_of_enum(enum: Any, weights: object) -> Wanted:
     """
     from torchvision.models import GoogLeNet_Weights, Inception_V3_Weights
 
-    preset = (enum[str(weights)] if weights in enum.__members__ else enum.DEFAULT).transforms()
+    preset = _chosen(enum, weights).transforms()
     if enum in (GoogLeNet_Weights, Inception_V3_Weights):
         # Upon weights, torchvision makes these two with transform_input=True, which turns ImageNet's normalisation,
         # that of the preset, into (p - 0.5) / 0.5. Here they are made without, and read that at once.
@@ -121,13 +128,27 @@ def wanted_of_enum(enum: Any, weights: object) -> Wanted:
     return Wanted(tuple(preset.mean), tuple(preset.std), int(preset.crop_size[0]))
 
 
+def url_of_enum(enum: Any, weights: object) -> str:
+    """Return where weights of torchvision are.
+
+    Args:
+        enum: The weights that torchvision has for the backbone.
+        weights: The name of one of them; anything else stands for the best.
+    """
+    return str(_chosen(enum, weights).url)
+
+
+def _chosen(enum: Any, weights: object) -> Any:
+    return enum[weights] if isinstance(weights, str) and weights in enum.__members__ else enum.DEFAULT
+
+
 def _torchvision_weights(name: str, enum: Any, weights: object) -> WeightFile | None:
     if weights is None:
         return None
     title = f"torchvision's {name}"
-    if weights not in {HUB, CACHE, *enum.__members__}:
+    if weights not in (HUB, CACHE, *enum.__members__):
         return read_weights(weights, of=title)  # type: ignore[arg-type]
-    url = (enum[str(weights)] if weights in enum.__members__ else enum.DEFAULT).url
+    url = url_of_enum(enum, weights)
     found = in_torch_hub(url)
     file = url.rpartition("/")[2]
     if found is None and weights != CACHE:
@@ -189,6 +210,8 @@ def _put_by_name(
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         tensors = dict(interpolate_embeddings(side, int(name.rpartition("_")[2]), tensors))
+    if name.startswith("densenet"):  # the published files are of before a rename, which torchvision repeats as well
+        tensors = {OLD_DENSE.sub(r"\1\2", key): value for key, value in tensors.items()}
     if stem in tensors:
         tensors[stem] = stem_for(tensors[stem], wanted[stem])
     needed = {key: value for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
@@ -198,4 +221,4 @@ def _put_by_name(
             f"weights={weights} does not fit torchvision's {name}: {len(wrong)} tensors are missing or of other "
             f"shapes, the first {wrong[0]}"
         )
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict(as_state_of(model, tensors), strict=False)

@@ -13,7 +13,12 @@ from layermatch.networks.pretrained.from_timm import (
     timm_cfg,
     wanted_of_cfg,
 )
-from layermatch.networks.pretrained.from_torchvision import torchvision_backbone, torchvision_enum, wanted_of_enum
+from layermatch.networks.pretrained.from_torchvision import (
+    torchvision_backbone,
+    torchvision_enum,
+    url_of_enum,
+    wanted_of_enum,
+)
 from layermatch.networks.pretrained.lite0 import LITE0, efficientnet_lite0, find_lite0_weights
 from layermatch.networks.pretrained.weight_files import in_torch_hub
 from layermatch.paths import expand, is_file
@@ -61,11 +66,11 @@ def find_weights(target: Callable[..., Any], options: Mapping[str, Any]) -> Path
         return None
     if target is efficientnet_lite0 and weights == PACKAGE:
         return find_lite0_weights()
-    if target is timm_backbone and weights in {HUB, CACHE}:
+    if target is timm_backbone and weights in (HUB, CACHE):
         return find_timm_weights(timm_cfg(options.get("name"))[1])
     if target is torchvision_backbone:
         enum = torchvision_enum(options.get("name"))
-        if weights in {HUB, CACHE, *enum.__members__}:
-            return in_torch_hub((enum[str(weights)] if weights in enum.__members__ else enum.DEFAULT).url)
+        if weights in (HUB, CACHE, *enum.__members__):
+            return in_torch_hub(url_of_enum(enum, weights))
     file = expand("weights", weights, "a file of weights")
     return file if is_file(file) else None
