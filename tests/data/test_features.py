@@ -189,6 +189,23 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
     assert network.extractor.seen <= first.features.computed + 2  # two images to see that they are the same
 
 
+def test_one_data_module_keeps_what_the_next_method_and_network_need(tmp_path: Path) -> None:
+    """The pool as it is, where it was not asked for before; and another network on the same weights."""
+    data, network = frozen_data(tmp_path), frozen_network()
+    kept(data, network)
+    before = data.features
+    data.keep_features(network, device=torch.device("cpu"))
+    assert data.features is before
+    data.keep_features(network, device=torch.device("cpu"), of_pool=True)
+    assert data.features is not before
+    (pool, *_) = list(data.pool_dataloader())
+    assert pool.image.shape[1:] == (6,)
+    network.resize = 5
+    whole = data.features
+    data.keep_features(network, device=torch.device("cpu"))
+    assert data.features.network_key != whole.network_key
+
+
 def test_only_blocks_with_images_that_are_needed_are_computed(tmp_path: Path) -> None:
     labels_alone = frozen_data(tmp_path, views=Views(labelled={"plain": "plain"}), num_labels=3, num_val=0)
     blocks = {row // 32 for row in labels_alone.split.labelled}

@@ -22,7 +22,7 @@ from layermatch.data.channels import ChannelNumbers
 from layermatch.data.device_pool import DevicePool, check_device_fits
 from layermatch.data.digests import Digests
 from layermatch.data.feature_steps import FeatureEvalSteps, FeatureSteps
-from layermatch.data.features import PLAIN, FeatureOptions, FeatureStore, check_can_be_kept, extractor_digest
+from layermatch.data.features import PLAIN, FeatureOptions, FeatureStore, check_can_be_kept
 from layermatch.data.imbalance import Imbalance
 from layermatch.data.labelling import Labelling
 from layermatch.data.leaks import Leaks
@@ -508,8 +508,6 @@ class SemiSupervisedData(LightningDataModule):
             RunError: The features are not finite.
         """
         check_can_be_kept(network.extractor)
-        if self.features is not None and self.features.weights == extractor_digest(network.extractor):
-            return
         store = FeatureStore(
             self.storage.folder / "features",
             options=self.feature_options,
@@ -519,6 +517,10 @@ class SemiSupervisedData(LightningDataModule):
             digests_of=self._digests.of,
         )
         store.begin(network, network.extractor, width=network.num_features)
+        before = self.features
+        if before is not None and before.network_key == store.network_key and (before.has_pool or not of_pool):
+            return
+        store.has_pool = of_pool
         for images, kinds in self._featured(of_pool=of_pool):
             store.want(images.images, kinds)
         store.compute(device, readers=self._readers(self.content, decodes=True))

@@ -194,13 +194,14 @@ class FeatureStore:
         self.normalise = normalise
         self.described = described
         self.digests_of = digests_of
-        #: The weights that the features are of.
-        self.weights = ""
+        #: The weights that the features are of, and what else of the network they depend on.
+        self.weights = self.network_key = ""
+        #: Whether the unlabelled pool is among them not augmented.
+        self.has_pool = False
         #: Image passes that were computed, and the seconds that they took.
         self.computed, self.seconds = 0, 0.0
         self._sets: dict[int, _Set] = {}
         self._width = 0
-        self._network_key = ""
 
     def begin(self, network: nn.Module, extractor: nn.Module, *, width: int) -> None:
         """Say whose features these are.
@@ -213,7 +214,7 @@ class FeatureStore:
         self.weights = extractor_digest(extractor)
         self._network, self._width = network, width
         resize = getattr(network, "resize", None)  # which is no layer
-        self._network_key = hashlib.sha256(f"{self.weights}\n{extractor!r}\n{resize}".encode()).hexdigest()
+        self.network_key = hashlib.sha256(f"{self.weights}\n{extractor!r}\n{resize}".encode()).hexdigest()
 
     def want(self, images: Images, kinds: Sequence[str]) -> None:
         """Have some views of some images, after the next :meth:`compute`.
@@ -240,7 +241,7 @@ class FeatureStore:
     def _set_of(self, leaf: Images) -> _Set:
         if id(leaf) not in self._sets:
             content = self.digests_of(leaf).tobytes() + repr((_FORMAT, leaf.shape, self.described)).encode()
-            key = hashlib.sha256(f"{self._network_key}\n".encode() + content).hexdigest()
+            key = hashlib.sha256(f"{self.network_key}\n".encode() + content).hexdigest()
             self._sets[id(leaf)] = _Set(leaf, key, {}, {})
         return self._sets[id(leaf)]
 
@@ -306,7 +307,7 @@ class FeatureStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self.folder / f"{self._network_key[:32]}.lock"):
+            with _alone(self.folder / f"{self.network_key[:32]}.lock"):
                 if not self._is_whole():
                     self._check_kept(device)
                     self._compute(device, readers=readers)
