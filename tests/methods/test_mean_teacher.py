@@ -7,7 +7,7 @@ import torch
 from tests import oracle
 from tests.given import batch_from, linear_network, step_of
 from tests.oracle import tensor
-from torch import nn
+from torch import Tensor, nn
 
 from layermatch.errors import UserError
 from layermatch.layerwise import Uniform
@@ -63,3 +63,26 @@ def test_unlabelled_images_leave_running_statistics_as_they_are() -> None:
 def test_wrong_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         MeanTeacher(rule=Uniform(), **options)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_the_teacher_normalises_as_the_student_does(is_frozen: bool) -> None:
+    """By its own batch's statistics, or by running ones where the student's layer has them for good."""
+    network = Network(nn.BatchNorm1d(4), num_features=4, num_classes=6).double()
+    network.extractor.train(not is_frozen)
+    average = WeightAverage(network, decay=0.9, warmup=False)
+    before = {name: value.clone() for name, value in average.network.state_dict().items()}
+    batch = batch_from(ORACLE["steps"][0]["inputs"], **VIEWS)
+    losses = MeanTeacher(rule=Uniform(), ramp=0).losses(batch, step_of(network, average=average.network))
+
+    def normalised(rows: Tensor) -> Tensor:
+        mean, variance = (0, 1) if is_frozen else (rows.mean(dim=0), rows.var(dim=0, unbiased=False))
+        return (rows - mean) / (variance + 1e-5) ** 0.5
+
+    views = (normalised(batch.unlabelled.views[name]) for name in ("weak", "weak_2"))
+    teacher, student = (network.classifier(rows).softmax(dim=1) for rows in views)
+    expected = (teacher - student).square().mean()
+    torch.testing.assert_close(losses["consistency"].value, expected, check_dtype=False)
+    after = average.network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(module.training for module in average.network.modules())

@@ -9,7 +9,7 @@ from layermatch.errors import check_number
 from layermatch.functional import linear_ramp, probabilities, squared_error_of_probabilities, supervised_loss
 from layermatch.layerwise import LayerwiseRule
 from layermatch.methods.base import RoutedMethod, unlabelled_of
-from layermatch.methods.passes import keep_running_statistics, without_gradient
+from layermatch.methods.passes import keep_running_statistics, normalising_alike, without_gradient
 from layermatch.parts import LABELS, PSEUDO_LABELS, Losses, Step, Term
 
 __all__ = ["MeanTeacher"]
@@ -24,7 +24,11 @@ class MeanTeacher(RoutedMethod):
     with r a linear ramp. The average is the one that is evaluated (``ema_decay``). Source: Mean Teacher (Tarvainen and
     Valpola 2017); weight and ramp as in TorchSSL. Its unlabelled batch is as large as the labelled one (``data.mu=1``).
 
-    NOTE: The teacher is in evaluation mode; in TorchSSL it normalises by its own batch's statistics.
+    The teacher normalises by its own batch's statistics, as the student does, and as in TorchSSL and the authors' code.
+    (By running statistics, which are of labelled images alone, it teaches the student to undo its normalisation: on
+    digits with 10 labels, seed 0, that gave 44 % instead of 67 %, where labels alone have 72 %.)
+
+    NOTE: Dropout is off in the teacher; in TorchSSL it is on.
 
     Args:
         rule: The rule that routes the consistency loss, ``lambda_u`` its weight (TorchSSL: 50); see
@@ -45,7 +49,8 @@ class MeanTeacher(RoutedMethod):
     def losses(self, batch: Batch, step: Step) -> Losses:
         """Return the losses of one batch; see the class."""
         labelled, unlabelled = batch.labelled, unlabelled_of(batch)
-        target = probabilities(without_gradient(step.average, unlabelled.views["weak"]).logits)
+        with normalising_alike(step.average, step.network):
+            target = probabilities(without_gradient(step.average, unlabelled.views["weak"]).logits)
         logits_labelled = step.network(labelled.views["weak"]).logits
         with keep_running_statistics(step.network):
             out = step.network(unlabelled.views["weak_2"])

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from layermatch.networks import CLASSIFIER, BatchStatistics, Network, Output
 
-__all__ = ["detached", "keep_running_statistics", "share_statistics", "together", "without_gradient"]
+__all__ = [
+    "detached",
+    "keep_running_statistics",
+    "normalising_alike",
+    "share_statistics",
+    "together",
+    "without_gradient",
+]
 
 
 def together(
@@ -75,6 +82,36 @@ def keep_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def normalising_alike(network: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Have BatchNorm normalise what a network in evaluation mode sees within as another one does.
+
+    Where the other one normalises by its batch this one does, too; where it has running statistics for good, as the
+    frozen layers of a pretrained network do, this one keeps to them. Nothing else changes.
+
+    A teacher that normalises by running statistics, which labelled images alone have fed, answers another question than
+    a student that normalises the same images by their own.
+
+    Args:
+        network: The network, in evaluation mode.
+        other: A network of the same layers.
+    """
+    pairs = zip(network.modules(), other.modules(), strict=True)
+    norms = [
+        norm
+        for norm, theirs in pairs
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and theirs.training and not norm.training
+    ]
+    for norm in norms:
+        norm.training = True
+    try:
+        with keep_running_statistics(network):
+            yield
+    finally:
+        for norm in norms:
+            norm.training = False
 
 
 def detached(out: Output) -> Output:
