@@ -94,8 +94,8 @@ def _check_stem(cfg: Any, tensors: Mapping[str, Tensor], *, name: str, channels:
         weight = tensors.get(f"{layer}.weight")
         if weight is not None and weight.ndim != 4 and channels != 3:
             raise UserError(
-                f"model.name={name} with weights reads images of 3 channels, not of {channels}: its first layer is no "
-                "convolution: give images of 3 channels, or model.weights=null"
+                f"name={name} with weights reads images of 3 channels, not of {channels}: its first layer is no "
+                "convolution: give images of 3 channels, or weights=null"
             )
 
 
