@@ -29,7 +29,7 @@ def study(settings: dict[str, list[str]], **changes: Any) -> Study:
     section = {
         "title": "what?", "settings": settings, "grid": {}, "reference": None, "common": ["experiment=folder"],
         "num_labels": [4], "seeds": [0], "metric": "test/accuracy_ema", "illegal": "refuse", "jobs": None,
-        "folds": None, "curves": [],
+        "folds": None, "curves": [], "change_from": None,
     }  # fmt: skip
     return Study.parse("mine", section | changes, given=["trainer.max_steps=50"], files_of=lambda folder: [])
 
