@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,8 @@ class Process:
         cwd: The folder that it begins in.
         env: Its environment.
         start_new_session: Whether it and those that it starts are a group of their own.
-        ranks: How many processes it becomes by starting others; None for what its words say.
+        ranks: How many processes it becomes by starting others, ranks or jobs; None for what its words say. Those that
+            it starts beyond them are started by Python.
         pictures: Whether a run draws its pictures.
     """
 
@@ -173,7 +175,7 @@ def _become(
     ranks: int | None = None,
     pictures: bool = False,
 ) -> NoReturn:
-    """Be the command from its first line to its end."""
+    """Be the command from its first line to its end; without streams, it writes where this process does."""
     if is_leader:
         os.setsid()
     for number, path in enumerate(streams, start=1):
@@ -262,37 +264,54 @@ def _search(folder: str) -> None:
 
 
 class _Spare:
-    """A fork that waits to be told what it is: a rank, which its run would start anew."""
+    """A fork that waits to be told what it is: a rank or a job, which its command would start anew."""
 
     def __init__(self, *, pictures: bool) -> None:
-        reader, self._writer = os.pipe()
+        here, self._socket = socket.socketpair()
         self.pid = os.fork()
         if self.pid:
-            os.close(reader)
+            here.close()
             return
         status = 1
         try:
             for spare in (self, *_Started.spare):
-                os.close(spare._writer)  # each ends where its own run, and nobody else, holds the other end
+                spare._socket.close()  # each ends where its own command, and nobody else, holds the other end
             _Started.spare.clear()
-            with os.fdopen(reader, "rb") as file:
-                given = file.read()
-            if given:
-                _become(*json.loads(given), pictures=pictures)
+            with here:
+                told, streams, _, _ = socket.recv_fds(here, 1, 3)
+                given = here.makefile("rb").read()
+            if told:
+                words, cwd, environment, numbers, is_leader = json.loads(given)
+                for stream, number in zip(streams, numbers, strict=True):
+                    os.dup2(stream, number)
+                    os.close(stream)
+                sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- multiprocessing has put it away
+                _become(words, cwd, environment, is_leader=is_leader, pictures=pictures)
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
             os._exit(status)
 
-    def be(self, words: list[str], cwd: str, environment: dict[str, str]) -> int:
-        """Tell it, and give its number."""
-        with os.fdopen(self._writer, "w") as file:
-            json.dump((words, cwd, environment), file)
+    def be(
+        self, words: list[str], cwd: str, environment: dict[str, str], *, streams: Mapping[int, int], is_leader: bool
+    ) -> int:
+        """Tell it, and give its number.
+
+        Args:
+            words: What follows the interpreter.
+            cwd: Its folder.
+            environment: Its environment.
+            streams: The open file that each of 0, 1 and 2 is to be, where it is another one than that of this process.
+            is_leader: Whether it is a group of its own.
+        """
+        with self._socket as told:
+            socket.send_fds(told, [b"!"], list(streams.values()))
+            told.sendall(json.dumps((words, cwd, environment, list(streams), is_leader)).encode())
         return self.pid
 
     def dismiss(self) -> None:
-        os.close(self._writer)
+        self._socket.close()
         os.waitpid(self.pid, 0)
 
 
@@ -300,16 +319,21 @@ _Popen: Any = subprocess.Popen
 
 
 class _Started(_Popen):  # type: ignore[misc]
-    """A process that a command starts: a spare one where it is a rank or a job, which writes where the command does."""
+    """A process that a command starts: a spare one, as long as there is one and it is Python that is started."""
 
     spare: ClassVar[list[_Spare]] = []
 
     def _execute_child(self, args: Any, executable: Any, *rest: Any) -> None:
-        cwd, environment = rest[3:5]
-        writes_here = all(descriptor == -1 for descriptor in rest[8:14])
-        is_ours = not isinstance(args, str) and args[0] == sys.executable and writes_here
+        before, _, passed, cwd, environment = rest[:5]
+        is_ours = not isinstance(args, str) and args[0] == sys.executable and before is None and not passed
         if not is_ours or not self.spare:
             super()._execute_child(args, executable, *rest)
             return
-        self.pid = self.spare.pop().be(list(args[1:]), cwd or str(Path.cwd()), dict(environment or os.environ))
+        # Each is -1 where it is that of this process; the others are the ends of pipes that this process keeps.
+        given, _, _, output, _, errors = rest[8:14]
+        streams = {number: stream for number, stream in enumerate((given, output, errors)) if stream != -1}
+        self.pid = self.spare.pop().be(
+            list(args[1:]), str(cwd or Path.cwd()), dict(environment or os.environ), streams=streams, is_leader=rest[19]
+        )
         self._child_created = True
+        self._close_pipe_fds(*rest[8:14])

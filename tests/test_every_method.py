@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks import every_method
 from benchmarks.every_method import Found
+from tests.processes import run
 
 TABLE = "│ EMA weights  │ 12.5000% │\n│ live weights │ 14.1667% │\n"
+OTHERWISE = """
+from pathlib import Path
+from benchmarks.every_method import goes_on, start
+given = ("algorithm=fixmatch", "trainer.max_steps=2")
+start("run", "run_dir=whole", "checkpoint.every_n_steps=1", *given)
+print(goes_on(Path("whole"), Path("other"), (*given, "optimizer.lr=0.5"), steps=2))
+"""
+SCRIPT = Path(every_method.__file__)
+SEARCHED = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
 RESULTS = {"test": {"accuracy": 0.141667, "accuracy_ema": 0.125}}
 
 
+def every(*words: str) -> subprocess.CompletedProcess[str]:
+    """The script, in a process of its own, with its commands as far as a method has some."""
+    return run([sys.executable, str(SCRIPT), *words], ranks=1 + 4)
+
+
 @pytest.mark.slow
-def test_a_method_runs_goes_on_and_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_runs_goes_on_and_evaluates() -> None:
     """One with state of its own."""
-    assert every_method.main(["--only", "freematch", "--steps", "4"]) == 0
-    printed = capsys.readouterr()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.out.splitlines() if "match" in line]
+    done = every("--only", "freematch", "--steps", "4")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "match" in line]
     assert rows[0][:2] + rows[0][3:5] == ["freematch", "4", "yes", "yes"]
-    assert "1 of 1 methods are good" in printed.out
-    assert printed.err.splitlines() == ["freematch: good"]
+    assert "1 of 1 methods are good" in done.stdout
+    assert done.stderr.splitlines() == ["freematch: good"]
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert every_method.main(["--only", "fixmatch", "--steps", "2", "algorithm.ema_decay=7"]) == 1
-    printed = capsys.readouterr().out
+def test_a_run_that_fails_is_said() -> None:
+    done = every("--only", "fixmatch", "--steps", "2", "algorithm.ema_decay=7")
+    assert done.returncode == 1, done.stderr
+    printed = done.stdout
     assert "0 of 1 methods are good" in printed
     assert "| fixmatch | 2 |  | NO | NO |  |" in printed
     assert "fixmatch: layermatch.run ended with status 2: error: " in printed.replace("\\", "")
@@ -36,9 +55,8 @@ def test_a_run_that_fails_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_a_run_that_goes_on_otherwise_is_found(tmp_path: Path) -> None:
     """From a checkpoint whose weights are not those of the middle."""
-    given = ("algorithm=fixmatch", "trainer.max_steps=2")
-    every_method.start("run", f"run_dir={tmp_path / 'whole'}", "checkpoint.every_n_steps=1", *given)
-    assert not every_method.goes_on(tmp_path / "whole", tmp_path / "other", (*given, "optimizer.lr=0.5"), steps=2)
+    done = run([sys.executable, "-c", OTHERWISE], cwd=tmp_path, env=os.environ | SEARCHED, ranks=1 + 2)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_contents_are_the_same_to_the_bit() -> None:

@@ -76,6 +76,30 @@ def test_its_ranks_are_its_children(ranks: int, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+JOBS = """
+import os, subprocess, sys
+tell = "import os, sys; print(sys.stdin.read(), os.getsid(0) == os.getpid(), os.getppid() == int(sys.argv[1])); 1 / 0"
+command = [sys.executable, "-c", tell, str(os.getpid())]
+done = subprocess.run(command, input="said", capture_output=True, text=True)
+print([done.returncode, done.stdout, done.stderr.splitlines()[-1]])
+with open("log", "wb") as log:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+    print(subprocess.Popen(command, **streams, start_new_session=True, cwd="there").wait())
+"""
+
+
+@pytest.mark.parametrize("ranks", [3, 1])
+def test_its_jobs_have_streams_of_their_own(ranks: int, tmp_path: Path) -> None:
+    """Where there is no fork for them, Python starts them: it makes no difference."""
+    (tmp_path / "there").mkdir()
+    done = run([sys.executable, "-c", JOBS], cwd=tmp_path, ranks=ranks)
+    assert (done.returncode, done.stderr) == (0, "")
+    first = [1, "said False True\n", "ZeroDivisionError: division by zero"]
+    assert done.stdout.splitlines() == [str(first), "1"]
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert sorted((lines[0], lines[-1])) == sorted((" True True", first[2]))
+
+
 @pytest.mark.parametrize("name", ["run", "evaluate"])
 def test_our_configuration_says_nothing_of_the_mode(name: str) -> None:
     """Hydra composes it for nothing else a second time, which tests leave out."""

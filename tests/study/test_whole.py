@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.processes import Process, run
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 #: One method, two seeds, a network and batches as small as can be.
@@ -24,15 +25,13 @@ COMMAND = [sys.executable, "-m", "layermatch.study", *WORDS]
 PATIENCE = 1200
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *words], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(folder: Path, *words: str) -> Process:
+    return Process([*COMMAND, *words], cwd=folder, env=ENVIRONMENT, ranks=1 + 3)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Process) -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, output, errors
+    return process.wait(), output, errors
 
 
 def figures(study_dir: Path) -> list[dict[str, str]]:
@@ -108,7 +107,7 @@ def test_a_study_with_folds_judges_each_run_by_what_it_held_out(tmp_path: Path) 
         "data.mu=1", "jobs=2", "run_dir=mine",
     ]  # fmt: skip
     command = [sys.executable, "-m", "layermatch.study", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = run(command, cwd=tmp_path, env=ENVIRONMENT, ranks=1 + 4, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "layermatch against supervised with 20 labels: cannot tell." in done.stdout
     content = json.loads((tmp_path / "mine" / "study.json").read_text())
