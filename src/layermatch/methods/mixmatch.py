@@ -131,8 +131,8 @@ class MixMatch(RoutedMethod):
         alpha: The parameter of the Beta distribution, above 0 (the codes: 0.5).
         temperature: T, above 0.
         coefficients: ``sample`` or ``batch``.
-        ramp: The share of the run in which the weight grows from 0, in ``[0, 1]``. The authors' code has 1/64 and the
-            PyTorch codes 0.4.
+        ramp: The share of the run in which the weight grows from 0, in ``[0, 1]``. The paper has 16,000 steps, 1/64 of
+            its run, and the PyTorch codes 0.4. A short run needs more than 1/64: guesses of the first steps are noise.
 
     Raises:
         UserError: A value is not legal.
