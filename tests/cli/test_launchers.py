@@ -74,76 +74,62 @@ def below(process: Process | Cold, *words: str) -> list[psutil.Process]:
     return found
 
 
+def runs(task: psutil.Process, run_dir: str) -> bool:
+    """Whether a process has started the job of a directory."""
+    return any(run_dir in word for child in task.children(recursive=True) for word in child.cmdline())
+
+
 @pytest.mark.slow
 def test_a_sweep_under_joblib_goes_on_past_a_job_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     sw = tmp_path / "sw"
-    # All at once, so that none is finished before it is stopped.
-    words = (
-        *JOBLIB,
-        "hydra.launcher.n_jobs=3",
-        "run_dir=sw",
-        "optimizer.lr=-1,0.02,0.03",
-        "trainer.max_steps=150",  # each writes a checkpoint, so they take some 15 s
-        *EVERY,
-    )
+    # Two at once. Each step writes a checkpoint, so that a job is at work for seconds when its first one is seen.
+    words = (*JOBLIB, "run_dir=sw", "optimizer.lr=0.02,-1,0.03", "trainer.max_steps=60", *EVERY)
     process = start_cold(tmp_path, *words)
-    wait_for(lambda: min(newest_name(sw / "1"), newest_name(sw / "2")) >= 0, process)
-    (killed,) = below(process, "run_dir=", "sw/1")
+    wait_for(lambda: newest_name(sw / "0") >= 0, process)
+    (killed,) = below(process, "run_dir=", "sw/0")
     killed.kill()
-    wait_for(lambda: last(sw, "1").state == "failed", process)
-    process.terminate()  # the job that is still at work writes its checkpoint
+    wait_for(lambda: newest_name(sw / "2") >= 0, process)
+    process.terminate()  # the job that is at work writes its checkpoint
     status, errors = finish(process)
     assert status == 75, errors
     assert {name: state for name, (state, _) in states(sw).items()} == {"0": "failed", "1": "failed", "2": "stopped"}
-    assert last(sw, "1").why == "was killed by signal 9: see its lines above"
+    assert last(sw, "0").why == "was killed by signal 9: see its lines above"
     assert errors.splitlines()[-1] == "the sweep goes on with the same command and ckpt_path=auto"
     assert "Traceback" not in errors
 
     again = start_cold(tmp_path, *words, "ckpt_path=auto")
     status, errors = finish(again)
     assert status == 2, errors
-    assert errors.splitlines()[-1].startswith("error: 1 of 3 jobs failed: sw/0: to try them again")
-    assert states(sw) == {"0": ("failed", 2), "1": ("finished", 2), "2": ("finished", 2)}
-    assert steps(sw / "1") == steps(sw / "2") == 150
+    assert errors.splitlines()[-1].startswith("error: 1 of 3 jobs failed: sw/1: to try them again")
+    assert states(sw) == {"0": ("finished", 2), "1": ("failed", 2), "2": ("finished", 2)}
+    assert steps(sw / "0") == steps(sw / "2") == 60
 
 
 @pytest.mark.slow
-def test_a_job_of_submitit_is_queued_again_at_its_signal(tmp_path: Path) -> None:
-    sw = tmp_path / "sw"
-    process = start(
-        tmp_path, "-m", "hydra/launcher=submitit_local", "run_dir=sw", "seed=0", *EVERY, "trainer.max_steps=60",
-        "eval_every=1000",
-    )  # fmt: skip
-    wait_for(lambda: newest_name(sw / "0") >= 0, process)
-    (task,) = below(process, "submitit.core._submit")
-    task.send_signal(signal.SIGUSR2)  # as before the end of the time that it may take
-    wait_for(lambda: last(sw, "0").state == "stopped" or last(sw, "0").number == 2, process)
-    status, errors = finish(process)
-    assert status == 0, errors
-    assert states(sw) == {"0": ("finished", 2)}
-    assert steps(sw / "0") == 60
-    first = json.loads((sw / CLAIMS / "0.0001.json").read_text())
-    assert (first["state"], first["status"]) == ("stopped", 75)
-    (log,) = (sw / ".submitit").rglob("*_log.out")
-    assert "0 is finished" not in log.read_text()  # it had steps left, and made them
-
-
-@pytest.mark.slow
-def test_a_sweep_under_submitit_goes_on_past_a_job_that_fails_and_skips_one_that_is_finished(
+def test_a_sweep_under_submitit_skips_what_is_finished_goes_on_past_what_fails_and_queues_again_what_is_signalled(
     cli: Cli, in_empty_folder: Path
 ) -> None:
-    sw, words = in_empty_folder / "sw", ("-m", "run_dir=sw", "trainer.max_steps=1", *TINY)
+    sw = in_empty_folder / "sw"
+    words = ("-m", "run_dir=sw", "trainer.max_steps=60", "eval_every=1000", *EVERY)
     cli(*words, "optimizer.lr=0.02")  # in this process, which is cheaper: who started a job makes no difference
     before = {path: path.stat().st_mtime_ns for path in (sw / "0").rglob("*")}
     process = start(
         in_empty_folder, *words, "optimizer.lr=0.02,-1,0.03", "hydra/launcher=submitit_local", "ckpt_path=auto"
     )
+    wait_for(lambda: newest_name(sw / "2") >= 0, process)
+    (task,) = (task for task in below(process, "submitit.core._submit") if runs(task, "sw/2"))
+    task.send_signal(signal.SIGUSR2)  # as before the end of the time that it may take
     status, errors = finish(process)
     assert status == 2, errors
     assert errors.splitlines()[-1].startswith("error: 1 of 3 jobs failed: sw/1: to try them again")
-    assert {name: state for name, (state, _) in states(sw).items()} == {"0": "finished", "1": "failed", "2": "finished"}
+    # The first was looked at again, and left as it is.
+    assert states(sw) == {"0": ("finished", 2), "1": ("failed", 1), "2": ("finished", 2)}
     assert {path: path.stat().st_mtime_ns for path in (sw / "0").rglob("*")} == before
-    assert steps(sw / "2") == 1
+    assert steps(sw / "2") == 60
+    first = json.loads((sw / CLAIMS / "2.0001.json").read_text())
+    assert (first["state"], first["status"]) == ("stopped", 75)
+    logs = [path.read_text() for path in (sw / ".submitit").rglob("*_log.out")]
+    assert not any("2 is finished" in log for log in logs)  # it had steps left, and made them
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ import pytest
 from PIL import Image
 from tests.data.odd_images import REFUSED
 from tests.predict.conftest import TinyRun
+from tests.processes import Process
 
 from layermatch import Predictor, UserError
 from layermatch.data.manifest import Row, read_manifest, write_manifest
@@ -330,15 +329,15 @@ def test_a_killed_process_and_several_of_them(tiny_run: TinyRun, tmp_path: Path)
     words = [sys.executable, "-m", "layermatch.predict", f"ckpt_path={tiny_run.ckpt_path}", f"input={tiny_run.test}"]
     words += ["device=cpu", "batch_size=2"]
 
-    def start(output: str, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*words, f"output={output}", *more], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    def start(output: str, *more: str) -> Process:
+        return Process([*words, f"output={output}", *more], cwd=tmp_path)
 
     process = start("killed.csv")
     chunks = tmp_path / "killed.csv.unfinished" / "chunks"
     while not (chunks.exists() and len(list(chunks.glob("*.npz"))) >= 5):
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not (tmp_path / "killed.csv").exists()
     assert start("killed.csv", "devices=2", "num_workers=1").wait() == 0
