@@ -16,6 +16,7 @@ from layermatch.runs.state import is_locked
 from layermatch.study import running
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell, Setting
+from layermatch.study.places import jobs_for
 from layermatch.study.preparing import Prepared
 from layermatch.study.running import Outcome, Runner
 
@@ -92,3 +93,63 @@ def test_a_signal_while_a_run_is_started_is_given_to_it(tmp_path: Path) -> None:
     outcome, _ = run_all(cell_of(tmp_path, "takes a minute"), code=code)
     assert outcome.stopped_by == "SIGTERM"
     assert time.monotonic() - begun < 30
+
+
+SAYS_ITS_GPU = """
+import os, sys, time
+from pathlib import Path
+from layermatch.runs.directory import lock_run_dir
+run_dir, others = Path(sys.argv[1]), [Path(path) for path in sys.argv[2:]]
+with lock_run_dir(run_dir):
+    (run_dir / "gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    while not all((path / "gpu").exists() for path in others):
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.accelerator=gpu"], ["3", "4"]),
+        (["trainer.accelerator=auto"], ["3", "4"]),
+        (["trainer.accelerator=cpu"], ["none", "none"]),
+        (["trainer=ddp", "trainer.devices=2"], ["none", "none"]),  # it takes both by itself
+    ],
+)
+def test_runs_at_once_have_a_gpu_each(
+    words: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cells = [
+        Cell(Setting(name, ()), 10, 0, (), settings_of("trainer.max_steps=30", *words, seed=0), tmp_path)
+        for name in "ab"
+    ]
+    paths = [str(cell.run_dir) for cell in cells]
+
+    def command_of(cell: Cell, *, options: object = ()) -> list[str]:
+        return ["-c", SAYS_ITS_GPU, str(cell.run_dir), *paths]
+
+    monkeypatch.setattr(running, "command_of", command_of)
+    prepared = Prepared({}, {}, "", gpus=["3", "4"])
+    runner = Runner(cells, jobs=2, code=lambda: CODE, prepared=prepared, say=lambda _: None)
+    runner.run(cells, finished=0, seconds={}, after=lambda: None)
+    assert sorted((cell.run_dir / "gpu").read_text() for cell in cells) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "jobs"),
+    [
+        (["trainer.accelerator=gpu"], ["0"], 1),
+        (["trainer.accelerator=auto"], ["0", "1", "2"], 3),
+        (["trainer=ddp", "trainer.devices=2"], ["0", "1", "2", "3"], 2),
+        (["trainer=ddp", "trainer.devices=4"], ["0", "1"], 1),  # which each run refuses
+        (["trainer.accelerator=cpu"], ["0"], None),
+        (["trainer.accelerator=auto"], [], None),
+    ],
+)
+def test_as_many_runs_at_once_as_there_are_gpus_or_cores(
+    words: list[str], gpus: list[str], jobs: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 6}, raising=False)
+    cell = Cell(Setting("a", ()), 10, 0, (), settings_of("trainer.max_steps=30", *words, seed=0), tmp_path)
+    assert jobs_for([cell], gpus=gpus) == (jobs or 5)

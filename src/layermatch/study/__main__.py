@@ -5,7 +5,6 @@ A study is a file of conf/study. Whatever stops it, the same command goes on.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.collecting import FILES, Collector, check_study_dir, differences
 from layermatch.study.composing import Composer, config_folders, files_of
 from layermatch.study.design import Cell, Study
+from layermatch.study.places import jobs_for
 from layermatch.study.preparing import Prepared, known_refusals, prepare, refusals
 from layermatch.study.records import State, Status, look, read_record
 from layermatch.study.running import Runner, shown_command
@@ -118,14 +118,14 @@ def _study(config: DictConfig, given: Sequence[str], command: str) -> None:
     _run(collector, jobs=jobs, options=options, before=before)
 
 
-def _jobs(given: object) -> int:
+def _jobs(given: object) -> int | None:
     if given is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return None
     check_number("jobs", given, low=1, integer=True)
     return int(str(given))
 
 
-def _run(collector: Collector, *, jobs: int, options: Sequence[str], before: Mapping[str, Any] | None) -> None:
+def _run(collector: Collector, *, jobs: int | None, options: Sequence[str], before: Mapping[str, Any] | None) -> None:
     """Run what is missing, and write what is known."""
     study, cells, code = collector.study, collector.cells, collector.code
     left_out = dict(collector.left_out)
@@ -149,6 +149,7 @@ def _run(collector: Collector, *, jobs: int, options: Sequence[str], before: Map
     _note_others(cells, found, collector)
     missing = [cell for cell in cells if found[cell.slug].state in {State.MISSING, State.RUNNING}]
     finished = sum(found[cell.slug].state is State.FINISHED for cell in cells)
+    jobs = jobs_for(cells, gpus=prepared.gpus) if jobs is None else jobs
     say(f"study {study.name} in {collector.study_dir}: {finished} of {len(cells)} runs finished, {jobs} at once")
     collector.write(is_last=not missing)
     stopped = ""

@@ -2,8 +2,8 @@
 
 It reads ``{"settings": {name: configuration}, "data": [configuration], "folds": [{"raw": configuration, "paths":
 [file]}]}`` from standard input, writes the files of the folds, and ``{"refused": {name: reason}, "data": {key:
-digest}, "machine": text}`` to a file, as this is where torch is imported and the data set is read: the study itself
-does neither.
+digest}, "machine": text, "gpus": [name]}`` to a file, as this is where torch is imported and the data set is read: the
+study itself does neither.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from layermatch.build import build_parts, build_source
 from layermatch.data.identity import digest_of
 from layermatch.data.loader import loader_errors
+from layermatch.device_places import visible_gpus
 from layermatch.errors import UserError
 from layermatch.quiet import quiet_libraries
 from layermatch.settings import Settings
@@ -78,7 +79,8 @@ def main() -> None:
                 data[key] = _digest(raw)
             except UserError as error:
                 refused.setdefault("", str(error))
-    Path(sys.argv[1]).write_text(json.dumps({"refused": refused, "data": data, "machine": _machine()}), "utf-8")
+    found = {"refused": refused, "data": data, "machine": _machine(), "gpus": visible_gpus(os.environ)}
+    Path(sys.argv[1]).write_text(json.dumps(found), "utf-8")
 
 
 if __name__ == "__main__":

@@ -43,10 +43,13 @@ class Prepared:
         refused: Setting -> the reason why no run can have it.
         data: The digest of each data set, by the fingerprint of its settings.
         machine: What the runs are started on, in words; empty where it is not known.
+        gpus: The GPUs that the runs may have, as :func:`~layermatch.device_places.visible_gpus` names them.
     """
 
-    def __init__(self, refused: Mapping[str, str], data: Mapping[str, str], machine: str = "") -> None:
-        self.refused, self.data, self.machine = dict(refused), dict(data), machine
+    def __init__(
+        self, refused: Mapping[str, str], data: Mapping[str, str], machine: str = "", *, gpus: Sequence[str] = ()
+    ) -> None:
+        self.refused, self.data, self.machine, self.gpus = dict(refused), dict(data), machine, list(gpus)
 
     def data_of(self, cell: Cell) -> str:
         """Return the digest of a run's data; empty where it is not known."""
@@ -122,7 +125,8 @@ def prepare(study: Study, cells: Sequence[Cell], *, code: CodeVersion, study_dir
     kept = {key: reason for key, reason in wanted.items() if is_kept or not reason}
     with suppress(OSError):
         replace_text(study_dir / CHECKED, json.dumps(kept))
-    return Prepared(refusals(study, cells, code=code, known=verdicts), found["data"], printable(found["machine"]))
+    left_out = refusals(study, cells, code=code, known=verdicts)
+    return Prepared(left_out, found["data"], printable(found["machine"]), gpus=found["gpus"])
 
 
 def _folds(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from layermatch.command_line import as_typed
+from layermatch.device_places import own_gpu
 from layermatch.errors import StoppedError
 from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import checkpoints_in
@@ -27,6 +28,7 @@ from layermatch.runs.reading import finite_number
 from layermatch.runs.state import is_locked
 from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
+from layermatch.study.places import gpus_of
 from layermatch.study.preparing import Prepared, last_line
 from layermatch.study.records import State, Status, look, read_record, write_record
 from layermatch.text import printable
@@ -35,6 +37,9 @@ __all__ = ["Outcome", "Runner", "command_of", "shown_command"]
 
 #: Seconds between two looks at the processes, and at runs of other processes.
 LOOK_EVERY, LOOK_ELSEWHERE_EVERY = 0.2, 3.0
+
+#: The folder of the locks by which processes of a study share its runs and this machine's GPUs.
+LOCKS = ".locks"
 
 #: What each run's process gets: one thread, so that several of them share the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
@@ -83,7 +88,8 @@ class _Job:
     cell: Cell
     process: subprocess.Popen[bytes]
     log: IO[bytes]
-    claim: FileLock
+    #: What it has as long as it runs: its claim, and its GPU where it is given one.
+    held: ExitStack
     started: float
     #: Processor seconds of the attempts before; None where they are not known.
     before: float | None = 0.0
@@ -191,30 +197,38 @@ class Runner:
             claim.release()
             self._take(cell, status)
             return
-        try:
-            self._launch(cell, claim)
-        except OSError as error:  # a full disk, among others
-            claim.release()
-            self._fail(cell, f"cannot be started: {error.strerror or error}")
+        with ExitStack() as held:
+            held.callback(claim.release)
+            try:
+                self._launch(cell, held)
+            except OSError as error:  # a full disk, among others
+                held.close()
+                self._fail(cell, f"cannot be started: {error.strerror or error}")
 
-    def _launch(self, cell: Cell, claim: FileLock) -> None:
+    def _launch(self, cell: Cell, held: ExitStack) -> None:
         goes_on = bool(checkpoints_in(cell.run_dir))
         code, data = self.code().plain(), self.prepared.data_of(cell)
         known = read_record(cell)
         write_record(cell, known.begun(code=code, data=data, machine=self.prepared.machine, goes_on=goes_on))
         path = log_of(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
+        place = held.enter_context(own_gpu(cell.study_dir / LOCKS, self._gpus_for(cell)))
         log = path.open("wb")
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, *command_of(cell, options=self.options)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT | place,
             start_new_session=True,  # Ctrl-C comes to the study alone, which tells each run once
         )  # fmt: skip
         before = known.processor if goes_on else 0.0
-        self.running.append(_Job(cell, process, log, claim, time.monotonic(), before))
+        self.running.append(_Job(cell, process, log, held.pop_all(), time.monotonic(), before))
         if self.outcome.stopped_by:  # meanwhile: the signal was not given to this one
             process.terminate()
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
+
+    def _gpus_for(self, cell: Cell) -> Sequence[str]:
+        """Return the GPUs of which a run gets one; none where it uses none, or several, which it takes by itself."""
+        return self.prepared.gpus if gpus_of(cell, self.prepared.gpus) == 1 else []
 
     def _take(self, cell: Cell, status: Status) -> None:
         """Do what is to be done with a run that is not missing any more."""
@@ -265,7 +279,7 @@ class Runner:
             why = "" if status.state is State.FINISHED else self._why(job, status)
             with suppress(OSError):  # what it used is not known, then
                 write_record(job.cell, replace(read_record(job.cell), failure=why, processor=job.all_processor))
-            job.claim.release()
+            job.held.close()
             if status.state is State.FINISHED:
                 self._count(job.cell, status, seconds=time.monotonic() - job.started)
             elif status.state is State.RUNNING:
@@ -373,7 +387,7 @@ def log_of(cell: Cell) -> Path:
 
 def _claim(cell: Cell) -> FileLock | None:
     """Take a run from the other processes of this study; None where one has it."""
-    path = cell.study_dir / ".locks" / f"{cell.slug}.lock"
+    path = cell.study_dir / LOCKS / f"{cell.slug}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)
     try:
