@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -422,7 +423,7 @@ def is_compiled(settings: Settings, device: Device) -> bool:
         device: The device that the run computes on.
     """
     if settings.compile == "auto":
-        return device.accelerator == "gpu" and find_spec("triton") is not None
+        return device.accelerator == "gpu" and not missing_to_compile(device)
     return settings.compile in {True, "true"}
 
 
@@ -435,13 +436,33 @@ def check_compiler(device: Device) -> None:
     Raises:
         UserError: There is no compiler for it.
     """
-    needed = {
-        "gpu": ("triton", find_spec("triton") is not None),
-        "cpu": ("a C++ compiler", any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))),
-    }
-    name, there = needed.get(device.accelerator, ("torch.compile", False))
-    if not there:
+    name = missing_to_compile(device)
+    if name:
         raise UserError(f"compile=true needs {name} for {device.accelerator}, and there is none: give compile=false")
+
+
+def missing_to_compile(device: Device) -> str:
+    """Return what compiling a network needs and this machine has not, in words; empty where all is there.
+
+    Args:
+        device: What the network will run on.
+    """
+    if device.accelerator == "cpu":
+        return "" if _has_program("CXX", "g++", "clang++", "cl") else "a C++ compiler"
+    if device.accelerator != "gpu":
+        return "torch.compile"
+    needed = {
+        "a GPU of compute capability 7.0": torch.cuda.get_device_capability() >= (7, 0),
+        "triton": find_spec("triton") is not None,
+        # Triton builds what starts its kernels in C, when they are first used.
+        "a C compiler": _has_program("CC", "gcc", "clang", "cl"),
+        "Python.h (of python3-dev or alike)": (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file(),
+    }
+    return next((name for name, there in needed.items() if not there), "")
+
+
+def _has_program(variable: str, *names: str) -> bool:
+    return any(shutil.which(name) for name in (os.environ.get(variable, names[0]), *names[1:]))
 
 
 def build_loggers(settings: Settings, *, run_dir: Path, first_step: int) -> list[Logger]:

@@ -215,7 +215,7 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
         parts = build_parts(settings, split=split, open_teacher=open_teacher)
         _check_steps(settings, parts)
         with settings.data.named_in_errors():
-            algorithm, device = parts.algorithm, parts.device.torch_device
+            algorithm, device = parts.algorithm, parts.device.of_rank(agreement.launch.local_rank)
             learn_from_features(algorithm.network, algorithm.ema.network, algorithm.method, parts.data, device=device)
     return parts
 
@@ -350,10 +350,9 @@ def _train(config: DictConfig) -> tuple[Path, dict[str, Any]]:
         if finished is not None:
             return run_dir, finished
         trainer = settings["trainer"]
-        takes_one_gpu = trainer["devices"] == 1 and trainer["accelerator"] in {"auto", "gpu"}
-        return run_dir, run_in_own_process(
-            run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"], takes_one_gpu=takes_one_gpu
-        )
+        is_on_gpus = trainer["accelerator"] in {"auto", "gpu"} and isinstance(trainer["devices"], int)
+        num_gpus = trainer["devices"] if is_on_gpus else 0
+        return run_dir, run_in_own_process(run_dir, sweep=sweep, ckpt_path=settings["ckpt_path"], num_gpus=num_gpus)
     is_new = is_timed(config) and not in_sweep
     with _agreement(settings["trainer"]) as agreement:
         decided = agreement.decide(lambda: _decide(settings, run_dir, is_timed=is_new))

@@ -30,7 +30,7 @@ from layermatch.auto_resume import check_same_run
 from layermatch.cli import explain, is_timed, one_line_errors, plain, shows_tracebacks
 from layermatch.command_line import quoted
 from layermatch.console import Reporter, table
-from layermatch.device_places import own_gpu, visible_gpus
+from layermatch.device_places import own_gpus, visible_gpus
 from layermatch.errors import RunError, StoppedError, UserError
 from layermatch.launch import find_launch
 from layermatch.passed_signals import pass_to_runs_below, run_and_pass_signals, take_away_the_mark, was_asked_to_stop
@@ -326,7 +326,7 @@ def _row(job: Ended) -> tuple[str, ...]:
     return (*sweep_rows([(job.run_dir, job.results)])[0], FINISHED)
 
 
-def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object, takes_one_gpu: bool = False) -> dict[str, Any]:
+def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object, num_gpus: int = 0) -> dict[str, Any]:
     """Return a sweep's job on several devices, or of a launcher that starts jobs elsewhere.
 
     Lightning starts the other ranks by running the command line again; with ``-m`` in it each rank would start a sweep
@@ -336,7 +336,7 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object, takes_on
         run_dir: The directory of the job.
         sweep: The name of the sweep.
         ckpt_path: The checkpoint that the job goes on from.
-        takes_one_gpu: Whether the job computes on one GPU, if there is one.
+        num_gpus: The GPUs that the job computes on, if there are so many.
 
     Returns:
         The content of the job's ``results.json``.
@@ -352,7 +352,7 @@ def run_in_own_process(run_dir: Path, *, sweep: str, ckpt_path: object, takes_on
     environment = os.environ | {SWEEP_VARIABLE: sweep}
     # Where the command was given: hydra.job.chdir would make other files of its relative paths.
     here = hydra_config.runtime.cwd
-    with own_gpu(run_dir.parent / CLAIMS, _gpus(hydra_config, environment) if takes_one_gpu else []) as place:
+    with own_gpus(run_dir.parent / CLAIMS, _gpus(hydra_config, environment), count=num_gpus) as place:
         status, requeue_by = run_and_pass_signals(command, env=environment | place, cwd=here)
     if status == StoppedError.status:
         stopped = StoppedError(f"the job in {run_dir} was stopped: see its line above")

@@ -54,7 +54,19 @@ class Device:
     @property
     def torch_device(self) -> torch.device:
         """The first of its kind, as torch names it."""
-        return torch.device("cuda:0" if self.accelerator == "gpu" else self.accelerator)
+        return self.of_rank(0)
+
+    def of_rank(self, local_rank: int) -> torch.device:
+        """Return that of a process, as torch names it: each has a card of its own.
+
+        Args:
+            local_rank: The number of the process on this machine, from 0.
+
+        Example:
+            >>> Device("gpu", "bf16-mixed", channels_last=True).of_rank(1)
+            device(type='cuda', index=1)
+        """
+        return torch.device(f"cuda:{local_rank}" if self.accelerator == "gpu" else self.accelerator)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layermatch.callbacks import CheckpointWriter, StopSignals
@@ -44,6 +45,13 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
         signals.remove()
         assert signals.received is None
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_one_process_agrees_with_itself_without_its_device() -> None:
+    signals = StopSignals()
+    assert not signals.agreed(torch.device("meta"))  # of which nothing can be read
+    signals.received = "SIGTERM"
+    assert signals.agreed(torch.device("meta"))
 
 
 class ClosedTerminal(Callback):

@@ -20,7 +20,7 @@ from tests.faults.runs import finish, newest_name, start, wait_for
 from tests.processes import Process
 
 from layermatch.cli import explain
-from layermatch.device_places import VISIBLE, own_gpu, visible_gpus
+from layermatch.device_places import VISIBLE, own_gpus, visible_gpus
 from layermatch.passed_signals import run_and_pass_signals
 from layermatch.runs.claims import Holder, ended_in, holder_of, take
 from layermatch.runs.layout import CLAIMS
@@ -217,16 +217,34 @@ print(*run_and_pass_signals([sys.executable, "-c", {WAITS!r}], env=os.environ, c
 
 def test_jobs_are_spread_over_the_gpus(tmp_path: Path) -> None:
     with ExitStack() as held:
-        given = [held.enter_context(own_gpu(tmp_path, ["2", "GPU-5a/1"]))[VISIBLE] for _ in range(3)]
-        with own_gpu(tmp_path, ["2", "GPU-5a/1"]) as last_one:
+        given = [held.enter_context(own_gpus(tmp_path, ["2", "GPU-5a/1"]))[VISIBLE] for _ in range(3)]
+        with own_gpus(tmp_path, ["2", "GPU-5a/1"]) as last_one:
             given.append(last_one[VISIBLE])
-        with own_gpu(tmp_path, ["2", "GPU-5a/1"]) as after:
+        with own_gpus(tmp_path, ["2", "GPU-5a/1"]) as after:
             assert after == last_one  # what is given back is given again
     assert given == ["2", "GPU-5a/1", "2", "GPU-5a/1"]
-    with own_gpu(tmp_path, ["2"]) as alone:
+    with own_gpus(tmp_path, ["2"]) as alone:
         assert alone == {}
-    assert visible_gpus({VISIBLE: ""}) == []
-    assert visible_gpus({}) == [str(number) for number in range(torch.cuda.device_count())]
+
+
+def test_a_job_on_several_gpus_has_those_that_the_fewest_have(tmp_path: Path) -> None:
+    gpus = ["0", "1", "2"]
+    with own_gpus(tmp_path, gpus) as one, own_gpus(tmp_path, gpus, count=2) as two, own_gpus(tmp_path, gpus) as more:
+        assert [place[VISIBLE] for place in (one, two, more)] == ["0", "1,2", "0"]
+    with own_gpus(tmp_path, gpus, count=3) as everything, own_gpus(tmp_path, gpus, count=0) as nothing:
+        assert everything == nothing == {}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "visible"),
+    [
+        (None, ["0", "1", "2"]), ("", []), ("-1", []), ("NoDevFiles", []), ("2,-1,0", ["2"]), (" 2, 1", ["2", "1"]),
+        ("0,1,2,3", ["0", "1", "2"]), ("GPU-5a,MIG-7", ["GPU-5a", "MIG-7"]),
+    ],
+)  # fmt: skip
+def test_gpus_are_those_that_cuda_sees(hidden: str | None, visible: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert visible_gpus({} if hidden is None else {VISIBLE: hidden}) == visible
 
 
 def test_what_ends_a_job_is_its_status() -> None:

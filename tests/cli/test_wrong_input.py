@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tests.data import stand_ins
+
+from layermatch import UserError, build
+from layermatch.trainer import Device
 
 Cli = Callable[..., None]
 
@@ -208,6 +213,35 @@ def test_compile_without_a_compiler(
     monkeypatch.setenv("PATH", str(in_empty_folder))
     line = refused(cli, capsys, "compile=true", "trainer.accelerator=cpu")
     assert "compile=true needs a C++ compiler for cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("", ""),
+        ("card", "a GPU of compute capability 7.0"),
+        ("triton", "triton"),
+        ("compiler", "a C compiler"),
+        ("header", "Python.h (of python3-dev or alike)"),
+    ],
+)
+def test_a_graphics_card_compiles_where_triton_can_build(
+    missing: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Device("gpu", "bf16-mixed", channels_last=True)
+    (tmp_path / "Python.h").touch()
+    (tmp_path / "my-cc").touch(mode=0o755)
+    folder = tmp_path / "none"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1) if missing == "card" else (7, 0))
+    monkeypatch.setattr(build, "find_spec", lambda _: None if missing == "triton" else "there")
+    monkeypatch.setenv("CC", "my-cc")
+    monkeypatch.setenv("PATH", str(folder if missing == "compiler" else tmp_path))
+    include = folder if missing == "header" else tmp_path
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(include)})
+    assert build.missing_to_compile(card) == named
+    if missing:
+        with pytest.raises(UserError, match=f"^compile=true needs {re.escape(named)} for gpu"):
+            build.check_compiler(card)
 
 
 def test_debug_shows_the_traceback(cli: Cli) -> None:

@@ -150,6 +150,16 @@ def test_where_labelled_images_alone_have_a_class_none_of_the_pool_is_known() ->
     assert data.labelled.labels.tolist() == (np.arange(60) % K).tolist()
 
 
+@pytest.mark.parametrize("has_trainer", [True, False])
+def test_memory_is_pinned_for_a_graphics_card_alone(has_trainer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To pin it takes some of the card's own, also where a run computes on the processor."""
+    data = ready()
+    if has_trainer:
+        data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data._is_on_gpu() is not has_trainer
+
+
 def test_the_source_is_read_once() -> None:
     source = InMemory()
     data = make(source)

@@ -108,16 +108,17 @@ with lock_run_dir(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "gpus", "expected"),
     [
-        (["trainer.accelerator=gpu"], ["3", "4"]),
-        (["trainer.accelerator=auto"], ["3", "4"]),
-        (["trainer.accelerator=cpu"], ["none", "none"]),
-        (["trainer=ddp", "trainer.devices=2"], ["none", "none"]),  # it takes both by itself
+        (["trainer.accelerator=gpu"], ["3", "4"], ["3", "4"]),
+        (["trainer.accelerator=auto"], ["3", "4"], ["3", "4"]),
+        (["trainer.accelerator=cpu"], ["3", "4"], ["none", "none"]),
+        (["trainer=ddp", "trainer.devices=2"], ["4", "3", "2", "5"], ["2,5", "4,3"]),
+        (["trainer=ddp", "trainer.devices=2"], ["3", "4"], ["none", "none"]),  # there is no choice
     ],
 )
-def test_runs_at_once_have_a_gpu_each(
-    words: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_at_once_have_gpus_of_their_own(
+    words: list[str], gpus: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cells = [
@@ -130,7 +131,7 @@ def test_runs_at_once_have_a_gpu_each(
         return ["-c", SAYS_ITS_GPU, str(cell.run_dir), *paths]
 
     monkeypatch.setattr(running, "command_of", command_of)
-    prepared = Prepared({}, {}, "", gpus=["3", "4"])
+    prepared = Prepared({}, {}, "", gpus=gpus)
     runner = Runner(cells, jobs=2, code=lambda: CODE, prepared=prepared, say=lambda _: None)
     runner.run(cells, finished=0, seconds={}, after=lambda: None)
     assert sorted((cell.run_dir / "gpu").read_text() for cell in cells) == expected

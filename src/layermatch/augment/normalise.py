@@ -33,8 +33,9 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ch
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     normalised = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
-    shift = torch.tensor(mean, device=images.device) * 255
-    scale = torch.tensor(std, device=images.device) * 255
+    # Neither waits for what a graphics card has still to do.
+    shift = torch.tensor(mean).to(images.device, non_blocking=True) * 255
+    scale = torch.tensor(std).to(images.device, non_blocking=True) * 255
     if channels_last:
         # One number for each value of a row: a broadcast over channels would have an innermost loop of 3 values.
         shift, scale = shift.repeat(images.shape[3]), scale.repeat(images.shape[3])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layermatch.distributed import all_reduce_sum_
+from layermatch.distributed import all_reduce_sum_, world_size
 
 __all__ = ["StopSignals"]
 
@@ -66,4 +66,6 @@ class StopSignals:
         Args:
             device: The run's device, on which the processes tell each other.
         """
+        if world_size() == 1:
+            return self.received is not None  # without waiting for the device
         return bool(all_reduce_sum_(torch.tensor(float(self.received is not None), device=device)) > 0)

@@ -475,11 +475,17 @@ class SemiSupervisedData(LightningDataModule):
             sampler=sampler,
             batch_size=None,  # an item is a batch already
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._is_on_gpu(),
             persistent_workers=is_kept and workers > 0,
             # A loader of its own draws its seed from torch's random numbers, which are those of the step.
             generator=None if is_kept else torch.Generator(),
         )
+
+    def _is_on_gpu(self) -> bool:
+        """Return whether batches go to a graphics card; to pin memory for none would still take some of its own."""
+        if self.trainer is None:
+            return torch.cuda.is_available()
+        return self.trainer.strategy.root_device.type == "cuda"
 
     def _readers(self, content: SourceData, *, decodes: bool) -> int:
         """Return the number of reading processes of each loader."""

@@ -69,7 +69,9 @@ class Mixing:
         """
         shape = (count,) if self.coefficients == "sample" else ()
         draws = torch.distributions.Beta(self.alpha, self.alpha).sample(shape)
-        return larger_part(draws).to(device), torch.randperm(count).to(device)
+        order = torch.randperm(count)
+        # Without waiting for what a graphics card has still to do.
+        return larger_part(draws).to(device, non_blocking=True), order.to(device, non_blocking=True)
 
 
 def mixed_outputs(

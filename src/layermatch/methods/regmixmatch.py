@@ -194,12 +194,12 @@ class RegMixMatch(PseudoLabelling):
 
     def mixed(self, images: Images) -> Images:
         """Mix images with one another, in random order."""
-        order = torch.randperm(len(images.pixels)).to(images.pixels.device)
+        order = torch.randperm(len(images.pixels)).to(images.pixels.device, non_blocking=True)
         return self.pasted(images, images.rows(order), alpha=self.mix_alpha)
 
     def mixed_by_class(self, images: Images, others: Images) -> Images:
         """Mix images with others of the class that they most probably are; in half of the batches of any class."""
-        draws = torch.rand(len(images.pixels)).to(images.pixels.device)
+        draws = torch.rand(len(images.pixels)).to(images.pixels.device, non_blocking=True)
         by_class = bool(torch.rand(()) < 0.5)
         label, candidates = images.target.argmax(dim=1), others.target.argmax(dim=1)
         if not by_class:

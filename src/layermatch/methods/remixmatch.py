@@ -213,7 +213,7 @@ class ReMixMatch(RoutedMethod):
         Returns:
             The turned images, and ``(N,)`` int64, their quarters.
         """
-        turns = torch.randint(4, (len(images),)).to(images.device)
+        turns = torch.randint(4, (len(images),)).to(images.device, non_blocking=True)
         return quarter_turns(images, turns), turns
 
 

@@ -106,7 +106,7 @@ class VAT(RoutedMethod):
         labelled, images = batch.labelled, unlabelled_of(batch).views["weak"]
         logits_labelled = step.network(labelled.views["weak"]).logits
         losses = Losses(supervised=Term(supervised_loss(logits_labelled, labelled.label), LABELS))
-        with keep_running_statistics(step.network), full_precision(images):
+        with keep_running_statistics(step.network), full_precision(images, exact=self.xi is not None):
             clean = step.network(images) if self.entropy_weight else without_gradient(step.network, images)
             target = probabilities(clean.logits)
             direction = self.direction(step.network, images, target)
@@ -149,14 +149,24 @@ class VAT(RoutedMethod):
 
 
 @contextmanager
-def full_precision(images: Tensor) -> Iterator[None]:
+def full_precision(images: Tensor, *, exact: bool) -> Iterator[None]:
     """Compute in the precision of the weights within, where a run otherwise computes in bf16.
 
     Args:
         images: They say on which kind of device.
+        exact: Whether graphics cards round nothing to TF32, as they do in convolutions by themselves: its 10 bits are
+            fewer than a small change of the images needs.
     """
-    with torch.autocast(images.device.type, enabled=False):
-        yield
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        if exact:
+            cudnn.allow_tf32 = matmul.allow_tf32 = False
+        with torch.autocast(images.device.type, enabled=False):
+            yield
+    finally:
+        if exact:
+            cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @torch.enable_grad()

@@ -19,7 +19,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from layermatch.command_line import as_typed
-from layermatch.device_places import own_gpu
+from layermatch.device_places import own_gpus
 from layermatch.errors import StoppedError
 from layermatch.metrics import TEST_ACCURACY_EMA, VAL_ACCURACY_EMA
 from layermatch.runs.layout import checkpoints_in
@@ -212,7 +212,8 @@ class Runner:
         write_record(cell, known.begun(code=code, data=data, machine=self.prepared.machine, goes_on=goes_on))
         path = log_of(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        place = held.enter_context(own_gpu(cell.study_dir / LOCKS, self._gpus_for(cell)))
+        gpus = self.prepared.gpus
+        place = held.enter_context(own_gpus(cell.study_dir / LOCKS, gpus, count=gpus_of(cell, gpus)))
         log = path.open("wb")
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, *command_of(cell, options=self.options)],
@@ -225,10 +226,6 @@ class Runner:
         if self.outcome.stopped_by:  # meanwhile: the signal was not given to this one
             process.terminate()
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
-
-    def _gpus_for(self, cell: Cell) -> Sequence[str]:
-        """Return the GPUs of which a run gets one; none where it uses none, or several, which it takes by itself."""
-        return self.prepared.gpus if gpus_of(cell, self.prepared.gpus) == 1 else []
 
     def _take(self, cell: Cell, status: Status) -> None:
         """Do what is to be done with a run that is not missing any more."""

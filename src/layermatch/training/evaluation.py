@@ -28,8 +28,13 @@ class Evaluation(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         names = [f"{split}_{weights}" for split in ("val", "test") for weights in accuracies(split)]
-        self.accuracies = nn.ModuleDict({name: MulticlassAccuracy(num_classes, average="micro") for name in names})
-        self.confusions = nn.ModuleDict({name: MulticlassConfusionMatrix(num_classes) for name in names})
+        # Sources have checked the labels; torchmetrics would wait for the device at each batch to do it again.
+        self.accuracies = nn.ModuleDict(
+            {name: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for name in names}
+        )
+        self.confusions = nn.ModuleDict(
+            {name: MulticlassConfusionMatrix(num_classes, validate_args=False) for name in names}
+        )
         #: ``(K, K)``, true class by prediction, of the EMA weights on the test set; after a test.
         self.test_confusion: Tensor | None = None
         #: Split -> key of ``results.json`` -> mean over the classes of their accuracies at the last evaluation.
