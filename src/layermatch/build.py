@@ -48,6 +48,7 @@ __all__ = [
     "build_parts",
     "build_source",
     "build_trainer",
+    "check_steps",
     "learning_rate_at",
 ]
 
@@ -350,6 +351,23 @@ def _check_selection(settings: Settings, data: SemiSupervisedData) -> None:
         raise UserError(
             f"checkpoint.selection=best_val needs validation images, and there are none: give {remedy}, or "
             "checkpoint.selection=last"
+        )
+
+
+def check_steps(settings: Settings, method: Method) -> None:
+    """Refuse steps that count for nothing, of a method whose classifier is computed after the last one.
+
+    Args:
+        settings: The settings of the run.
+        method: Its method.
+
+    Raises:
+        UserError: The run is to make more steps than one.
+    """
+    if method.solves and settings.trainer.max_steps > 1:
+        raise UserError(
+            f"trainer.max_steps={settings.trainer.max_steps} is not legal with algorithm={settings.algorithm.name}, "
+            "which is solved in one step: give trainer.max_steps=1"
         )
 
 

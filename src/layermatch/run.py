@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from layermatch import __version__, dashboards
 from layermatch.agreement import Agreement
 from layermatch.auto_resume import finished_results, is_left_over, resolve_checkpoint
-from layermatch.build import RunParts, build_loggers, build_parts, build_trainer
+from layermatch.build import RunParts, build_loggers, build_parts, build_trainer, check_steps
 from layermatch.callbacks import (
     CheckpointWriter,
     CostMonitor,
@@ -213,7 +213,7 @@ def _parts(settings: Settings, split: Split | None, agreement: Agreement) -> Run
         if agreement.launch.local_rank > 0:
             settings = replace(settings, data=settings.data.unverified())
         parts = build_parts(settings, split=split, open_teacher=open_teacher)
-        _check_steps(settings, parts)
+        check_steps(settings, parts.algorithm.method)
         with settings.data.named_in_errors():
             algorithm, device = parts.algorithm, parts.device.of_rank(agreement.launch.local_rank)
             learn_from_features(algorithm.network, algorithm.ema.network, algorithm.method, parts.data, device=device)
@@ -241,15 +241,6 @@ def _check_run_dir(run_dir: Path, ckpt_path: Path | None, *, starts_again: bool)
         kind = "a finished run" if layout.RESULTS in there else "a run or files of the same names"
         advice = "" if starts_again else ", or ckpt_path=auto to go on"
         raise UserError(f"run_dir={run_dir} already holds {kind} ({', '.join(there)}): give another run_dir{advice}")
-
-
-def _check_steps(settings: Settings, parts: RunParts) -> None:
-    """Refuse steps that count for nothing, of a method whose classifier is computed after the last one."""
-    if parts.algorithm.method.solves and settings.trainer.max_steps > 1:
-        raise UserError(
-            f"trainer.max_steps={settings.trainer.max_steps} is not legal with algorithm={settings.algorithm.name}, "
-            "which is solved in one step: give trainer.max_steps=1"
-        )
 
 
 def _locked(run_dir: Path) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from layermatch.build import build_parts, build_source
+from layermatch.build import build_parts, build_source, check_steps
 from layermatch.data.identity import digest_of
 from layermatch.data.loader import loader_errors
 from layermatch.device_places import visible_gpus
@@ -35,7 +35,8 @@ __all__ = ["main"]
 def _refusal(raw: Mapping[str, Any]) -> str:
     """Return why no run can have these settings; empty where one can."""
     try:
-        build_parts(Settings.parse(dict(raw)))
+        settings = Settings.parse(dict(raw))
+        check_steps(settings, build_parts(settings).algorithm.method)
     except UserError as error:
         return str(error)
     return ""
