@@ -121,7 +121,7 @@ def test_a_study_with_folds_judges_each_run_by_what_it_held_out(tmp_path: Path) 
         ("supervised", "1"), ("layermatch", "1"), ("supervised", "2"), ("layermatch", "2"),
     ]  # fmt: skip
     for row in rows:
-        assert float(row["processor_seconds"]) > 1
+        assert float(row["processor_seconds"]) > 0.1  # a fork has not imported anything
         split = json.loads((tmp_path / row["run_dir"] / "split.json").read_text())
         fold = json.loads(folds[int(row["fold"]) - 1].read_text())
         assert (split["labelled"], split["validation"]) == (fold["labelled"], fold["validation"])
