@@ -155,7 +155,7 @@ def test_memory_is_pinned_for_a_graphics_card_alone(has_trainer: bool, monkeypat
     """To pin it takes some of the card's own, also where a run computes on the processor."""
     data = ready()
     if has_trainer:
-        data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False)
+        data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert data._is_on_gpu() is not has_trainer
 

@@ -33,6 +33,22 @@ RULES = {
 }
 
 
+#: Forwards with BatchNorm by the statistics of the batch, of which each rank has its own.
+BY_THEIR_BATCH = ("joint", "shared", "split")
+
+
+def train_by_their_batch(forward: str, *, devices: int, batch_size: int, out: Path) -> None:
+    data = digits_data(batch_size=batch_size, num_val=49)
+    algorithm = small_algorithm(data, Uniform(), threshold=0.11, log_every=2, forward=forward)
+    trainer = make_trainer(
+        accelerator="cpu", strategy="ddp", devices=devices, precision="32-true", max_steps=4, eval_every=2,
+        accumulate=1, run_dir=out, loggers=[], callbacks=[],
+    )  # fmt: skip
+    trainer.fit(algorithm, datamodule=data)
+    torch.save(algorithm.state_dict(), out / f"by-their-batch-{forward}-{trainer.global_rank}.pt")
+    trainer.strategy.barrier()
+
+
 def train(rule: str, *, devices: int, batch_size: int, out: Path) -> None:
     data = digits_data(batch_size=batch_size, num_val=49)  # 49: no world size but 1 and 7 divides it
     accumulate = 2 if rule == "accumulate" else 1
@@ -67,3 +83,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in RULES:  # one after another in the same processes: to start them takes longer than to train
         train(name, devices=int(sys.argv[1]), batch_size=int(sys.argv[2]), out=Path(sys.argv[3]))
+    for name in BY_THEIR_BATCH if int(sys.argv[1]) > 1 else ():
+        train_by_their_batch(name, devices=int(sys.argv[1]), batch_size=int(sys.argv[2]), out=Path(sys.argv[3]))

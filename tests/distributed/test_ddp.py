@@ -17,7 +17,7 @@ import torch
 from tests import processes
 from tests.conftest import digits_data
 from tests.dashboards.offline_file import wandb_files
-from tests.distributed.script import RULES
+from tests.distributed.script import BY_THEIR_BATCH, RULES
 from tests.faults.runs import finish, newest_name, newest_step, wait_for
 from tests.faults.runs import start as run_start
 
@@ -67,6 +67,16 @@ def test_two_processes_are_one(rule: str, runs: Path, cell: Callable[..., None])
     cell(TABLE, row=rule, column="evaluation: each image once", equal=bool(counted))
     assert first["latest"] == second["latest"]
     assert first["latest"]["test/accuracy"] == pytest.approx(one["latest"]["test/accuracy"], abs=2 / 360)
+
+
+@pytest.mark.xdist_group("ddp")
+@pytest.mark.parametrize("forward", BY_THEIR_BATCH)
+def test_ranks_hold_the_same_where_each_normalises_by_its_own_batch(forward: str, runs: Path) -> None:
+    first, second = (torch.load(runs / f"by-their-batch-{forward}-{rank}.pt", weights_only=True) for rank in range(2))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    moved = [value for name, value in first.items() if name.endswith("running_var") and "ema." not in name]
+    assert moved
+    assert all((value != 1).all() for value in moved)  # BatchNorm was in training
 
 
 #: What is logged of a step or an evaluation, beside accuracies, and how far rounding may move it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -157,16 +157,16 @@ def full_precision(images: Tensor, *, exact: bool) -> Iterator[None]:
         exact: Whether graphics cards round nothing to TF32, as they do in convolutions by themselves: its 10 bits are
             fewer than a small change of the images needs.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+    kinds: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul] if exact else []  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
     try:
-        if exact:
-            cudnn.allow_tf32 = matmul.allow_tf32 = False
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
         with torch.autocast(images.device.type, enabled=False):
             yield
     finally:
-        if exact:
-            cudnn.allow_tf32, matmul.allow_tf32 = before
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 @torch.enable_grad()
