@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from layermatch.bench.report import Figure, Section
 from layermatch.cli import config_dir
 from layermatch.networks import wrn_small
 from layermatch.parts import Problem
+from layermatch.trainer import choose_device
 
 CPU = torch.device("cpu")
 
@@ -59,14 +61,36 @@ def test_step_measures_every_variant() -> None:
     effort = step.Effort(batch_size=2, mu=2, warmups=1, steps=1, rounds=2)
     section = step.measure(device=CPU, cases=[step.Case("small", wrn_small, 16)], effort=effort)
     check(section)
-    assert len(section.ratios) == 3 + 2 + 3 + 2
+    assert len(section.ratios) == 4 + 3 + 4 + 3
     found = {ratio.name for ratio in section.ratios}
-    assert {"small pure compute, shared / split", "small pure compute, joint / split"} < found
+    assert {f"small pure compute, {each} / split" for each in ("joint", "shared", "shared, weak_share=0")} < found
     assert {ratio.target for ratio in section.ratios} == {""}  # no target is stated for such a batch
     assert all(len(figure.measured) == 2 for figure in section.figures if figure.unit == "ms")
     values = {figure.name: figure.value for figure in section.figures}
     share = 100 * (1 - values["small pure compute, joint"] / values["small whole step, joint"])
     assert values["small share outside the network, joint"] == pytest.approx(share)
+
+
+def test_the_pure_compute_of_a_forward_sends_what_it_says_with_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    effort = step.Effort(batch_size=2, mu=4, warmups=1, steps=1, rounds=1)
+    chosen = choose_device(accelerator="cpu", precision="32-true", channels_last=False)
+    case = step.Case("small", wrn_small, 16)
+    data = step._make_data(case, chosen, effort)
+    sent: dict[str, tuple[int, int, bool]] = {}
+    real = step._forward_and_backward
+    for name, forward in step.FORWARDS.items():
+
+        def watched(network: Any, images: Any, rest: Any, statistics: Any, *, autocast: bool, name: str = name) -> None:
+            sent[name] = (len(images), len(rest), statistics is not None)
+            real(network, images, rest, statistics, autocast=autocast)
+
+        monkeypatch.setattr(step, "_forward_and_backward", watched)
+        step._pure_block(case, data, chosen, **forward, device=CPU, effort=effort)
+    # 2 labelled, 8 strong and 8 weak views; a quarter of the weak ones is 2.
+    assert sent == {
+        "joint": (18, 0, False), "split": (10, 8, False),
+        "shared": (12, 6, True), "shared, weak_share=0": (10, 8, True),
+    }  # fmt: skip
 
 
 def test_targets_are_those_of_the_device_and_of_the_published_batch() -> None:

@@ -21,15 +21,17 @@ __all__ = ["accuracy_table", "gpu_table", "into_page", "main", "parts_table"]
 
 #: Rows of the table of a GPU -> the end of the name of a figure or a ratio.
 GPU_ROWS = {
-    "whole step / pure compute, `split`": "whole step / pure compute, split",
     "whole step / pure compute, `joint`": "whole step / pure compute, joint",
-    "steps/s against the conventional recipe, `split`": "steps/s against the conventional recipe, split",
+    "whole step / pure compute, `split`": "whole step / pure compute, split",
+    "pure compute, `shared` / `split`": "pure compute, shared / split",
+    "pure compute, `shared` with `weak_share=0` / `split`": "pure compute, shared, weak_share=0 / split",
     "steps/s against the conventional recipe, `joint`": "steps/s against the conventional recipe, joint",
-    "share of the step outside the network, `split` (%)": "share outside the network, split",
+    "steps/s against the conventional recipe, `split`": "steps/s against the conventional recipe, split",
     "share of the step outside the network, `joint` (%)": "share outside the network, joint",
+    "share of the step outside the network, `split` (%)": "share outside the network, split",
     "whole step, `joint` (ms)": "whole step, joint",
-    "steps/s with `compile=true` against without": "steps/s of split, compiled against split alone",
-    "steps/s with `data.storage=device` against without": "steps/s of split, storage=device against split alone",
+    "steps/s with `compile=true` against without": "steps/s of joint, compiled against joint alone",
+    "steps/s with `data.storage=device` against without": "steps/s of joint, storage=device against joint alone",
     "peak memory, whole step, `joint` (MiB)": "memory: whole step, joint",
     "peak memory, pure compute, `joint` (MiB)": "memory: pure compute, joint",
 }
