@@ -294,12 +294,17 @@ def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_goes_on_uncompiled(cli: Cli, in_empty_folder: Path) -> None:
-    options = ("schedule=constant", "data.eval_batch_size=360", "algorithm.layer_gradients_every=2", *SMALL)
-    cli("run_dir=out", "compile=true", "trainer.max_steps=3", *options)
+@pytest.mark.parametrize("forward", ["joint", "shared"])
+def test_a_compiled_run_goes_on_uncompiled(forward: str, cli: Cli, in_empty_folder: Path) -> None:
+    options = (f"algorithm.forward={forward}", "schedule=constant", "trainer.precision=32-true", *SMALL)
+    more = ("data.eval_batch_size=360", "algorithm.layer_gradients_every=2")
+    cli("run_dir=out", "compile=true", "trainer.max_steps=3", *more, *options)
+    cli("run_dir=plain", "trainer.max_steps=3", *more, *options)
+    compiled, plain = results_of(in_empty_folder / "out"), results_of(in_empty_folder / "plain")
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     keys = read_checkpoint(in_empty_folder / "out/checkpoints/step-0000003.ckpt")["state_dict"]
     assert not [name for name in keys if "_orig_mod" in name]
-    cli("run_dir=out", "trainer.max_steps=5", "schedule=constant", *SMALL, "ckpt_path=last")
+    cli("run_dir=out", "trainer.max_steps=5", *options, "ckpt_path=last")
     assert results_of(in_empty_folder / "out")["steps"] == 5
 
 

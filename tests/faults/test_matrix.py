@@ -39,7 +39,10 @@ ALGORITHMS = {
     "layermatch, split": (*PSEUDO, "algorithm.forward=split"),
     "layermatch, skip_masked": (*PSEUDO, "algorithm.forward=split", "algorithm.skip_masked=true"),
     "layermatch, 2 accumulated": (*PSEUDO, "algorithm.accumulate=2"),
-}
+    "layermatch, shared, share 0, 2 accumulated": (
+        *PSEUDO, "algorithm.forward=shared", "algorithm.weak_share=0", "algorithm.accumulate=2",
+    ),
+}  # fmt: skip
 #: Of the run in one go; the stopped ones stop long before.
 STEPS = 40
 TABLE = "resumed training equals training in one go, to the bit"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from tests.report.made_runs import make_run, settings_of
 from tests.study.test_tables import study_of
 
@@ -19,6 +18,7 @@ from layermatch.study.code_version import CodeVersion, code_version
 from layermatch.study.collecting import Collector
 from layermatch.study.design import Cell, Setting
 from layermatch.study.preparing import last_line
+from layermatch.study.processes import Started
 from layermatch.study.records import Record, State, look, read_record, write_record
 from layermatch.study.running import _Job
 
@@ -122,12 +122,10 @@ def test_a_job_knows_what_its_processor_did(tmp_path: Path) -> None:
     burn = "import time\nwhile time.process_time() < 0.5: pass"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); sys.exit(3)"
     for before, least in ((0.0, 0.5), (100.0, 100.5), (None, None)):
-        process = subprocess.Popen([sys.executable, "-c", script])
-        with (tmp_path / "log").open("wb") as log:
-            job = _Job(cell_of(tmp_path), process, log, FileLock(tmp_path / "lock"), time.monotonic(), before)
-            while not job.has_ended():
-                time.sleep(0.05)
-        assert process.returncode == 3
+        process = Started(["-c", script], log=tmp_path / "log", environment=os.environ)
+        job = _Job(cell_of(tmp_path), process, ExitStack(), time.monotonic(), before)
+        while process.poll() is None:
+            time.sleep(0.05)
         assert process.poll() == 3
         if least is None:
             assert job.all_processor is None

@@ -307,6 +307,27 @@ def test_sharing_every_weak_view_is_the_joint_forward_to_the_bit(
     assert any(not torch.equal(value, found["joint"][name]) for name, value in found["split"].items())
 
 
+@pytest.mark.parametrize("forward", ["split", "shared", "joint"])
+def test_no_step_reads_the_running_statistics(
+    forward: str, make_data: Make, make_algorithm: Make, train: Make, tmp_path: Path
+) -> None:
+    """So BatchNorm's momentum is none of what can make one forward learn otherwise than another."""
+    data = make_data()
+    found = {}
+    for momentum in (0.001, 0.5):
+        algorithm = make_algorithm(data, SeparateLosses(), forward=forward)
+        for module in algorithm.network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = momentum
+        train(algorithm, data, tmp_path, max_steps=3)
+        found[momentum] = parameters_of(algorithm)
+    slow, fast = found[0.001], found[0.5]
+    running = {name for name in slow if "running" in name}
+    assert running
+    assert all(torch.equal(slow[name], fast[name]) for name in slow if name not in running)
+    assert not any(torch.equal(slow[name], fast[name]) for name in running)
+
+
 def test_norms_that_are_replaced_before_training_share_their_statistics(make_data: Make, make_algorithm: Make) -> None:
     """As ``trainer.sync_batchnorm`` does between construction and the first step."""
     algorithm = make_algorithm(make_data(), SeparateLosses(avg_clustering="ema_centroids"), forward="shared")

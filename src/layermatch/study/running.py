@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,6 +28,7 @@ from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.places import gpus_of
 from layermatch.study.preparing import Prepared, last_line
+from layermatch.study.processes import ENVIRONMENT, ForkServer, RunProcess, Started
 from layermatch.study.records import State, Status, look, read_record, write_record
 from layermatch.text import printable
 
@@ -40,9 +39,6 @@ LOOK_EVERY, LOOK_ELSEWHERE_EVERY = 0.2, 3.0
 
 #: The folder of the locks by which processes of a study share its runs and this machine's GPUs.
 LOCKS = ".locks"
-
-#: What each run's process gets: one thread, so that several of them share the cores.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 #: Asks a study to stop. Its runs get SIGTERM, and write a checkpoint.
 STOPS = tuple(name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
@@ -86,33 +82,18 @@ class Outcome:
 @dataclass
 class _Job:
     cell: Cell
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    process: RunProcess
     #: What it has as long as it runs: its claim, and its GPU where it is given one.
     held: ExitStack
     started: float
     #: Processor seconds of the attempts before; None where they are not known.
     before: float | None = 0.0
-    #: Processor seconds of this one, once it has ended; None where the system does not tell.
-    processor: float | None = None
-
-    def has_ended(self) -> bool:
-        """Return whether the process has ended; then what it used is known."""
-        if self.process.returncode is None and hasattr(os, "wait4"):
-            try:
-                number, status, used = os.wait4(self.process.pid, os.WNOHANG)
-            except ChildProcessError:
-                return self.process.poll() is not None
-            if number:
-                # poll() would take the process from the system, and with it what it used.
-                self.process.returncode = os.waitstatus_to_exitcode(status)
-                self.processor = used.ru_utime + used.ru_stime
-        return self.process.poll() is not None
 
     @property
     def all_processor(self) -> float | None:
         """Processor seconds of all attempts; None where those of one are not known."""
-        return None if self.before is None or self.processor is None else round(self.before + self.processor, 2)
+        its_own = self.process.processor
+        return None if self.before is None or its_own is None else round(self.before + its_own, 2)
 
 
 class Runner:
@@ -148,6 +129,8 @@ class Runner:
         self.done = 0
         self.seconds: dict[str, list[float]] = {}
         self.outcome = Outcome([])
+        #: By the digest of the code that they have imported.
+        self._servers: dict[str, ForkServer] = {}
 
     def run(
         self,
@@ -169,7 +152,7 @@ class Runner:
         self.waiting = list(missing)
         self.done = finished
         self.seconds = {name: list(values) for name, values in seconds.items()}
-        with self._signals(), self._none_left():
+        with self._signals(), ExitStack() as self._until_the_end, self._none_left():
             while self.running or ((self.waiting or self.elsewhere) and not self.outcome.stopped_by):
                 self._start_more()
                 self._end_those_that_ended()
@@ -207,25 +190,38 @@ class Runner:
 
     def _launch(self, cell: Cell, held: ExitStack) -> None:
         goes_on = bool(checkpoints_in(cell.run_dir))
-        code, data = self.code().plain(), self.prepared.data_of(cell)
+        code, data = self.code(), self.prepared.data_of(cell)
         known = read_record(cell)
-        write_record(cell, known.begun(code=code, data=data, machine=self.prepared.machine, goes_on=goes_on))
-        path = log_of(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = known.begun(code=code.plain(), data=data, machine=self.prepared.machine, goes_on=goes_on)
+        write_record(cell, begun)
+        log_of(cell).parent.mkdir(parents=True, exist_ok=True)
         gpus = self.prepared.gpus
-        place = held.enter_context(own_gpus(cell.study_dir / LOCKS, gpus, count=gpus_of(cell, gpus)))
-        log = path.open("wb")
-        process = subprocess.Popen(  # noqa: S603 -- our own module
-            [sys.executable, *command_of(cell, options=self.options)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | place,
-            start_new_session=True,  # Ctrl-C comes to the study alone, which tells each run once
-        )  # fmt: skip
+        count = gpus_of(cell, gpus)
+        place = held.enter_context(own_gpus(cell.study_dir / LOCKS, gpus, count=count))
+        process = self._process_of(cell, os.environ | ENVIRONMENT | place, code=code, has_gpu=count > 0)
         before = known.processor if goes_on else 0.0
-        self.running.append(_Job(cell, process, log, held.pop_all(), time.monotonic(), before))
+        self.running.append(_Job(cell, process, held.pop_all(), time.monotonic(), before))
         if self.outcome.stopped_by:  # meanwhile: the signal was not given to this one
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
+
+    def _process_of(
+        self, cell: Cell, environment: Mapping[str, str], *, code: CodeVersion, has_gpu: bool
+    ) -> RunProcess:
+        """Start a process: a fork of one that has imported the code as it is, unless it computes on a GPU.
+
+        A driver of a GPU does not know its way in a fork if anything has woken it before.
+        """
+        words, log = command_of(cell, options=self.options), log_of(cell)
+        if ForkServer.starts(words) and not has_gpu:
+            with suppress(OSError):  # the server has been killed, or has found that it cannot be forked
+                return self._server(code).start(words, log=log, environment=environment)
+        return Started(words, log=log, environment=environment)
+
+    def _server(self, code: CodeVersion) -> ForkServer:
+        if code.sources not in self._servers:
+            self._servers[code.sources] = self._until_the_end.enter_context(ForkServer())
+        return self._servers[code.sources]
 
     def _take(self, cell: Cell, status: Status) -> None:
         """Do what is to be done with a run that is not missing any more."""
@@ -267,9 +263,8 @@ class Runner:
     # --------------------------------------------------------------------------------------------------------- ending
 
     def _end_those_that_ended(self) -> None:
-        for job in [job for job in self.running if job.has_ended()]:
+        for job in [job for job in self.running if job.process.poll() is not None]:
             self.running.remove(job)
-            job.log.close()
             status = look(job.cell)
             if status.state is State.RUNNING and is_locked(job.cell.run_dir) is False:
                 status = Status(State.MISSING)  # it was killed: its lock is there, and nobody holds it
@@ -289,7 +284,7 @@ class Runner:
             return ""
         if status.state is State.OTHER:
             return f"{job.cell.run_dir} holds a run with {status.why}"
-        code = job.process.returncode
+        code = job.process.poll() or 0
         text = log_of(job.cell).read_text(encoding="utf-8", errors="replace")
         if code < 0:
             return f"killed by {_signal_name(-code)}"
@@ -342,9 +337,9 @@ class Runner:
         except BaseException:
             for job in self.running:
                 with suppress(OSError):
-                    job.process.terminate()
-            for job in self.running:
-                job.process.wait()
+                    job.process.send_signal(signal.SIGTERM)
+            while any(job.process.poll() is None for job in self.running):
+                time.sleep(LOOK_EVERY)
             raise
 
     @contextmanager
