@@ -100,11 +100,13 @@ def test_what_is_written_at_the_end_of_a_process_is_there(
 def test_a_signal_ends_a_fork(
     server: ForkServer, environment: dict[str, str], number: signal.Signals, tmp_path: Path
 ) -> None:
-    code = "import time\nprint('here', flush=True)\ntime.sleep(60)"
+    code = "import time\nprint(open('/proc/self/comm').read(), 'here', flush=True)\ntime.sleep(60)"
     process = server.start([*PROGRAM, code], log=tmp_path / "log", environment=environment)
     while "here" not in (tmp_path / "log").read_text():
         assert process.poll() is None
         time.sleep(0.02)
+    if number == signal.SIGTERM:
+        assert PROGRAM[1][:15] in (tmp_path / "log").read_text()  # as top shows it
     process.send_signal(number)
     assert status_of(process) == -number
     process.send_signal(number)  # it has ended: nobody is meant

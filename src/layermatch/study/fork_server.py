@@ -79,6 +79,7 @@ def _become(given: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(given["environment"])
     module, *words = given["words"]
+    Path("/proc/self/comm").write_text(module[:15], encoding="utf-8")  # for top; the command line stays the server's
     sys.argv = [module, *words]
     sys.modules.pop(module, None)  # else it would not be the main one
     runpy.run_module(module, run_name="__main__", alter_sys=True)
