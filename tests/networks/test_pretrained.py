@@ -108,9 +108,9 @@ def test_other_channels_than_three(channels: int, files: dict[str, Path]) -> Non
 
 def test_images_can_be_resized_inside(files: dict[str, Path]) -> None:
     network = tuned(files, resize=32, image_size=8).eval()
-    x = images(side=8)
-    expected = nn.functional.interpolate(x, size=(32, 32), mode="bilinear")
-    assert torch.equal(network(x).features, network.extractor(expected))
+    for x in (images(side=8), images(side=32)[..., :20, :], images(side=32)[..., :20]):  # of one side or the other, too
+        expected = nn.functional.interpolate(x, size=(32, 32), mode="bilinear")
+        assert torch.equal(network(x).features, network.extractor(expected))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
@@ -359,6 +359,18 @@ def test_what_learns_is_what_was_asked_for(tune: str, files: dict[str, Path]) ->
         }
     grouped = {id(p) for group in groups_to_optimize(network) for p in group["params"]}
     assert grouped == {id(p) for p in network.parameters() if p.requires_grad}
+
+
+def test_layers_that_a_network_goes_past_are_named() -> None:
+    """EVA's attention reads the weight of ``qkv``, and adds a bias of its own."""
+    network = timm_backbone(name="eva02_tiny_patch14_224", num_classes=3, image_size=28, tune="lora")
+    places = {name.partition(".adapter.")[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert {name.rpartition("attn.")[2] for name in places if "attn" in name} == {"proj"}
+    assert network.notes["what learns"] == (
+        "LoRA of rank 4 on attention, and the heads; not on attn.qkv, whose weights the network reads without calling "
+        "the layer"
+    )
+    assert "; not on" not in timm_backbone(name=VIT, image_size=32, tune="lora").notes["what learns"]
 
 
 @pytest.mark.parametrize("tune", ["lora", "adaptformer"])

@@ -99,20 +99,23 @@ class Options:
             extractor,
             num_features=features.shape[1],
             num_classes=self.num_classes,
-            learning=learning,
+            learning=learning.names,
             origin=origin,
             title=title,
             mean=None if wanted is None else wanted.mean,
             std=None if wanted is None else wanted.std,
             image_size=None if wanted is None else wanted.image_size,
             resize=self.resize,
-            notes=self._notes(title, origin=origin, side=side),
+            notes=self._notes(title, origin=origin, side=side, passed_over=learning.passed_over),
         )
 
-    def _notes(self, title: str, *, origin: WeightFile | None, side: int) -> dict[str, str]:
+    def _notes(self, title: str, *, origin: WeightFile | None, side: int, passed_over: Sequence[str]) -> dict[str, str]:
         resized = f", resized to {self.resize}x{self.resize} inside" if self.resize else f" of {side}x{side} pixels"
         weights = "random" if origin is None else f"{origin.path.name} (model.weights={self.weights})"
-        return {"backbone": f"{title}, images{resized}", "weights": weights, "what learns": self.tuning.title}
+        learns = self.tuning.title
+        if passed_over:
+            learns += f"; not on {', '.join(passed_over)}, whose weights the network reads without calling the layer"
+        return {"backbone": f"{title}, images{resized}", "weights": weights, "what learns": learns}
 
 
 def _check_patches(extractor: nn.Module, side: int) -> None:

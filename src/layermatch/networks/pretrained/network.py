@@ -106,8 +106,10 @@ class PretrainedNetwork(Network):
                 :attr:`reads_features` is true also features, ``(B, D)``.
             heads: The names of the heads.
         """
-        if self.resize is not None and images.ndim == 4 and images.shape[-1] != self.resize:
-            images = F.interpolate(images, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
+        if self.resize is not None and images.ndim == 4:
+            side = (self.resize, self.resize)
+            if images.shape[-2:] != side:
+                images = F.interpolate(images, size=side, mode="bilinear", align_corners=False)
         return super().forward(images, heads)
 
     def _leave_out(self, origin: WeightFile, title: str) -> None:

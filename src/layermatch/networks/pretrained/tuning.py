@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from layermatch.errors import UserError, check_choice, check_number
 from layermatch.networks.network import EXTRACTOR, Network
 from layermatch.networks.pretrained.adapters import ADAPTER, Adapter, attach, calls_of
 
-__all__ = ["AdaptFormerOptions", "LoraOptions", "Tuning"]
+__all__ = ["AdaptFormerOptions", "Learning", "LoraOptions", "Tuning"]
 
 #: What may learn.
 TUNES = ("full", "frozen", "last_n", "lora", "adaptformer")
@@ -72,6 +72,19 @@ class AdaptFormerOptions:
         check_number("adaptformer.scale", self.scale, low=0, low_open=True)
 
 
+class Learning(NamedTuple):
+    """What of an extractor learns.
+
+    Attributes:
+        names: The names of its parameters that learn; None is all of them.
+        passed_over: The layers that an adapter was asked for and cannot be added to, as the network reads their weights
+            and does not call them; each as its block names it.
+    """
+
+    names: frozenset[str] | None
+    passed_over: tuple[str, ...] = ()
+
+
 def _options(kind: Any, name: str, given: object) -> Any:
     names = [field.name for field in fields(kind)]
     if given is None:
@@ -122,7 +135,7 @@ class Tuning:
         )
 
     @torch.no_grad()
-    def apply(self, extractor: nn.Module, images: Tensor, *, title: str) -> frozenset[str] | None:
+    def apply(self, extractor: nn.Module, images: Tensor, *, title: str) -> Learning:
         """Add what is to be added to an extractor, and say what of it learns.
 
         Args:
@@ -130,27 +143,27 @@ class Tuning:
             images: Images that it reads, to see which of its modules they go through.
             title: What the extractor is, for messages.
 
-        Returns:
-            The names of its parameters that learn; None is all of them.
-
         Raises:
             UserError: The extractor has no such blocks or layers.
         """
         if self.tune == "full":
-            return None
+            return Learning(None)
         if self.tune == "frozen":
-            return frozenset()
+            return Learning(frozenset())
         if self.tune == "last_n":
-            return self._last(extractor, title=title)
+            return Learning(self._last(extractor, title=title))
         places = self._places(extractor)
         called = calls_of(extractor, images, places)
+        passed_over: list[str] = []
         for name, module in places.items():
             if name in called and not isinstance(module, nn.Sequential):
                 attach(module, self._adapter(module))
+            else:
+                passed_over.append(".".join(name.split(".")[-2:]))
         learning = frozenset(name for name, _ in extractor.named_parameters() if f".{ADAPTER}." in name)
         if not learning:
             raise UserError(f"tune={self.tune} finds no place in {title}: {self._remedy()}")
-        return learning
+        return Learning(learning, tuple(dict.fromkeys(passed_over)))
 
     def _remedy(self) -> str:
         if self.tune == "adaptformer":
