@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from tests.conftest import digits_data, small_algorithm
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from layermatch.layerwise import SeparateLosses
 from layermatch.trainer import make_trainer
 from layermatch.training import SemiSupervisedModule
+from layermatch.training.noise import seed_generators
 
 
 def with_dropout() -> SemiSupervisedModule:
@@ -53,3 +55,12 @@ def test_every_batch_has_its_own_numbers(tmp_path: Path) -> None:
     algorithm.noise_seed += 1
     algorithm._seed_noise(0)
     assert torch.rand(3).tolist() != drawn[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_what_it_draws_after_manual_seed() -> None:
+    device = torch.device("cuda", 0)
+    torch.manual_seed(5)
+    expected = torch.rand(4, device=device)
+    seed_generators(5, device=device)
+    assert torch.equal(torch.rand(4, device=device), expected)

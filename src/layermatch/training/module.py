@@ -37,6 +37,7 @@ from layermatch.training.guard import StepGuard
 from layermatch.training.layer_gradients import measure_layer_gradients
 from layermatch.training.learning_rate import LearningRate, Schedule, groups_to_optimize, rate_of, scale_rates
 from layermatch.training.log_lines import LogLines, by_class
+from layermatch.training.noise import seed_generators
 from layermatch.training.own_line import OwnLine
 from layermatch.training.pool import PoolImages, evaluating, predict_in_order
 from layermatch.training.recipe import BASE_KEY, RECIPE_KEY, Recipe
@@ -318,7 +319,7 @@ class SemiSupervisedModule(LightningModule):
         """
         number = self.next_batch + batch_idx % self.accumulate
         sequence = np.random.SeedSequence([self.noise_seed, number, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        seed_generators(int(sequence.generate_state(1, np.uint64)[0]), device=self.device)
 
     def add_gradients(self, losses: Losses, *, sync: bool) -> None:
         """Add each parameter's gradient of its own group's losses to ``.grad``.
