@@ -207,27 +207,33 @@ def _quality_text(results: dict[str, Any]) -> str:
 
 
 @rank_zero_only
-def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -> None:
+def draw_results(parts: RunParts, predictions: PredictionTable | None, run_dir: Path, *, figures: bool = True) -> None:
     """Write ``predictions.csv`` and the figures; a disk that has no room for them is a warning.
 
     Args:
         parts: The parts of the run, evaluated.
         predictions: The predictions for the test images, where there are any.
         run_dir: The directory of the run.
+        figures: Whether figures are drawn.
     """
-    data, figures = parts.data, run_dir / layout.FIGURES
-    metrics = run_dir / layout.METRICS
     try:
-        if predictions is not None and data.test is not None:
-            files = data.content.image_ids.get("test")
-            predictions.write_csv(run_dir / layout.PREDICTIONS, files=files)
-            draw_mistakes(predictions, data.test, data.classes, figures / layout.MISTAKES, files=files)
-        if metrics.is_file():
-            draw_curves(metrics, figures, catalogue=CATALOGUE.plus(own_metrics(parts.algorithm)))
-        if parts.algorithm.evaluation.test_confusion is not None:
-            draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, figures / layout.CONFUSION)
+        if predictions is not None and parts.data.test is not None:
+            predictions.write_csv(run_dir / layout.PREDICTIONS, files=parts.data.content.image_ids.get("test"))
+        if figures:
+            _draw(parts, predictions, run_dir)
     except OSError as error:
         _log.warning("cannot write the figures: %s", error)  # the results are written already
+
+
+def _draw(parts: RunParts, predictions: PredictionTable | None, run_dir: Path) -> None:
+    data, folder, metrics = parts.data, run_dir / layout.FIGURES, run_dir / layout.METRICS
+    if predictions is not None and data.test is not None:
+        files = data.content.image_ids.get("test")
+        draw_mistakes(predictions, data.test, data.classes, folder / layout.MISTAKES, files=files)
+    if metrics.is_file():
+        draw_curves(metrics, folder, catalogue=CATALOGUE.plus(own_metrics(parts.algorithm)))
+    if parts.algorithm.evaluation.test_confusion is not None:
+        draw_confusion(parts.algorithm.evaluation.test_confusion, data.classes, folder / layout.CONFUSION)
 
 
 def sweep_rows(jobs: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, ...]]:

@@ -125,7 +125,7 @@ def run(
         # All checks are behind us: from here on the run writes.
         for errors in (one_line_failures(), settings.data.named_in_errors(), loader_errors()):
             held.enter_context(errors)
-        _start_run_dir(run_dir, settings.raw, start)
+        _start_run_dir(run_dir, settings, start)
         reporter = held.enter_context(closing(Reporter(run_dir / layout.LOG)))
         with _dashboards(loggers):
             run_id = dashboards.continued_run(loggers, run_dir=run_dir, ckpt_path=ckpt_path)
@@ -139,7 +139,7 @@ def run(
             )
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
-            draw_results(start.parts, predictions.table, run_dir)
+            draw_results(start.parts, predictions.table, run_dir, figures=settings.figures)
             dashboards.show_results(loggers, results, run_dir / layout.FIGURES)
     return results
 
@@ -308,16 +308,17 @@ def _dashboard_callbacks(loggers: list[Logger], parts: RunParts) -> list[Callbac
 
 
 @rank_zero_only
-def _start_run_dir(run_dir: Path, settings: dict[str, Any], start: _Start) -> None:
+def _start_run_dir(run_dir: Path, settings: Settings, start: _Start) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    keep_config(run_dir, settings, step=start.step)
-    replace_text(run_dir / layout.CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    keep_config(run_dir, settings.raw, step=start.step)
+    replace_text(run_dir / layout.CONFIG, yaml.safe_dump(settings.raw, sort_keys=False))
     start.parts.data.save_split(run_dir / layout.SPLIT)
     if start.own_metrics:
         replace_text(run_dir / layout.OWN_METRICS, dumps(start.own_metrics))
     else:
         (run_dir / layout.OWN_METRICS).unlink(missing_ok=True)  # of a run that goes on with another method
-    draw_pairs(start.parts.data, run_dir / layout.FIGURES / layout.VIEWS)
+    if settings.figures:
+        draw_pairs(start.parts.data, run_dir / layout.FIGURES / layout.VIEWS)
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from layermatch.components import check_keys, check_present, find_target, make, option_names, section_of_errors
 from layermatch.data import SemiSupervisedData
-from layermatch.errors import UserError, check_choice, check_number
+from layermatch.errors import UserError, check_bool, check_choice, check_number
 from layermatch.training import SemiSupervisedModule
 
 __all__ = [
@@ -239,11 +239,12 @@ class DataSettings:
         return section_of_errors("data", {**self.source.arguments, **self.module})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a run.
 
-    Attributes are the sections and keys of ``conf/run.yaml``; ``raw`` is the composed configuration as plain
+    Attributes are the sections and keys of ``conf/run.yaml``, of which runs of an earlier version lack those with a
+    default; ``raw`` is the composed configuration as plain
     containers, as it is written to ``config.yaml`` and compared with that of other runs.
     """
 
@@ -253,6 +254,7 @@ class Settings:
     ckpt_path: str | None
     eval_every: int
     compile: bool | str
+    figures: bool = True
     plugins: tuple[str, ...]
     checkpoint: CheckpointSettings
     trainer: TrainerSettings
@@ -270,6 +272,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.compile, bool):
             check_choice("compile", self.compile, ("auto", "true", "false"))
+        check_bool("figures", self.figures)
         check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
         check_number("eval_every", self.eval_every, low=1, integer=True)
         if self.checkpoint.selection == "best_val" and self.eval_every > self.trainer.max_steps:
@@ -325,7 +328,7 @@ def check_sections(raw: Mapping[str, Any]) -> None:
     Raises:
         UserError: Something is missing, or is no section.
     """
-    if missing := sorted(SECTIONS - raw.keys()):
+    if missing := sorted((SECTIONS & _needed(Settings)) - raw.keys()):
         raise UserError(f"{missing[0]} is missing: give {missing[0]}=VALUE; ~{missing[0]} takes it away")
     for name in ("checkpoint", "trainer", "algorithm", "data", "views", *COMPONENTS):
         if not isinstance(raw[name], Mapping):

@@ -293,6 +293,16 @@ def test_a_users_own_config_directory(cli: Cli, in_empty_folder: Path) -> None:
     assert (results["experiment"], results["num_labels"], results["steps"]) == ("tiny", 20, 2)
 
 
+def test_a_run_without_figures_has_everything_else(cli: Cli, in_empty_folder: Path) -> None:
+    for name, more in (("out", ["figures=false"]), ("drawn", [])):
+        cli(f"run_dir={name}", "trainer.max_steps=2", *more, *SMALL)
+    found = {name: {path.name for path in (in_empty_folder / name).iterdir()} for name in ("out", "drawn")}
+    assert found["drawn"] - found["out"] == {"figures"}
+    assert results_of(in_empty_folder / "out")["test"] == results_of(in_empty_folder / "drawn")["test"]
+    cli("run_dir=out", "trainer.max_steps=3", *SMALL, "ckpt_path=last")  # it goes on with them
+    assert {"views.png", "curves.png"} <= {path.name for path in (in_empty_folder / "out" / "figures").iterdir()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("forward", ["joint", "shared"])
 def test_a_compiled_run_goes_on_uncompiled(forward: str, cli: Cli, in_empty_folder: Path) -> None:

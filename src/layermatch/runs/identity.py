@@ -63,6 +63,7 @@ KINDS: Mapping[str, Kind] = {
     "logger": Kind.APART,
     "compile": Kind.APART,
     "eval_every": Kind.APART,
+    "figures": Kind.APART,
     "checkpoint.every_n_steps": Kind.APART,
     "checkpoint.keep": Kind.APART,
     "algorithm.layer_gradients_every": Kind.APART,
