@@ -42,6 +42,9 @@ FOLDER = "evidence"
 #: The algorithm that learns from no unlabelled image, which every other should beat.
 LABELS_ALONE = "supervised"
 
+#: The studies with a line for each method: by itself and with LayerMatch's rule.
+FAMILIES = ("family", "family_40")
+
 BEGINS, ENDS = "<!-- The study {} begins. -->", "<!-- The study {} ends. -->"
 MARKS = re.compile(r"<!-- The study (\w+) begins\. -->\n.*?<!-- The study \1 ends\. -->", re.DOTALL)
 
@@ -154,7 +157,7 @@ def parts_of(content: Mapping[str, Any], *, has_figure: bool) -> list[str]:
     if has_figure:
         parts.append(f"![{markdown_text(content['title'])}]({FOLDER}/{name}.png)")
     parts += [f"**{markdown_text(line)}**" for line in content.get("verdicts", ())]
-    if name == "family":
+    if name in FAMILIES:
         tables = [family_table(each, labels) for labels, each in rows.items()]
     else:
         # The page says it once, at its top.
@@ -190,7 +193,7 @@ def family_table(rows: Sequence[Row], labels: int | None) -> Table:
     """Return a line for each method: by itself, against labels alone, and with LayerMatch's rule.
 
     Args:
-        rows: The rows of the study ``family`` at a number of labels.
+        rows: The rows of one of :data:`FAMILIES` at a number of labels.
         labels: The number of labels.
     """
     with_rule = {row.reference: row for row in rows if row.reference}
