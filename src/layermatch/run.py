@@ -140,7 +140,7 @@ def run(
             results["seconds"] = round(time.monotonic() - started, 1)
             report_results(results, reporter, run_dir)
             draw_results(start.parts, predictions.table, run_dir, figures=settings.figures)
-            dashboards.show_results(loggers, results, run_dir / layout.FIGURES)
+            dashboards.show_results(loggers, results, run_dir / layout.FIGURES if settings.figures else None)
     return results
 
 

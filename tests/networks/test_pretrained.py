@@ -367,8 +367,7 @@ def test_layers_that_a_network_goes_past_are_named() -> None:
     places = {name.partition(".adapter.")[0] for name, p in network.named_parameters() if p.requires_grad}
     assert {name.rpartition("attn.")[2] for name in places if "attn" in name} == {"proj"}
     assert network.notes["what learns"] == (
-        "LoRA of rank 4 on attention, and the heads; not on attn.qkv, whose weights the network reads without calling "
-        "the layer"
+        "LoRA of rank 4 on attention, and the heads; not on attn.qkv, which it cannot be added to"
     )
     assert "; not on" not in timm_backbone(name=VIT, image_size=32, tune="lora").notes["what learns"]
 

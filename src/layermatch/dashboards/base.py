@@ -121,18 +121,19 @@ def begin(
 
 
 @rank_zero_only
-def show_results(loggers: Iterable[Logger], results: Mapping[str, Any], figures: Path) -> None:
+def show_results(loggers: Iterable[Logger], results: Mapping[str, Any], figures: Path | None) -> None:
     """Show what a finished run leaves behind.
 
     Args:
         loggers: The loggers of the run.
         results: The content of ``results.json``; ``classes`` and ``confusion`` in it may be missing.
-        figures: The folder of the run's pictures.
+        figures: The folder of the run's pictures; None where it has drawn none.
     """
     dashboards = dashboards_of(loggers)
     if not dashboards:
         return
-    pictures = {FIGURE.of(path.stem): read_picture(path) for path in sorted(figures.glob("*.png"))}
+    paths = [] if figures is None else sorted(figures.glob("*.png"))
+    pictures = {FIGURE.of(path.stem): read_picture(path) for path in paths}
     if results.get("confusion"):
         pictures[FIGURE.of("per_class")] = per_class_bars(results["confusion"], results["classes"])
     for dashboard in dashboards:

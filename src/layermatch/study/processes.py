@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -78,14 +79,21 @@ class Started:
 
 
 class ForkServer:
-    """A process that has imported what runs import, whose forks they are; see :mod:`layermatch.study.fork_server`."""
+    """A process that has imported what runs import, whose forks they are; see :mod:`layermatch.study.fork_server`.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "layermatch.study.fork_server"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT,
-            start_new_session=True, text=True, encoding="utf-8",
-        )  # fmt: skip
+    Args:
+        log: The file that it writes to instead of a terminal.
+    """
+
+    def __init__(self, log: Path) -> None:
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "layermatch.study.fork_server"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=os.environ | ENVIRONMENT,
+                start_new_session=True, text=True, encoding="utf-8",
+            )  # fmt: skip
+        self._sources: str | None = None
+        self._log = log
 
     def __enter__(self) -> Self:
         """Return it."""
@@ -94,6 +102,10 @@ class ForkServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Close it; see :meth:`close`."""
+        self.close()
+
+    def close(self) -> None:
         """Let it end; runs that it has started go on."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -110,6 +122,17 @@ class ForkServer:
         """
         return can_fork() and tuple(words[: len(MODULE)]) == MODULE
 
+    @property
+    def sources(self) -> str:
+        """The digest of the code that it has imported; the first one to ask waits for it.
+
+        Raises:
+            OSError: It has ended.
+        """
+        if self._sources is None:
+            self._sources = str(self._line()["sources"])
+        return self._sources
+
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return its answer.
 
@@ -117,16 +140,26 @@ class ForkServer:
             question: What :mod:`layermatch.study.fork_server` knows.
 
         Raises:
-            OSError: It has ended.
+            OSError: It has ended, or cannot do it.
         """
-        if self._process.stdin is None or self._process.stdout is None:
-            raise OSError("the process has no streams")
+        if self._process.stdin is None or not self.sources:
+            raise OSError("it cannot be asked")
         self._process.stdin.write(f"{json.dumps(question)}\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        answer = self._line()
+        if "error" in answer:
+            raise OSError(answer["error"])
+        return answer
+
+    def _line(self) -> dict[str, Any]:
+        line = "" if self._process.stdout is None else self._process.stdout.readline()
         if not line.endswith("\n"):
-            raise OSError("the process that runs are forks of has ended")
+            raise OSError(f"the process that runs are forks of has ended, see {self._log}")
         return dict(json.loads(line))
+
+    def kill(self) -> None:
+        """End it at once; who waits for an answer waits no more."""
+        self._process.kill()
 
     def start(self, words: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Forked:
         """Start a run.
@@ -137,7 +170,7 @@ class ForkServer:
             environment: Its environment.
 
         Raises:
-            OSError: The server has ended.
+            OSError: The server has ended, or cannot fork.
         """
         log.touch()  # what hinders is said here, and not by a fork to nobody
         asked = {"words": list(words[1:]), "log": str(log.absolute()), "environment": dict(environment)}
@@ -153,29 +186,27 @@ class Forked:
     """
 
     def __init__(self, server: ForkServer, number: int) -> None:
-        self.server, self.number = server, number
+        self.server = server
         self.processor: float | None = None
         self._status: int | None = None
+        # Of this process and of no later one with its number: until the server is asked after it, it is not gone.
+        self._handle: int | None = os.pidfd_open(number)
+        self._number = number
 
     def poll(self) -> int | None:
-        """Return its status; see :class:`RunProcess`. Where the server has ended it is that of a signal, SIGKILL."""
-        if self._status is None:
+        """Return its status; see :class:`RunProcess`. That of one whose server has ended is not known: it is 1."""
+        if self._handle is not None and select.select([self._handle], [], [], 0)[0]:
             try:
-                found = self.server.ask({"number": self.number})
+                found = self.server.ask({"number": self._number})
             except OSError:
-                found = {} if self._is_there() else {"status": -signal.SIGKILL}
-            self._status, self.processor = found.get("status"), found.get("processor")
+                found = {"status": 1}
+            self._status, self.processor = found["status"], found.get("processor")
+            os.close(self._handle)
+            self._handle = None
         return self._status
 
     def send_signal(self, number: int) -> None:
         """Send it a signal; see :class:`RunProcess`."""
-        if self._status is None:
+        if self._handle is not None:
             with suppress(ProcessLookupError):
-                os.kill(self.number, number)
-
-    def _is_there(self) -> bool:
-        try:
-            os.kill(self.number, 0)
-        except ProcessLookupError:
-            return False
-        return True
+                signal.pidfd_send_signal(self._handle, number)

@@ -28,7 +28,7 @@ from layermatch.study.code_version import CodeVersion
 from layermatch.study.design import Cell
 from layermatch.study.places import gpus_of
 from layermatch.study.preparing import Prepared, last_line
-from layermatch.study.processes import ENVIRONMENT, ForkServer, RunProcess, Started
+from layermatch.study.processes import ENVIRONMENT, Forked, ForkServer, RunProcess, Started
 from layermatch.study.records import State, Status, look, read_record, write_record
 from layermatch.text import printable
 
@@ -129,8 +129,9 @@ class Runner:
         self.done = 0
         self.seconds: dict[str, list[float]] = {}
         self.outcome = Outcome([])
-        #: By the digest of the code that they have imported.
+        #: By the digest of the code that they are to have imported.
         self._servers: dict[str, ForkServer] = {}
+        self._says_why_not = True
 
     def run(
         self,
@@ -152,7 +153,7 @@ class Runner:
         self.waiting = list(missing)
         self.done = finished
         self.seconds = {name: list(values) for name, values in seconds.items()}
-        with self._signals(), ExitStack() as self._until_the_end, self._none_left():
+        with self._signals(), self._servers_ended(), self._none_left():
             while self.running or ((self.waiting or self.elsewhere) and not self.outcome.stopped_by):
                 self._start_more()
                 self._end_those_that_ended()
@@ -196,32 +197,50 @@ class Runner:
         write_record(cell, begun)
         log_of(cell).parent.mkdir(parents=True, exist_ok=True)
         gpus = self.prepared.gpus
-        count = gpus_of(cell, gpus)
-        place = held.enter_context(own_gpus(cell.study_dir / LOCKS, gpus, count=count))
-        process = self._process_of(cell, os.environ | ENVIRONMENT | place, code=code, has_gpu=count > 0)
+        place = held.enter_context(own_gpus(cell.study_dir / LOCKS, gpus, count=gpus_of(cell, gpus)))
+        process = self._process_of(cell, os.environ | ENVIRONMENT | place, code=code)
         before = known.processor if goes_on else 0.0
         self.running.append(_Job(cell, process, held.pop_all(), time.monotonic(), before))
         if self.outcome.stopped_by:  # meanwhile: the signal was not given to this one
             process.send_signal(signal.SIGTERM)
         self.say(f"{'goes on' if goes_on else 'starts'}: {cell.title}")
 
-    def _process_of(
-        self, cell: Cell, environment: Mapping[str, str], *, code: CodeVersion, has_gpu: bool
-    ) -> RunProcess:
+    def _process_of(self, cell: Cell, environment: Mapping[str, str], *, code: CodeVersion) -> RunProcess:
         """Start a process: a fork of one that has imported the code as it is, unless it computes on a GPU.
 
         A driver of a GPU does not know its way in a fork if anything has woken it before.
         """
         words, log = command_of(cell, options=self.options), log_of(cell)
-        if ForkServer.starts(words) and not has_gpu:
-            with suppress(OSError):  # the server has been killed, or has found that it cannot be forked
-                return self._server(code).start(words, log=log, environment=environment)
+        if ForkServer.starts(words) and not self._may_use_gpu(cell):
+            try:
+                return self._server(cell, code).start(words, log=log, environment=environment)
+            except OSError as error:
+                self._say_why_not(error)
         return Started(words, log=log, environment=environment)
 
-    def _server(self, code: CodeVersion) -> ForkServer:
+    def _may_use_gpu(self, cell: Cell) -> bool:
+        is_looked_for = bool(self.prepared.machine)  # else nothing was missing when the study was started
+        may = not is_looked_for and cell.raw["trainer"]["accelerator"] != "cpu"
+        return may or gpus_of(cell, self.prepared.gpus) > 0
+
+    def _server(self, cell: Cell, code: CodeVersion) -> ForkServer:
+        """Return the process that has imported the code as it is; those of other code end with their last run."""
+        in_use = {id(job.process.server) for job in self.running if isinstance(job.process, Forked)}
+        for sources, server in list(self._servers.items()):
+            if sources != code.sources and id(server) not in in_use:
+                del self._servers[sources]
+                server.close()
         if code.sources not in self._servers:
-            self._servers[code.sources] = self._until_the_end.enter_context(ForkServer())
-        return self._servers[code.sources]
+            self._servers[code.sources] = ForkServer(log_of(cell).with_name(f"fork_server_{code.sources}.log"))
+        found = self._servers[code.sources]
+        if found.sources != code.sources:
+            raise OSError("the code has changed while it was imported")
+        return found
+
+    def _say_why_not(self, error: OSError) -> None:
+        if self._says_why_not and not self.outcome.stopped_by:
+            self.say(f"each run imports by itself: {error}")
+            self._says_why_not = False
 
     def _take(self, cell: Cell, status: Status) -> None:
         """Do what is to be done with a run that is not missing any more."""
@@ -330,6 +349,16 @@ class Runner:
     # -------------------------------------------------------------------------------------------------------- signals
 
     @contextmanager
+    def _servers_ended(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with ExitStack() as ending:
+                for server in self._servers.values():
+                    ending.enter_context(server)
+                self._servers.clear()
+
+    @contextmanager
     def _none_left(self) -> Iterator[None]:
         """Leave no process behind, whatever happens here."""
         try:
@@ -366,6 +395,9 @@ class Runner:
         for job in self.running:
             with suppress(OSError):
                 job.process.send_signal(signal.SIGKILL if is_second and hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        if is_second:
+            for server in self._servers.values():
+                server.kill()  # one that imports keeps this process waiting
 
 
 def log_of(cell: Cell) -> Path:

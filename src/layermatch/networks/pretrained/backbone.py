@@ -114,7 +114,7 @@ class Options:
         weights = "random" if origin is None else f"{origin.path.name} (model.weights={self.weights})"
         learns = self.tuning.title
         if passed_over:
-            learns += f"; not on {', '.join(passed_over)}, whose weights the network reads without calling the layer"
+            learns += f"; not on {', '.join(passed_over)}, which it cannot be added to"
         return {"backbone": f"{title}, images{resized}", "weights": weights, "what learns": learns}
 
 

@@ -77,8 +77,8 @@ class Learning(NamedTuple):
 
     Attributes:
         names: The names of its parameters that learn; None is all of them.
-        passed_over: The layers that an adapter was asked for and cannot be added to, as the network reads their weights
-            and does not call them; each as its block names it.
+        passed_over: The layers that an adapter was asked for and cannot be added to, most of them as the network reads
+            their weights and does not call them; each as its block names it.
     """
 
     names: frozenset[str] | None
