@@ -244,8 +244,8 @@ class Settings:
     """All settings of a run.
 
     Attributes are the sections and keys of ``conf/run.yaml``, of which runs of an earlier version lack those with a
-    default; ``raw`` is the composed configuration as plain
-    containers, as it is written to ``config.yaml`` and compared with that of other runs.
+    default; ``raw`` is the composed configuration as plain containers, as it is written to ``config.yaml`` and compared
+    with that of other runs.
     """
 
     name: str

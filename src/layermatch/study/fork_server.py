@@ -101,9 +101,8 @@ def _become(given: Mapping[str, Any]) -> None:
     module, *words = given["words"]
     with suppress(OSError):  # for top; the command line stays the server's
         Path("/proc/self/comm").write_text(module[:15], encoding="utf-8")
-    atexit.unregister(
-        shutil.rmtree
-    )  # of a folder that matplotlib makes where the home is not writable: it is the server's
+    # Of a folder that matplotlib makes where the home is not writable: it is the server's, and other forks need it.
+    atexit.unregister(shutil.rmtree)
     sys.argv = [module, *words]
     sys.modules.pop(module, None)  # else it would not be the main one
     runpy.run_module(module, run_name="__main__", alter_sys=True)
