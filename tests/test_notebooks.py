@@ -51,7 +51,10 @@ def written_modules(name: str) -> dict[str, str]:
 
 
 def links(text: str) -> list[str]:
-    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
+    """The files that a page names; whether a page has the heading after a `#` is checked where the site is built."""
+    return [
+        link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))
+    ]
 
 
 def test_there_are_these_and_no_others() -> None:
